@@ -1,0 +1,37 @@
+"""ffdr: dataset reinforcement, fast and practical, on FFCV.
+
+The map, bottom up (arrows between folders point one way):
+
+- ``augment/``   policies, view records, drawing them, and the Numba kernels that replay them
+- ``beton/``     image betons and reinforced betons: write, read, check; the FFCV decoders
+- ``data/``      source datasets: digits, image folders, torchvision's
+- ``loader.py``  ``ReinforcedLoader`` and ``ReinforcedDataset``
+- ``reinforce/`` teachers, and making a reinforced beton
+- ``train/``     tasks (ERM, KD, DR), the fit loop, losses, checkpoints
+- ``evaluate/``  accuracy, calibration, corruptions
+- ``bench/``     measurements
+- ``cli.py`` and ``recipe.py``: one function a verb; YAML and flags become the dataclasses of ``options.py``
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+_FACE = {
+    "ReinforcedLoader": "ffdr.loader",
+    "ReinforcedDataset": "ffdr.loader",
+    "SparseTargetLoss": "ffdr.train.losses",
+    "SparseTargets": "ffdr.targets",
+}
+__all__ = ["ReinforcedDataset", "ReinforcedLoader", "SparseTargetLoss", "SparseTargets"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names on first use: ``ffdr --help`` and refusals need neither torch nor FFCV."""
+    if name not in _FACE:
+        raise AttributeError(f"module 'ffdr' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_FACE[name]), name)

@@ -1,0 +1,1 @@
+"""Policies, view records, drawing and replaying. Knows nothing of files, datasets or training."""

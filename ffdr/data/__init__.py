@@ -1,0 +1,1 @@
+"""Source datasets that ``ffdr write`` turns into image betons."""

@@ -1,0 +1,268 @@
+"""Every option of every verb, as frozen dataclasses: one class a section of a recipe.
+
+``recipe.py`` fills them from YAML files and flags and checks types; the classes check ranges and combinations, and the
+rest of the package sees nothing but them. The text below a field is its help on the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ffdr.errors import UserError, nearest
+
+SOURCES = ("digits", "imagefolder", "cifar100", "flowers102", "food101")
+MODES = ("jpg", "raw", "proportion")
+ON_ERROR = ("stop", "skip")
+TASKS = ("erm", "kd", "dr")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+RESIDUALS = ("smooth", "renormalise")
+OPTIMIZERS = ("sgd", "adamw")
+
+
+def _one_of(key: str, value: Any, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise UserError(f"{key}: {value!r} is not one of {', '.join(allowed)}{nearest(str(value), allowed)}")
+
+
+def _between(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UserError(f"{key}: {value} is not between {low:g} and {high:g}")
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """``ffdr write``: a source dataset becomes an image beton."""
+
+    source: str = ""
+    """digits, imagefolder, cifar100, flowers102 or food101"""
+    path: str = ""
+    """folder of the source (digits needs none)"""
+    split: str = "train"
+    """split of the source; imagefolder: subfolder of the path, empty for the path itself"""
+    out: str = ""
+    """image beton to write"""
+    mode: str = "jpg"
+    """jpg, raw, or proportion (a share of the images as JPEG, the rest raw)"""
+    proportion: float = 0.5
+    """share of JPEG images in mode proportion"""
+    max_resolution: int = 0
+    """shrink images so that no side is longer, in pixels; 0 keeps every size"""
+    quality: int = 90
+    """JPEG quality, 1 to 100"""
+    per_class: int = 0
+    """keep at most so many images of each class, first in the source's order; 0 keeps all"""
+    workers: int = 0
+    """processes that read and encode; 0: one a core"""
+    on_error: str = "stop"
+    """an image that can't be read: stop the run, or skip it and list it in the manifest"""
+
+    def __post_init__(self) -> None:
+        _one_of("write.source", self.source, SOURCES)
+        _one_of("write.mode", self.mode, MODES)
+        _one_of("write.on_error", self.on_error, ON_ERROR)
+        _between("write.quality", self.quality, 1, 100)
+        _between("write.proportion", self.proportion, 0, 1)
+        _between("write.max_resolution", self.max_resolution, 0, 65535)
+        _between("write.per_class", self.per_class, 0, 10**9)
+        _between("write.workers", self.workers, 0, 1024)
+        if not self.out:
+            raise UserError("write.out: give the image beton to write, for example --write.out=train.beton")
+        if self.source != "digits" and not self.path:
+            raise UserError(f"write.path: source {self.source} needs the folder it lies in")
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """The teacher: one model, or several averaged in probability space."""
+
+    models: str = ""
+    """NAME[:CHECKPOINT],… — timm models; a checkpoint of ffdr train or one that timm loads"""
+    resolution: int = 0
+    """pixels the teacher sees; 0: what its checkpoint says, else the resolution of the views"""
+    batch_size: int = 256
+    """views a forward pass"""
+    precision: str = "auto"
+    """auto, float32, bfloat16 or float16; auto: bfloat16 where a GPU has it, else float32"""
+
+    def __post_init__(self) -> None:
+        _one_of("teacher.precision", self.precision, PRECISIONS)
+        _between("teacher.batch_size", self.batch_size, 1, 10**6)
+        _between("teacher.resolution", self.resolution, 0, 4096)
+
+
+@dataclass(frozen=True)
+class ReinforceOptions:
+    """``ffdr reinforce``: draw views, replay them, let the teacher label them, store both."""
+
+    images: str = ""
+    """image beton to reinforce"""
+    out: str = ""
+    """reinforced beton to write"""
+    views: int = 10
+    """views an image (K; the paper's NS)"""
+    topk: int = 10
+    """teacher entries stored a view (k); never more than there are classes"""
+    resolution: int = 224
+    """pixels at which a teacher without a resolution of its own sees the views"""
+    seed: int = 0
+    """seed of the draws"""
+    workers: int = 0
+    """threads that replay; 0: one a core"""
+
+    def __post_init__(self) -> None:
+        for key in ("images", "out"):
+            if not getattr(self, key):
+                raise UserError(f"reinforce.{key}: give the path of a .beton file")
+        _between("reinforce.views", self.views, 1, 65535)
+        _between("reinforce.topk", self.topk, 1, 65535)
+        _between("reinforce.resolution", self.resolution, 1, 4096)
+        _between("reinforce.seed", self.seed, 0, 2**63 - 1)
+        _between("reinforce.workers", self.workers, 0, 1024)
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What is trained on and validated with."""
+
+    train: str = ""
+    """image beton"""
+    reinforced: str = ""
+    """reinforced beton of the same images (task dr)"""
+    val: str = ""
+    """image beton to validate with; empty: no validation"""
+    mean: tuple[float, ...] = ()
+    """per-channel mean in [0, 1] to subtract; empty: the manifest's"""
+    std: tuple[float, ...] = ()
+    """per-channel standard deviation in [0, 1] to divide by; empty: the manifest's"""
+    center: float = 0.875
+    """evaluation view: share of the resized short side that the centre crop keeps (224 of 256)"""
+    workers: int = 0
+    """decoding threads; 0: one a core"""
+
+    def __post_init__(self) -> None:
+        _between("data.center", self.center, 0.1, 1.0)
+        _between("data.workers", self.workers, 0, 1024)
+        for key in ("mean", "std"):
+            value = getattr(self, key)
+            if len(value) not in (0, 3):
+                raise UserError(f"data.{key}: {len(value)} values, but 3 channels (or none: the manifest's)")
+        if any(value <= 0 for value in self.std):
+            raise UserError(f"data.std: {self.std} must be positive")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The model that is trained or evaluated."""
+
+    name: str = "resnet50"
+    """any timm model"""
+    drop_path: float = 0.0
+    """stochastic depth, where the model has it"""
+    checkpoint: str = ""
+    """weights to start from; a head of another size is made anew"""
+
+    def __post_init__(self) -> None:
+        _between("model.drop_path", self.drop_path, 0, 0.99)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """``ffdr train``: one run."""
+
+    task: str = "erm"
+    """erm: labels; kd: a live teacher; dr: the reinforced beton"""
+    epochs: int = 16
+    """passes over the training images"""
+    batch_size: int = 256
+    """images a step"""
+    optimizer: str = "sgd"
+    """sgd (Nesterov) or adamw"""
+    lr: float = 0.1
+    """peak learning rate"""
+    momentum: float = 0.9
+    """momentum of sgd"""
+    weight_decay: float = 1e-4
+    """decay of weights with two or more dimensions; biases and norms are left alone"""
+    warmup_epochs: float = 1.0
+    """linear warm-up, in epochs; a cosine per step follows"""
+    label_smoothing: float = 0.0
+    """share of the target spread over all classes (erm, and the label part of kd)"""
+    temperature: float = 1.0
+    """softens teacher and student alike (kd, dr)"""
+    teacher_weight: float = 1.0
+    """weight of the teacher's part of the loss; the rest is the label's (kd, dr)"""
+    residual: str = "smooth"
+    """what becomes of the probability that top-k leaves out (dr): smooth spreads it, renormalise drops it"""
+    ema: float = 0.0
+    """decay of the averaged weights that are evaluated and exported; 0: none"""
+    clip_grad: float = 0.0
+    """largest gradient norm; 0: no clipping"""
+    resolution: int = 224
+    """pixels of the training views"""
+    eval_resolution: int = 0
+    """pixels of the evaluation view; 0: as in training"""
+    precision: str = "auto"
+    """auto, float32, bfloat16 or float16; auto: bfloat16 where a GPU has it, else float32"""
+    seed: int = 0
+    """seed of weights, order and draws"""
+    eval_every: int = 1
+    """epochs between validations; the last epoch always validates"""
+    checkpoint_every: int = 1
+    """epochs between checkpoints; the last epoch always writes one"""
+    out: str = ""
+    """folder of the run"""
+    resume: bool = True
+    """go on from the folder's last checkpoint, if there is one"""
+
+    def __post_init__(self) -> None:
+        _one_of("train.task", self.task, TASKS)
+        _one_of("train.optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("train.precision", self.precision, PRECISIONS)
+        _one_of("train.residual", self.residual, RESIDUALS)
+        for key, low, high in (
+            ("epochs", 1, 10**6),
+            ("batch_size", 1, 10**6),
+            ("lr", 0, 1e3),
+            ("momentum", 0, 0.9999),
+            ("weight_decay", 0, 10),
+            ("warmup_epochs", 0, self.epochs),
+            ("label_smoothing", 0, 0.999),
+            ("temperature", 1e-2, 1e3),
+            ("teacher_weight", 0, 1),
+            ("ema", 0, 0.999999),
+            ("clip_grad", 0, 1e9),
+            ("resolution", 1, 4096),
+            ("eval_resolution", 0, 4096),
+            ("seed", 0, 2**63 - 1),
+            ("eval_every", 1, 10**6),
+            ("checkpoint_every", 1, 10**6),
+        ):
+            _between(f"train.{key}", getattr(self, key), low, high)
+        if not self.out:
+            raise UserError("train.out: give the folder of the run, for example --train.out=runs/erm")
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """``ffdr eval``: accuracy and calibration of one model on one image beton."""
+
+    checkpoint: str = ""
+    """model.safetensors of a run; empty: --model.name with its pretrained or --model.checkpoint weights"""
+    data: str = ""
+    """image beton"""
+    resolution: int = 0
+    """pixels; 0: what the checkpoint says"""
+    batch_size: int = 256
+    """images a forward pass"""
+    corruptions: bool = False
+    """also accuracy under the corruptions of evaluate/corruptions.py at 5 severities (not ImageNet-C)"""
+    json: str = ""
+    """file to write the report to"""
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise UserError("eval.data: give the image beton to evaluate on")
+        _between("eval.batch_size", self.batch_size, 1, 10**6)
+        _between("eval.resolution", self.resolution, 0, 4096)

@@ -1,0 +1,1 @@
+"""Teachers, and the making of reinforced betons."""

@@ -1,0 +1,1 @@
+"""Tasks, losses, the fit loop and its state."""
