@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ffdr.augment.policy import Policy
 from ffdr.errors import UserError, nearest
 
 SOURCES = ("digits", "imagefolder", "cifar100", "flowers102", "food101")
@@ -266,3 +267,124 @@ class EvalOptions:
             raise UserError("eval.data: give the image beton to evaluate on")
         _between("eval.batch_size", self.batch_size, 1, 10**6)
         _between("eval.resolution", self.resolution, 0, 4096)
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """``ffdr demo``: the whole path on scikit-learn's handwritten digits."""
+
+    out: str = "results/demo"
+    """folder of the table, plot, picture and summary"""
+    work: str = "runs/demo"
+    """folder of the betons and runs; made anew each time"""
+    seeds: int = 5
+    """students trained by each task"""
+    epochs: int = 0
+    """epochs of a student; 0: as the recipes say"""
+
+    def __post_init__(self) -> None:
+        _between("demo.seeds", self.seeds, 1, 1000)
+        _between("demo.epochs", self.epochs, 0, 10**6)
+
+
+BENCHES = ("epoch",)
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """``ffdr bench``: measurements, each in one paired run."""
+
+    images: int = 1024
+    """images of the corpus that is made for the measurement"""
+    repeats: int = 7
+    """paired repetitions"""
+    json: str = ""
+    """file to write the figures to"""
+
+    def __post_init__(self) -> None:
+        _between("bench.images", self.images, 64, 10**7)
+        _between("bench.repeats", self.repeats, 3, 1000)
+
+
+# One class a verb: its fields are the sections that the verb's recipe may have.
+
+
+@dataclass(frozen=True)
+class WriteRecipe:
+    """What ``ffdr write`` needs."""
+
+    write: WriteOptions
+
+
+@dataclass(frozen=True)
+class ReinforceRecipe:
+    """What ``ffdr reinforce`` needs."""
+
+    reinforce: ReinforceOptions
+    policy: Policy
+    teacher: TeacherOptions
+
+    def __post_init__(self) -> None:
+        if not self.teacher.models:
+            raise UserError("teacher.models: name the teacher, such as --teacher.models=resnet50:teacher.safetensors")
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """What ``ffdr train`` needs."""
+
+    train: TrainOptions
+    data: DataOptions
+    model: ModelOptions
+    policy: Policy
+    teacher: TeacherOptions
+
+    def __post_init__(self) -> None:
+        task = self.train.task
+        if not self.data.train:
+            raise UserError("data.train: give the image beton to train on")
+        if task == "dr" and not self.data.reinforced:
+            raise UserError("data.reinforced: task dr learns from a reinforced beton; give its path")
+        if task != "dr" and self.data.reinforced:
+            raise UserError(f"data.reinforced: task {task} does not read it; use --train.task=dr or leave it out")
+        if task == "kd" and not self.teacher.models:
+            raise UserError("teacher.models: task kd asks a live teacher; name it")
+        if task != "kd" and self.teacher.models:
+            raise UserError(f"teacher.models: task {task} has no live teacher; use --train.task=kd or leave it out")
+
+
+@dataclass(frozen=True)
+class EvalRecipe:
+    """What ``ffdr eval`` needs."""
+
+    eval: EvalOptions
+    model: ModelOptions
+
+    def __post_init__(self) -> None:
+        if self.eval.checkpoint and self.model != ModelOptions():
+            raise UserError("model: eval.checkpoint already says what the model is; give one of both")
+
+
+@dataclass(frozen=True)
+class DemoRecipe:
+    """What ``ffdr demo`` needs."""
+
+    demo: DemoOptions
+
+
+@dataclass(frozen=True)
+class BenchRecipe:
+    """What ``ffdr bench`` needs."""
+
+    bench: BenchOptions
+
+
+RECIPES: dict[str, type] = {
+    "demo": DemoRecipe,
+    "write": WriteRecipe,
+    "reinforce": ReinforceRecipe,
+    "train": TrainRecipe,
+    "eval": EvalRecipe,
+    "bench": BenchRecipe,
+}
+"""The verbs of the command line."""

@@ -1,4 +1,7 @@
-"""What a batch is learned from: a few classes with their log-probabilities, and the label."""
+"""What a batch is learned from: a few classes with their log-probabilities, and the label.
+
+Shape suffixes: B images, T kept entries, C classes.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,37 @@ from dataclasses import dataclass
 
 import torch
 
+LOWEST = -65504.0
+"""Log-probability of an unused entry: the lowest finite float16, so that no file and no kernel meets an infinity."""
+
+RESIDUAL_TOLERANCE = 2.0**-7
+"""How far the kept probabilities may exceed 1 and still be rounding.
+
+A log-probability l rounded to float16 is off by at most |l|·2^-11, which moves its probability p by p·|l|·2^-11. Over a
+row that sums to at most 2^-11 times the entropy, which is at most ln T: 0.0011 for ten entries, 0.0054 for 65,535. The
+next power of two covers every row that a file can hold; an excess beyond it is damage, not rounding.
+"""
+
+
+@dataclass(frozen=True)
+class MergedTargets:
+    """The entries of a batch with every class named once.
+
+    ids_BT: int64; an unused slot holds the number of classes, so that it points past the last one.
+    logp_BT: float log-probabilities; an unused slot holds ``LOWEST``.
+    used_BT: bool, False for an unused slot.
+    """
+
+    ids_BT: torch.Tensor
+    logp_BT: torch.Tensor
+    used_BT: torch.Tensor
 
 
 @dataclass(frozen=True)
 class SparseTargets:
     """Targets of a batch of B images, T entries each, best first.
 
-    ids: (B, T) integer class ids, distinct within a row where their probability is not 0.
+    ids: (B, T) integer class ids; a class named twice (two mixed images of one class) has the sum of both.
     log_probs: (B, T) float natural log-probabilities; an unused entry is -65504, the lowest finite float16.
     label: (B,) int64 class of the (first) image.
     """
@@ -28,3 +55,96 @@ class SparseTargets:
         """The same targets on another device."""
         parts = (self.ids, self.log_probs, self.label)
         return SparseTargets(*(part.to(device, non_blocking=non_blocking) for part in parts))
+
+    def dense(self, num_classes: int, residual: str = "smooth") -> torch.Tensor:
+        """(B, C) probabilities that sum to 1 a row, float32 (float64 where the log-probabilities are).
+
+        residual: "smooth" spreads what the entries leave out of 1 uniformly over the other classes; "renormalise"
+        scales the entries to sum to 1. Probabilities that exceed 1 by no more than ``RESIDUAL_TOLERANCE`` are rounding
+        and are scaled to sum to 1; a row whose entries name every class is scaled likewise, having no other class.
+
+        Raises ValueError for ids that are no class, log-probabilities that are no number, a larger excess, or a row
+        without entries to renormalise. It looks at the values, so it waits for the device: a training step should use
+        ``SparseTargetLoss``, which neither waits nor builds this array.
+        """
+        self._check(num_classes, residual)
+        merged = merge(self, num_classes)
+        logp_BT, log_rest_B = spread(merged, num_classes, residual)
+        # One column more than classes: unused slots point there.
+        dense_BC = log_rest_B.exp()[:, None].repeat(1, num_classes + 1)
+        dense_BC.scatter_(1, merged.ids_BT, logp_BT.exp())
+        return dense_BC[:, :num_classes]
+
+    def _check(self, num_classes: int, residual: str) -> None:
+        """Raise ValueError for values that no distribution over ``num_classes`` classes has."""
+        if residual not in ("smooth", "renormalise"):
+            raise ValueError(f"residual: {residual!r} is not one of smooth, renormalise")
+        if self.ids.numel() == 0:
+            return
+        low, high = int(self.ids.min()), int(self.ids.max())
+        if low < 0 or high >= num_classes:
+            raise ValueError(f"targets: class {low if low < 0 else high} is not one of {num_classes} classes")
+        if bool(self.log_probs.isnan().any()):
+            raise ValueError("targets: a log-probability is not a number")
+        total_B = self.log_probs.to(_float_type(self.log_probs)).exp().sum(1)
+        if float(total_B.max()) - 1 > RESIDUAL_TOLERANCE:
+            raise ValueError(
+                f"targets: row {int(total_B.argmax())} sums to {float(total_B.max()):.4f}; "
+                f"rounding explains at most {1 + RESIDUAL_TOLERANCE:.4f}"
+            )
+        if residual == "renormalise" and float(total_B.min()) == 0:
+            raise ValueError(f"targets: row {int(total_B.argmin())} has no entry to renormalise")
+
+
+def _float_type(values: torch.Tensor) -> torch.dtype:
+    """float64 stays, everything narrower is computed in float32."""
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
+
+
+def merge(targets: SparseTargets, num_classes: int) -> MergedTargets:
+    """Name every class of a row once; a class named twice gets the sum of its probabilities.
+
+    Sorting by class puts equal ids side by side; each run is then one segment, summed by log-sum-exp so that tiny
+    probabilities keep their precision for a later temperature. O(T log T) a row, no wait for the device.
+    """
+    ids_BT = targets.ids.long()
+    logp_BT = targets.log_probs.to(_float_type(targets.log_probs)).clamp_min(LOWEST)
+    used_BT = logp_BT > LOWEST
+    ids_BT = torch.where(used_BT, ids_BT, num_classes)
+    if ids_BT.shape[1] < 2:
+        return MergedTargets(ids_BT, logp_BT, used_BT)
+
+    ids_BT, order_BT = ids_BT.sort(dim=1)
+    logp_BT = logp_BT.gather(1, order_BT)
+    starts_BT = torch.ones_like(ids_BT)
+    starts_BT[:, 1:] = ids_BT[:, 1:] != ids_BT[:, :-1]
+    segment_BT = starts_BT.cumsum(1) - 1
+
+    merged_ids_BT = torch.full_like(ids_BT, num_classes).scatter_(1, segment_BT, ids_BT)
+    peak_BT = torch.full_like(logp_BT, LOWEST).scatter_reduce_(1, segment_BT, logp_BT, "amax")
+    scaled_BT = (logp_BT - peak_BT.gather(1, segment_BT)).exp()
+    sum_BT = torch.zeros_like(logp_BT).scatter_add_(1, segment_BT, scaled_BT)
+    used_BT = merged_ids_BT < num_classes
+    logp_BT = torch.where(used_BT, peak_BT + sum_BT.log(), LOWEST)
+    return MergedTargets(merged_ids_BT, logp_BT, used_BT)
+
+
+def spread(merged: MergedTargets, num_classes: int, residual: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The distribution that the entries stand for: (B, T) log-probabilities and (B,) that of each class not named.
+
+    With s the sum of the entries and m their number: smooth leaves an entry as it is and gives each of the C - m other
+    classes (1 - s) / (C - m); where nothing is left over (s >= 1) or nobody to give it to (m = C), and always in
+    renormalise, an entry is divided by s and the others get nothing (``LOWEST``).
+    """
+    logp_BT = merged.logp_BT
+    left_B = (num_classes - merged.used_BT.sum(1)).to(logp_BT.dtype)
+    log_sum_B = torch.where(merged.used_BT, logp_BT, -torch.inf).logsumexp(1)
+    if residual == "renormalise":
+        scaled_B = torch.ones_like(left_B, dtype=torch.bool)
+    else:
+        scaled_B = (left_B == 0) | (log_sum_B >= 0)
+    # log(1 - s) through expm1: exact where s is close to 1. The inner where keeps the unused branch finite.
+    rest_B = -torch.expm1(torch.where(scaled_B, -1.0, log_sum_B))
+    log_rest_B = torch.where(scaled_B, LOWEST, (rest_B / left_B.clamp_min(1)).log())
+    logp_BT = torch.where(scaled_B[:, None], logp_BT - log_sum_B[:, None], logp_BT)
+    return torch.where(merged.used_BT, logp_BT, LOWEST), log_rest_B

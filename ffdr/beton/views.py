@@ -1,0 +1,218 @@
+"""Where a batch's views and targets come from: stored, drawn on the fly, or the one evaluation view.
+
+A source fills the records and targets of a batch from nothing but (epoch, image indices), so that what a sample gets
+does not depend on batch, thread or rank.
+
+Shapes: B images in the batch, K views an image, T target entries.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numba import njit, prange
+
+from ffdr.augment.draw import draw_batch, pack_policy
+from ffdr.augment.policy import Policy
+from ffdr.augment.random import pick_view
+from ffdr.augment.view import FRACTION, MIX_DTYPE, VIEW_DTYPE, center_view
+from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.errors import UserError
+
+ABSENT = np.float32(-65504)
+"""Log-probability of an unused target entry: the lowest finite float16."""
+
+_HALF = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
+
+
+class ViewSource(Protocol):
+    """What the loader asks for every batch."""
+
+    entries: int
+    """T, the number of target entries."""
+
+    def fill(
+        self,
+        epoch: int,
+        index: np.ndarray,
+        views: np.ndarray,
+        mixes: np.ndarray,
+        ids: np.ndarray,
+        log_probs: np.ndarray,
+    ) -> None:
+        """Fill views (B, 2), mixes (B,), ids (B, T) int32 and log_probs (B, T) float32 for index (B,) int64."""
+
+
+class FixedView:
+    """The evaluation view: resize, then cut the centre that is ``center`` of the short side. Targets: the label."""
+
+    entries = 1
+
+    def __init__(self, labels: np.ndarray, center: float) -> None:
+        self.labels = labels
+        self.view = center_view(center)
+
+    def fill(
+        self,
+        epoch: int,
+        index: np.ndarray,
+        views: np.ndarray,
+        mixes: np.ndarray,
+        ids: np.ndarray,
+        log_probs: np.ndarray,
+    ) -> None:
+        """See :class:`ViewSource`; the epoch does not matter."""
+        views[:, 0] = self.view
+        mixes[:] = 0
+        mixes["partner"] = index
+        mixes["mixup"] = FRACTION
+        ids[:, 0] = self.labels[index]
+        log_probs[:, 0] = 0.0
+
+
+class DrawnViews:
+    """Views drawn on the fly from the key (seed, epoch, image): ERM and KD.
+
+    Targets are the label or, with mixing, the labels of both images weighted by their share of the picture.
+    """
+
+    def __init__(self, policy: Policy, seed: int, images: ImageBeton) -> None:
+        if policy.mixes and images.num_images < 2:
+            raise UserError(f"{images.path}: mixing needs two images, the file has {images.num_images}")
+        self.entries = 2 if policy.mixes else 1
+        self.seed = seed
+        self.labels = images.labels
+        self.sizes = images.original_sizes
+        self.policy = pack_policy(policy)
+
+    def fill(
+        self,
+        epoch: int,
+        index: np.ndarray,
+        views: np.ndarray,
+        mixes: np.ndarray,
+        ids: np.ndarray,
+        log_probs: np.ndarray,
+    ) -> None:
+        """See :class:`ViewSource`."""
+        draw_batch(self.policy, self.seed, epoch, index, self.sizes, views, mixes)
+        ids[:, 0] = self.labels[index]
+        log_probs[:, 0] = 0.0
+        if self.entries == 2:
+            kept = first_share(mixes)
+            ids[:, 1] = self.labels[mixes["partner"]]
+            with np.errstate(divide="ignore"):
+                log_probs[:, 0] = np.maximum(np.log(kept), ABSENT)
+                log_probs[:, 1] = np.maximum(np.log1p(-kept), ABSENT)
+
+
+class StoredViews:
+    """Views and teacher outputs of a reinforced beton: DR. Which of the K views: ``pick_view(seed, epoch, image)``."""
+
+    def __init__(self, reinforced: ReinforcedBeton, seed: int) -> None:
+        self.reinforced = reinforced
+        self.seed = seed
+        self.entries = reinforced.header.topk
+
+    def fill(
+        self,
+        epoch: int,
+        index: np.ndarray,
+        views: np.ndarray,
+        mixes: np.ndarray,
+        ids: np.ndarray,
+        log_probs: np.ndarray,
+    ) -> None:
+        """See :class:`ViewSource`."""
+        self._read(index, self.pick(epoch, index), views, mixes, ids, log_probs)
+
+    def pick(self, epoch: int, index: np.ndarray) -> np.ndarray:
+        """Which view each image shows in an epoch: (B,) int64 below K."""
+        picked = np.empty(len(index), np.int64)
+        _pick_views(self.seed, epoch, index, self.reinforced.header.views, picked)
+        return picked
+
+    def read(self, image: int, view: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Records and targets of one view: views (1, 2), mixes (1,), ids (1, T), log_probs (1, T)."""
+        ids, log_probs = np.empty((1, self.entries), np.int32), np.empty((1, self.entries), np.float32)
+        views, mixes = np.zeros((1, 2), VIEW_DTYPE), np.zeros(1, MIX_DTYPE)
+        self._read(np.array([image]), np.array([view]), views, mixes, ids, log_probs)
+        return views, mixes, ids, log_probs
+
+    def _read(
+        self,
+        index: np.ndarray,
+        picked: np.ndarray,
+        views: np.ndarray,
+        mixes: np.ndarray,
+        ids: np.ndarray,
+        log_probs: np.ndarray,
+    ) -> None:
+        file, header = self.reinforced, self.reinforced.header
+        bad = _read_stored(
+            file.memmap, file.view_ptr, file.logit_ptr, header.mixes, header.num_classes, index, picked,
+            views.view(np.uint8).reshape(len(index), 2, VIEW_DTYPE.itemsize), mixes,
+            mixes.view(np.uint8).reshape(len(index), MIX_DTYPE.itemsize), ids, log_probs, _HALF,
+        )  # fmt: skip
+        if bad >= 0:
+            raise UserError(
+                f"{file.path}: sample {index[bad]}, view {picked[bad]}: a stored class id is not below "
+                f"{header.num_classes} or a log-probability is not a finite number up to 0"
+            )
+
+
+def first_share(mixes: np.ndarray) -> np.ndarray:
+    """Share of the first image in each mixed picture, (B,) float64: mixup's weight on what cutmix leaves of it."""
+    pasted = mixes["cut_w"].astype(np.float64) * mixes["cut_h"] / FRACTION**2
+    return mixes["mixup"] / FRACTION * (1.0 - pasted)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _pick_views(seed: int, epoch: int, index: np.ndarray, views: int, picked: np.ndarray) -> None:
+    for i in range(len(index)):
+        picked[i] = pick_view(seed, epoch, index[i], views)
+
+
+@njit(nogil=True, cache=True, parallel=True, error_model="numpy")
+def _read_stored(
+    file: np.ndarray,
+    view_ptr: np.ndarray,
+    logit_ptr: np.ndarray,
+    mixed: bool,
+    num_classes: int,
+    index: np.ndarray,
+    picked: np.ndarray,
+    views: np.ndarray,
+    mixes: np.ndarray,
+    mix_bytes: np.ndarray,
+    ids: np.ndarray,
+    log_probs: np.ndarray,
+    half: np.ndarray,
+) -> int:
+    """Copy records and logits out of the file (parallel, because a cold page costs a disk read). Returns the row of
+    a bad entry, or −1."""
+    view_bytes, mix_size, entries = views.shape[2], mix_bytes.shape[1], ids.shape[1]
+    record = 2 * view_bytes + mix_size if mixed else view_bytes
+    bad = np.int64(-1)
+    for i in prange(len(index)):
+        at = np.int64(view_ptr[index[i]]) + picked[i] * record
+        views[i, 0, :] = file[at : at + view_bytes]
+        if mixed:
+            mix_bytes[i, :] = file[at + view_bytes : at + view_bytes + mix_size]
+            views[i, 1, :] = file[at + view_bytes + mix_size : at + record]
+        else:
+            mix_bytes[i, :] = 0
+            mixes[i]["partner"] = index[i]
+            mixes[i]["mixup"] = FRACTION
+        at = np.int64(logit_ptr[index[i]]) + picked[i] * entries * 4
+        wrong = np.int64(-1)
+        for t in range(entries):
+            ids[i, t] = np.int32(file[at + 2 * t]) | np.int32(file[at + 2 * t + 1]) << 8
+            tail = at + 2 * entries + 2 * t
+            log_probs[i, t] = half[np.int32(file[tail]) | np.int32(file[tail + 1]) << 8]
+            # Not finite fails both comparisons.
+            if ids[i, t] >= num_classes or not (-65504.0 <= log_probs[i, t] <= 0.0):
+                wrong = i
+        bad = max(bad, wrong)
+    return bad

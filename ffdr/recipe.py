@@ -1,0 +1,230 @@
+"""From YAML files and flags to frozen dataclasses. The only module that touches fastargs.
+
+fastargs declares and looks up the options; three of its habits would hurt a user and are fenced off here: it drops
+unknown keys, it converts loosely (``int("2.7")`` fails but ``int(2.7)`` is 2, ``bool("False")`` is True), and a failed
+validation ends with status 0. Here every key must be known, every value must be of its type, and each mistake is a
+:class:`~ffdr.errors.UserError` that names the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import yaml
+from fastargs import Param, Section
+from fastargs.config import Config
+from fastargs.validation import Checker
+
+from ffdr.errors import UserError, nearest
+from ffdr.options import RECIPES
+
+R = TypeVar("R")
+
+
+class _Typed(Checker):
+    """Accepts what is of the field's type, or text that spells it exactly."""
+
+    def __init__(self, kind: Any) -> None:
+        self.kind = kind
+
+    def check(self, value: Any) -> Any:
+        if get_origin(self.kind) is tuple:
+            return self._tuple(value)
+        return self._scalar(self.kind, value)
+
+    def _tuple(self, value: Any) -> tuple:
+        parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else list(value)
+        element, *others = get_args(self.kind)
+        if Ellipsis not in others and len(parts) != 1 + len(others):
+            raise ValueError
+        return tuple(self._scalar(element, part) for part in parts)
+
+    @staticmethod
+    def _scalar(kind: type, value: Any) -> Any:
+        if kind is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[str(value).lower()]
+        if kind is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+            return str(value)
+        if kind in (int, float) and isinstance(value, (str, int, kind)) and not isinstance(value, bool):
+            return kind(value)
+        raise TypeError
+
+    def help(self) -> str:
+        names = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+        if get_origin(self.kind) is not tuple:
+            return names[self.kind]
+        element, *others = get_args(self.kind)
+        count = "" if Ellipsis in others else f"{1 + len(others)} "
+        return f"{count}{names[element].split()[-1]}s, such as 0.5,1.0"
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader, but a key that stands twice is an error instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise UserError(f"{node.start_mark.name}: key {key!r} stands twice")
+        return super().construct_mapping(node, deep)
+
+
+def parse(verb: str, arguments: Sequence[str], also: Sequence[tuple[str, Any]] = ()) -> Any:
+    """The recipe of a verb from its command line: ``--config-file`` YAMLs in order, then dotted flags.
+
+    Args:
+        verb: a key of ``ffdr.options.RECIPES``.
+        arguments: what follows the verb, such as ``["--config-file", "x.yaml", "--train.epochs=16"]``.
+        also: further (key, value) pairs that win over files and flags; for callers in Python.
+
+    Raises:
+        UserError: an unknown key or wrong value, with its place, what is allowed and the nearest spelling.
+    """
+    files, flags = _split(arguments)
+    recipe_class = RECIPES[verb]
+    known = _known_keys(recipe_class)
+    settings: dict[str, tuple[str, Any]] = {}
+    for file in files:
+        settings.update({key: (str(file), value) for key, value in _read_yaml(Path(file), known, verb)})
+    for where, pairs in (("command line", flags), ("call", also)):
+        for key, value in pairs:
+            _require_known(key, known, where, verb)
+            settings[key] = (where, value)
+    return _build(recipe_class, settings)
+
+
+def load(verb: str, file: Path | str, **overrides: Any) -> Any:
+    """The recipe in one YAML file; overrides are spelled ``section__name=value``."""
+    also = [(key.replace("__", ".", 1), value) for key, value in overrides.items()]
+    return parse(verb, ["--config-file", str(file)], also)
+
+
+def help_text(verb: str) -> str:
+    """The options of a verb with their defaults, for ``--help``."""
+    lines = []
+    for section, options in _sections(RECIPES[verb]):
+        lines.append(f"\n{section}: {(options.__doc__ or '').strip().splitlines()[0]}")
+        texts = _field_help(options)
+        for field in fields(options):
+            default = "" if field.default in (MISSING, "", ()) else f" [{_spell(field.default)}]"
+            body = textwrap.wrap(texts.get(field.name, "") + default, 78)
+            lines.append(f"  --{section}.{field.name}")
+            lines.extend(f"      {line}" for line in body)
+    return "\n".join(lines)
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    files: list[str] = []
+    flags: list[tuple[str, str]] = []
+    rest = iter(arguments)
+    for word in rest:
+        if word == "-C":
+            word = "--config-file"
+        if not word.startswith("--"):
+            raise UserError(f"{word!r}: options are written --section.name=value")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            value = next(rest, None)
+            if value is None:
+                raise UserError(f"--{key}: a value is missing; write --{key}=value")
+        if key == "config-file":
+            files.append(value)
+        elif key in (name for name, _ in flags):
+            raise UserError(f"--{key}: given twice")
+        else:
+            flags.append((key, value))
+    return files, flags
+
+
+def _read_yaml(file: Path, known: dict[str, Field], verb: str) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) pairs of a recipe, those of its ``base`` first."""
+    try:
+        with open(file) as handle:
+            content = yaml.load(handle, _StrictLoader)  # a SafeLoader
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: a recipe is a mapping of sections, not {type(content).__name__}")
+    base = content.pop("base", None)
+    if base is not None:
+        yield from _read_yaml(file.parent / str(base), known, verb)
+    for key, value in _flatten(content):
+        _require_known(key, known, str(file), verb)
+        if value is None:
+            raise UserError(f"{file}: {key} has no value")
+        yield key, value
+
+
+def _flatten(content: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _flatten(value, path + ".")
+        else:
+            yield path, value
+
+
+def _require_known(key: str, known: dict[str, Field], where: str, verb: str) -> None:
+    if key in known:
+        return
+    hint = nearest(key, known)
+    if not hint:
+        hint = f" (ffdr {verb} has the sections {', '.join(dict.fromkeys(name.split('.')[0] for name in known))})"
+    raise UserError(f"{where}: unknown key {key}{hint}")
+
+
+def _sections(recipe_class: type) -> Iterator[tuple[str, type]]:
+    for name, options in get_type_hints(recipe_class).items():
+        assert is_dataclass(options)
+        yield name, options
+
+
+def _known_keys(recipe_class: type) -> dict[str, Field]:
+    return {f"{section}.{f.name}": f for section, options in _sections(recipe_class) for f in fields(options)}
+
+
+def _build(recipe_class: type[R], settings: dict[str, tuple[str, Any]]) -> R:
+    """Declare every option to fastargs, hand it the settings, and read typed values back."""
+    config = Config()
+    for section, options in _sections(recipe_class):
+        kinds = get_type_hints(options)
+        texts = _field_help(options)
+        Section(section, options.__doc__, config).params(
+            **{f.name: Param(_Typed(kinds[f.name]), texts.get(f.name, ""), f.default) for f in fields(options)}
+        )
+    config.collect({key: value for key, (_, value) in settings.items()})
+    for path in config.validate(mode="errordict"):
+        key = ".".join(path)
+        where, value = settings[key]
+        raise UserError(f"{where}: {key}: {_spell(value)!r} is not {config.entries[path].checker.help()}")
+    return recipe_class(
+        **{
+            section: options(**{f.name: config[section, f.name] for f in fields(options)})
+            for section, options in _sections(recipe_class)
+        }
+    )
+
+
+def _spell(value: Any) -> str:
+    return ",".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)
+
+
+@cache
+def _field_help(options: type) -> dict[str, str]:
+    """The text below each field of an options class, which Python itself throws away."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(options))).body[0].body
+    return {
+        field.target.id: " ".join(inspect.cleandoc(text.value.value).split())
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }

@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# ffdr from a clean clone. Usage:
+#   ./run.sh                 install what is missing, then `ffdr demo`
+#   ./run.sh test [ARGS]     install what is missing, then the tests (ARGS go to pytest)
+#   ./run.sh lint            install what is missing, then ruff
+#   ./run.sh setup           only install
+#   ./run.sh ffdr VERB ...   a verb of the command line
+# FFDR_VENV names the virtual environment (default .venv). A second call installs nothing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+venv=${FFDR_VENV:-.venv}
+stamp=$venv/.ffdr-installed
+
+say() { printf 'run.sh: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+# Prints the first interpreter that is new enough; 3.11 and 3.12 are what most tests ran on.
+find_python() {
+  local candidate
+  for candidate in "${FFDR_PYTHON:-python3}" python3.12 python3.11 python3.10; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  die "no Python between 3.10 and 3.12 found; install one, or name it in FFDR_PYTHON"
+}
+
+# Prints the Debian packages that are missing: ffcv is compiled against OpenCV and libjpeg-turbo.
+missing_packages() {
+  local python=$1
+  command -v g++ >/dev/null || echo g++
+  command -v pkg-config >/dev/null || echo pkg-config
+  pkg-config --exists opencv4 2>/dev/null || echo libopencv-dev
+  pkg-config --exists libturbojpeg 2>/dev/null || echo libturbojpeg0-dev
+  "$python" -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+  "$python" -c 'import os, sysconfig as s, sys; sys.exit(not os.path.exists(s.get_path("include") + "/Python.h"))' \
+    || echo python3-dev
+}
+
+install_packages() {
+  [ $# -gt 0 ] || return 0
+  local root=()
+  if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null && root=(sudo)
+    [ ${#root[@]} -gt 0 ] || die "missing system packages; as root run: apt-get install -y $*"
+  fi
+  command -v apt-get >/dev/null || die "missing system packages (Debian's names): $*"
+  say "installing system packages: $*"
+  "${root[@]}" apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+setup() {
+  local python want
+  python=$(find_python)
+  want=$("$python" -V; cat pyproject.toml constraints.txt | sha256sum)
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && [ -x "$venv/bin/ffdr" ]; then
+    return
+  fi
+  # shellcheck disable=SC2046  # one word a package
+  install_packages $(missing_packages "$python")
+  say "installing into $venv (torch brings several GB; a few minutes)"
+  "$python" -m venv "$venv"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip setuptools wheel
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+  printf '%s\n' "$want" >"$stamp"
+}
+
+verb=${1:-demo}
+[ $# -eq 0 ] || shift
+case $verb in
+  setup) setup ;;
+  demo) setup; exec "$venv/bin/ffdr" demo "$@" ;;
+  test) setup; exec "$venv/bin/python" -m pytest "$@" ;;
+  lint) setup; exec "$venv/bin/ruff" check . ;;
+  ffdr) setup; exec "$venv/bin/ffdr" "$@" ;;
+  *) say "unknown command '$verb'; one of: setup, demo, test, lint, ffdr"; exit 2 ;;
+esac
