@@ -52,6 +52,13 @@ install_packages() {
   DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
+pip_install() {
+  local log=$venv/install.log
+  "$venv/bin/python" -m pip install --disable-pip-version-check --constraint constraints.txt "$@" >"$log" 2>&1 && return
+  tail -n 30 "$log" >&2
+  die "installing failed; the whole log is $log"
+}
+
 setup() {
   local python want
   python=$(find_python)
@@ -63,8 +70,8 @@ setup() {
   install_packages $(missing_packages "$python")
   say "installing into $venv (torch brings several GB; a few minutes)"
   "$python" -m venv "$venv"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip setuptools wheel
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+  pip_install pip setuptools wheel
+  pip_install --editable '.[dev]'
   printf '%s\n' "$want" >"$stamp"
 }
 

@@ -1,0 +1,125 @@
+"""Make a reinforced beton: draw views, replay them at the teacher's resolution, label them, store both.
+
+Everything that decides a byte depends on the image alone: view k of an image is drawn from the key (seed, k, image),
+and images reach the teacher in chunks that do not depend on where a killed run stopped.
+
+Shapes: n images in a chunk, K views an image, T = top-k entries, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ffdr.augment.draw import draw_batch, pack_policy
+from ffdr.augment.policy import Policy
+from ffdr.augment.view import MIXED_DTYPE
+from ffdr.beton.decode import Replayer, blank_views
+from ffdr.beton.read import ImageBeton
+from ffdr.beton.reinforced import ReinforcedHeader, ReinforcedWriter
+from ffdr.beton.stream import thread_count
+from ffdr.options import ReinforceOptions, TeacherOptions
+from ffdr.reinforce.teacher import Teacher, topk
+
+Chunk = tuple[np.ndarray, dict[int, np.ndarray]]
+"""Records (n, K) and, for each resolution a teacher wants, pixels (n·K, R, R, 3) uint8."""
+
+
+def generate(
+    options: ReinforceOptions, policy: Policy, teacher_options: TeacherOptions, progress: bool = True
+) -> Path:
+    """Write the reinforced beton that the options ask for; a killed run goes on where it stopped.
+
+    Returns its path.
+
+    Raises:
+        UserError: unreadable images, an impossible teacher, options that don't fit together.
+    """
+    images = ImageBeton.open(options.images)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = Teacher.from_options(teacher_options, images.num_classes, device)
+    entries = min(options.topk, images.num_classes)
+    header = ReinforcedHeader(
+        num_images=images.num_images,
+        views=options.views,
+        topk=entries,
+        num_classes=images.num_classes,
+        mixes=policy.mixes,
+        policy=asdict(policy),
+        teachers=teacher.names,
+        resolution=options.resolution,
+        seed=options.seed,
+        fingerprint=images.fingerprint,
+    )
+    with (
+        ReinforcedWriter(options.out, header, images) as writer,
+        tqdm(total=images.num_images, unit="img", desc="reinforce", disable=not progress, initial=writer.done) as bar,
+    ):
+        producer = _ChunkProducer(images, policy, options, teacher)
+        for first, (records, pixels) in producer.chunks(writer.done):
+            log_probs = teacher.log_probs_at(pixels)
+            ids_T, log_probs_T = topk(log_probs, entries)
+            shape = (*records.shape, entries)
+            for n, parts in enumerate(zip(records, ids_T.reshape(shape), log_probs_T.reshape(shape), strict=True)):
+                if first + n >= writer.done:  # a chunk that a killed run had begun is labelled whole, stored in part
+                    writer.append(*parts)
+                    bar.update()
+        writer.finish()
+    return Path(options.out)
+
+
+class _ChunkProducer:
+    """Draws and replays the next chunk in a thread while the teacher labels the current one."""
+
+    def __init__(self, images: ImageBeton, policy: Policy, options: ReinforceOptions, teacher: Teacher) -> None:
+        self.images, self.views, self.seed = images, options.views, options.seed
+        self.mixes = policy.mixes
+        self.policy = pack_policy(policy)
+        threads = thread_count(options.workers)
+        sides = {member.resolution or options.resolution for member in teacher.members}
+        self.replayers = {side: Replayer(images, side, threads) for side in sorted(sides)}
+        self.chunk = max(1, teacher.batch_size // options.views)
+
+    def chunks(self, done: int) -> Iterator[tuple[int, Chunk]]:
+        """(first image, chunk) from the chunk that holds image ``done`` on."""
+        starts = range(done - done % self.chunk, self.images.num_images, self.chunk)
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            pending = None
+            for first in starts:
+                following = thread.submit(self._make, first)
+                if pending is not None:
+                    yield pending[0], pending[1].result()
+                pending = first, following
+            if pending is not None:
+                yield pending[0], pending[1].result()
+
+    def _make(self, first: int) -> Chunk:
+        index = np.arange(first, min(first + self.chunk, self.images.num_images))
+        views_nK2, mixes_nK = (part.reshape(len(index), self.views, *part.shape[1:]) for part in self._blank(index))
+        for k in range(self.views):
+            views, mixes = blank_views(len(index))
+            draw_batch(self.policy, self.seed, k, index, self.images.original_sizes, views, mixes)
+            views_nK2[:, k], mixes_nK[:, k] = views, mixes
+        records = self._records(views_nK2, mixes_nK)
+        pixels = {}
+        for side, replayer in self.replayers.items():
+            pixels[side] = np.empty((records.size, side, side, 3), np.uint8)
+            spans = replayer.spans(np.repeat(index, self.views))
+            replayer(spans, views_nK2.reshape(-1, 2), mixes_nK.reshape(-1), pixels[side])
+        return records, pixels
+
+    def _blank(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return blank_views(len(index) * self.views)
+
+    def _records(self, views_nK2: np.ndarray, mixes_nK: np.ndarray) -> np.ndarray:
+        if not self.mixes:
+            return np.ascontiguousarray(views_nK2[..., 0])
+        records = np.empty(mixes_nK.shape, MIXED_DTYPE)
+        records["first"], records["mix"], records["second"] = views_nK2[..., 0], mixes_nK, views_nK2[..., 1]
+        return records
