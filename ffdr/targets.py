@@ -25,14 +25,14 @@ next power of two covers every row that a file can hold; an excess beyond it is 
 class MergedTargets:
     """The entries of a batch with every class named once.
 
-    ids_BT: int64; an unused slot holds the number of classes, so that it points past the last one.
-    logp_BT: float log-probabilities; an unused slot holds ``LOWEST``.
-    used_BT: bool, False for an unused slot.
+    ids: (B, T) int64; an unused slot holds the number of classes, so that it points past the last one.
+    logp: (B, T) float log-probabilities; an unused slot holds ``LOWEST``.
+    used: (B, T) bool, False for an unused slot.
     """
 
-    ids_BT: torch.Tensor
-    logp_BT: torch.Tensor
-    used_BT: torch.Tensor
+    ids: torch.Tensor
+    logp: torch.Tensor
+    used: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class SparseTargets:
         logp_BT, log_rest_B = spread(merged, num_classes, residual)
         # One column more than classes: unused slots point there.
         dense_BC = log_rest_B.exp()[:, None].repeat(1, num_classes + 1)
-        dense_BC.scatter_(1, merged.ids_BT, logp_BT.exp())
+        dense_BC.scatter_(1, merged.ids, logp_BT.exp())
         return dense_BC[:, :num_classes]
 
     def _check(self, num_classes: int, residual: str) -> None:
@@ -133,18 +133,19 @@ def spread(merged: MergedTargets, num_classes: int, residual: str) -> tuple[torc
     """The distribution that the entries stand for: (B, T) log-probabilities and (B,) that of each class not named.
 
     With s the sum of the entries and m their number: smooth leaves an entry as it is and gives each of the C - m other
-    classes (1 - s) / (C - m); where nothing is left over (s >= 1) or nobody to give it to (m = C), and always in
-    renormalise, an entry is divided by s and the others get nothing (``LOWEST``).
+    classes (1 - s) / (C - m); where nothing is left over (s >= 1 but for this dtype's rounding, which a temperature
+    would otherwise blow up into mass) or nobody to give it to (m = C), and always in renormalise, an entry is divided
+    by s and the others get nothing (``LOWEST``).
     """
-    logp_BT = merged.logp_BT
-    left_B = (num_classes - merged.used_BT.sum(1)).to(logp_BT.dtype)
-    log_sum_B = torch.where(merged.used_BT, logp_BT, -torch.inf).logsumexp(1)
+    logp_BT = merged.logp
+    left_B = (num_classes - merged.used.sum(1)).to(logp_BT.dtype)
+    log_sum_B = torch.where(merged.used, logp_BT, -torch.inf).logsumexp(1)
     if residual == "renormalise":
         scaled_B = torch.ones_like(left_B, dtype=torch.bool)
     else:
-        scaled_B = (left_B == 0) | (log_sum_B >= 0)
+        scaled_B = (left_B == 0) | (log_sum_B >= -logp_BT.shape[1] * torch.finfo(logp_BT.dtype).eps)
     # log(1 - s) through expm1: exact where s is close to 1. The inner where keeps the unused branch finite.
     rest_B = -torch.expm1(torch.where(scaled_B, -1.0, log_sum_B))
     log_rest_B = torch.where(scaled_B, LOWEST, (rest_B / left_B.clamp_min(1)).log())
     logp_BT = torch.where(scaled_B[:, None], logp_BT - log_sum_B[:, None], logp_BT)
-    return torch.where(merged.used_BT, logp_BT, LOWEST), log_rest_B
+    return torch.where(merged.used, logp_BT, LOWEST), log_rest_B

@@ -51,9 +51,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         if self.crop not in CROPS:
-            raise UserError(
-                f"policy.crop: {self.crop!r} is not one of {', '.join(CROPS)}{nearest(self.crop, CROPS)}"
-            )
+            raise UserError(f"policy.crop: {self.crop!r} is not one of {', '.join(CROPS)}{nearest(self.crop, CROPS)}")
         for name in ("flip", "randaugment", "erase", "mixup", "cutmix"):
             self._check(name, 0.0, 1.0)
         self._check("padding", 0.0, 1.0)

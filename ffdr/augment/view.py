@@ -18,7 +18,9 @@ FRACTION = 65535
 FLIP = 1
 """Mirror left to right after the crop."""
 CENTER = 2
-"""Evaluation view: resize the short side to resolution / (crop_w / FRACTION), then cut the centre square."""
+"""Evaluation view: resize the short side to resolution / (crop_w / FRACTION), then cut the centre.
+
+The resolution is the longer side of the output; the other crop fields and ``pad`` do not count."""
 WIDE = 4
 """Levels count in TrivialAugmentWide's ranges instead of RandAugment's."""
 
@@ -33,7 +35,7 @@ VIEW_DTYPE = np.dtype(
         ("flags", "<u1"),
         ("bins", "<u1"),  # number of magnitude bins the levels count in (RandAugment: 31)
         ("op0", "<u1"),
-        ("level0", "<i1"),  # signed bin index
+        ("level0", "<i1"),  # signed bin index, smaller than bins; unsigned operations ignore the sign
         ("op1", "<u1"),
         ("level1", "<i1"),
         # The erased box as fractions of the output; erase_h == 0: nothing is erased.
@@ -78,3 +80,65 @@ OPS = (
     "Equalize",
 )
 """Operation names by number: torchvision's order in RandAugment, and that of the published ImageNet+ archives."""
+
+OP_NUMBER = {name: number for number, name in enumerate(OPS)}
+"""Operation number by name."""
+
+DEFAULT_BINS = 31
+"""Magnitude bins of RandAugment in torchvision; views without operations hold this too."""
+
+
+def to_fraction(coordinate: np.ndarray | float, length: np.ndarray | int) -> np.ndarray:
+    """Coordinates on a side of ``length`` pixels (at most 65535) as stored fractions (uint16), nearest, half up.
+
+    A whole coordinate comes back exactly at the same length, see ``geometry.from_fraction``.
+    """
+    units = np.asarray(coordinate, np.float64) / np.asarray(length, np.float64) * FRACTION
+    return np.clip(np.floor(units + 0.5), 0, FRACTION).astype(np.uint16)
+
+
+def box_to_fractions(start: np.ndarray | int, size: np.ndarray | int, length: np.ndarray | int) -> tuple:
+    """One axis of a pixel box as stored (start, size), both uint16; their sum never exceeds ``FRACTION``.
+
+    The start is rounded half up and the size half down, so that a box that touches the far edge still fits.
+    """
+    units = np.asarray(size, np.float64) / np.asarray(length, np.float64) * FRACTION
+    return to_fraction(start, length), np.clip(np.ceil(units - 0.5), 0, FRACTION).astype(np.uint16)
+
+
+def plain_view() -> np.ndarray:
+    """The whole image, nothing else: a 0-d array of ``VIEW_DTYPE``."""
+    view = np.zeros((), VIEW_DTYPE)
+    view["crop_w"] = view["crop_h"] = FRACTION
+    view["bins"] = DEFAULT_BINS
+    return view
+
+
+def center_view(ratio: float = 0.875) -> np.ndarray:
+    """Resize the short side to resolution / ratio, then crop the centre: a 0-d array of ``VIEW_DTYPE``.
+
+    0.875 is 224 out of 256; 1.0 resizes the short side to the resolution itself.
+    """
+    if not 1e-3 <= ratio <= 1.0:
+        raise ValueError(f"ratio of a centre view: {ratio} is not between 0.001 and 1")
+    view = plain_view()
+    view["crop_w"] = view["crop_h"] = to_fraction(ratio, 1)
+    view["flags"] = CENTER
+    return view
+
+
+def unmixed(image: int) -> np.ndarray:
+    """The mixing record of an image that is not mixed: a 0-d array of ``MIX_DTYPE``."""
+    mix = np.zeros((), MIX_DTYPE)
+    mix["partner"] = image
+    mix["mixup"] = FRACTION
+    return mix
+
+
+def share_of_first(mixes: np.ndarray) -> np.ndarray:
+    """Share of the first image in mixed views, float64 in [0, 1], shape of ``mixes`` (``MIX_DTYPE``).
+
+    It is the weight of the first image's label: its mixup weight, times what cutmix leaves of it.
+    """
+    cut_area = mixes["cut_w"].astype(np.float64) * mixes["cut_h"] / FRACTION**2
+    return mixes["mixup"] / FRACTION * (1.0 - cut_area)

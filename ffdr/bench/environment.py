@@ -37,7 +37,9 @@ def _commit() -> str:
         return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
 
     try:
-        return git("rev-parse", "--short", "HEAD").strip() + ("+changes" if git("status", "--porcelain", "-uno") else "")
+        return git("rev-parse", "--short", "HEAD").strip() + (
+            "+changes" if git("status", "--porcelain", "-uno") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return "not a checkout"
 

@@ -9,52 +9,42 @@ Shapes: B images in the batch, H×W output, T threads.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from ffcv.libffcv import lib
 from llvmlite import ir
-from numba import carray, njit, prange, set_num_threads, types
+from numba import prange, set_num_threads, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ffdr.augment import replay as augment_replay
+from ffdr.augment.check import OK, STATUS_TEXT, check_mix
+from ffdr.augment.jit import address_of, bytes_at, kernel, parallel_kernel
 from ffdr.augment.replay import mix_into, replay_view, scratch_bytes
 from ffdr.augment.view import MIX_DTYPE, VIEW_DTYPE
+from ffdr.beton.layout import JPG, RAW
 from ffdr.beton.read import ImageBeton
 
-JPG, RAW = 0, 1
-"""Values of the image field's ``mode``, as FFCV numbers them."""
-
-# Statuses of this stage; those of a bad view record come from augment.replay.
+# Statuses of this stage; those of a bad view record come from augment.check.
 BAD_JPEG = 1001
 BAD_RAW_SIZE = 1002
-_STATUS = {
+_STATUS_TEXT = STATUS_TEXT | {
     BAD_JPEG: "the JPEG is corrupt",
     BAD_RAW_SIZE: "the raw image does not have width × height × 3 bytes",
 }
 
-SPAN_DTYPE = np.dtype([("index", "<u8"), ("address", "<u8"), ("size", "<u8")])
-"""Where the bytes of one image lie in this process's memory."""
+_SLACK = 64
+"""Bytes behind a decoded image that vectorised kernels may read (never use)."""
 
 
 class ReplayError(RuntimeError):
     """A sample that can't be turned into pixels: its number in the beton, and what is wrong with it."""
 
     def __init__(self, path: object, sample: int, status: int) -> None:
-        text = _STATUS.get(status) or augment_replay.STATUS.get(status, f"status {status}")
-        super().__init__(f"{path}: sample {sample}: {text}")
+        super().__init__(f"{path}: sample {sample}: {_STATUS_TEXT[status]}")
         self.sample = sample
-
-
-@intrinsic
-def _bytes_at(typing_context: object, address: types.Integer) -> tuple:
-    """uint64 address → pointer, which ``carray`` turns into an array without copying."""
-
-    def codegen(context: object, builder: ir.IRBuilder, signature: object, arguments: list) -> ir.Value:
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.uint64), codegen
 
 
 @intrinsic
@@ -80,7 +70,35 @@ def _imdecode(
     return types.int32(u64, u64, u64, u32, u32, u64), codegen
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+class _Stored(NamedTuple):
+    """What the kernels need of an image beton; N images."""
+
+    modes: np.ndarray
+    """(N,) uint8"""
+    sizes: np.ndarray
+    """(N, 2) int32 width, height"""
+    data_ptr: np.ndarray
+    """(N,) uint64"""
+    data_size: np.ndarray
+    """(N,) uint64"""
+    base: int
+    """address of the file's first byte in memory"""
+    imdecode: int
+    """address of FFCV's C function"""
+
+
+class _Workspace(NamedTuple):
+    """Scratch of the kernels, one row a thread."""
+
+    canvas: np.ndarray
+    """(T, bytes) uint8, a decoded image"""
+    scratch: np.ndarray
+    """(T, bytes) uint8 for replay_view"""
+    partner: np.ndarray
+    """(T, H, W, 3) uint8, the partner's view"""
+
+
+@kernel
 def _jpeg_has_size(data: np.ndarray, width: int, height: int) -> bool:
     """Whether the frame header of a JPEG says width × height, so that decoding fills exactly that many pixels."""
     n = len(data)
@@ -97,82 +115,84 @@ def _jpeg_has_size(data: np.ndarray, width: int, height: int) -> bool:
     return False
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def _replay_one(
+@kernel
+def _replay_stored(
+    stored: _Stored,
+    image: int,
     address: int,
     size: int,
-    mode: int,
-    width: int,
-    height: int,
     views: np.ndarray,
     row: int,
     column: int,
     out: np.ndarray,
     canvas: np.ndarray,
     scratch: np.ndarray,
-    imdecode: int,
 ) -> int:
-    """Pixels of one view of one stored image. Returns a status, 0 for success."""
-    data = carray(_bytes_at(np.uint64(address)), (np.int64(size),), np.uint8)
-    if mode == RAW:
-        if size != width * height * 3:
+    """Pixels of one view of one stored image, whose bytes lie at ``address``. Returns a status, ``OK`` for success."""
+    data = bytes_at(np.uint64(address), np.int64(size))
+    width, height = np.int64(stored.sizes[image, 0]), np.int64(stored.sizes[image, 1])
+    if stored.modes[image] == RAW:
+        if np.int64(size) != width * height * 3:
             return BAD_RAW_SIZE
-        pixels = data.reshape(height, width, 3)
+        pixels = data.reshape((height, width, 3))
     else:
         if not _jpeg_has_size(data, width, height):
             return BAD_JPEG
-        status = _imdecode(
-            np.uint64(imdecode),
-            np.uint64(address),
-            np.uint64(size),
-            np.uint32(height),
-            np.uint32(width),
-            np.uint64(canvas.ctypes.data),
-        )
-        if status != 0:
+        failed = _imdecode(
+            np.uint64(stored.imdecode), np.uint64(address), np.uint64(size), np.uint32(height), np.uint32(width),
+            address_of(canvas),
+        )  # fmt: skip
+        if failed != 0:
             return BAD_JPEG
-        pixels = canvas[: height * width * 3].reshape(height, width, 3)
+        pixels = canvas[: height * width * 3].reshape((height, width, 3))
     return replay_view(pixels, 0, 0, width, height, views, row, column, out, scratch)
 
 
-@njit(nogil=True, cache=True, parallel=True, error_model="numpy")
-def _replay_batch(
-    spans: np.ndarray,
-    modes: np.ndarray,
-    sizes: np.ndarray,
-    base: int,
-    data_ptr: np.ndarray,
-    data_size: np.ndarray,
+@kernel
+def _replay_sample(
+    stored: _Stored,
+    span: np.ndarray,
     views: np.ndarray,
     mixes: np.ndarray,
+    row: int,
     out: np.ndarray,
     canvas: np.ndarray,
     scratch: np.ndarray,
-    others: np.ndarray,
-    imdecode: int,
+    partner_out: np.ndarray,
+) -> int:
+    """One row of a batch: the image's view, mixed with its partner's if it has one. Returns a status."""
+    image, partner = np.int64(span[0]), np.int64(mixes[row].partner)
+    status = check_mix(mixes, row, image, len(stored.modes))
+    if status == OK:
+        status = _replay_stored(stored, image, span[1], span[2], views, row, 0, out, canvas, scratch)
+    if status != OK or partner == image:
+        return status
+    address = np.uint64(stored.base) + stored.data_ptr[partner]
+    size = stored.data_size[partner]
+    status = _replay_stored(stored, partner, address, size, views, row, 1, partner_out, canvas, scratch)
+    if status == OK:
+        mix_into(out, partner_out, mixes, row)
+    return status
+
+
+@parallel_kernel
+def _replay_batch(
+    stored: _Stored,
+    spans: np.ndarray,
+    views: np.ndarray,
+    mixes: np.ndarray,
+    out: np.ndarray,
+    room: _Workspace,
     status: np.ndarray,
 ) -> None:
-    threads = len(scratch)
-    # A thread owns one row of each scratch array and takes every threads-th image.
+    """Each thread owns one row of the workspace and takes every T-th sample."""
+    threads = len(room.scratch)
     for thread in prange(threads):
         for i in range(thread, len(spans), threads):
-            me = np.int64(spans[i]["index"])
-            code = _replay_one(
-                spans[i]["address"], spans[i]["size"], modes[me], sizes[me, 0], sizes[me, 1],
-                views, i, 0, out[i], canvas[thread], scratch[thread], imdecode,
+            status[i] = _replay_sample(
+                stored, spans[i], views, mixes, i, out[i], room.canvas[thread], room.scratch[thread],
+                room.partner[thread],
             )  # fmt: skip
-            partner = np.int64(mixes[i]["partner"])
-            if code == 0 and partner != me:
-                if partner >= len(modes):
-                    code = augment_replay.BAD_PARTNER
-                else:
-                    code = _replay_one(
-                        base + data_ptr[partner], data_size[partner], modes[partner], sizes[partner, 0],
-                        sizes[partner, 1], views, i, 1, others[thread], canvas[thread], scratch[thread], imdecode,
-                    )  # fmt: skip
-                if code == 0:
-                    mix_into(out[i], others[thread], mixes, i)
-            status[i] = code
 
 
 class Replayer:
@@ -186,29 +206,29 @@ class Replayer:
         self.images = images
         self.threads = threads
         self.shape = (resolution, resolution, 3)
-        widths, heights = images.sizes[:, 0].astype(np.int64), images.sizes[:, 1].astype(np.int64)
-        largest = int((widths * heights).max()) * 3 if (images.modes == JPG).any() else 0
-        # 64 bytes of slack: vectorised kernels read a few pixels past the end of the last row.
-        self._canvas = np.zeros((threads, largest + 64), np.uint8)
+        base = np.uint64(images.memmap.ctypes.data)
+        self._stored = _Stored(
+            images.modes, images.sizes, images.data_ptr, images.data_size, base, _address_of(lib.imdecode)
+        )
+        widths, heights = images.sizes.astype(np.int64).T
+        largest = int((widths * heights * 3)[images.modes == JPG].max(initial=0))
         room = scratch_bytes(int(widths.max()), int(heights.max()), resolution, resolution)
-        self._scratch = np.zeros((threads, room), np.uint8)
-        self._others = np.zeros((threads, *self.shape), np.uint8)
-        self._base = images.memmap.ctypes.data
-        self._imdecode = _address_of(lib.imdecode)
+        self._room = _Workspace(
+            np.zeros((threads, largest + _SLACK), np.uint8),
+            np.zeros((threads, room), np.uint8),
+            np.zeros((threads, *self.shape), np.uint8),
+        )
 
     def spans(self, index: np.ndarray) -> np.ndarray:
-        """Where the images of ``index`` (B,) lie in the memory map: (B,) ``SPAN_DTYPE``."""
-        spans = np.empty(len(index), SPAN_DTYPE)
-        spans["index"] = index
-        spans["address"] = self.images.data_ptr[index] + np.uint64(self._base)
-        spans["size"] = self.images.data_size[index]
-        return spans
+        """Where the images of ``index`` (B,) lie in the memory map: (B, 3) uint64 index, address, size."""
+        address = self.images.data_ptr[index] + self._stored.base
+        return np.stack([index.astype(np.uint64), address, self.images.data_size[index]], axis=1)
 
     def __call__(self, spans: np.ndarray, views: np.ndarray, mixes: np.ndarray, out: np.ndarray) -> None:
         """Replay one batch.
 
         Args:
-            spans: (B,) ``SPAN_DTYPE``, the images.
+            spans: (B, 3) uint64: index, address of the stored bytes, their number.
             views: (B, 2) ``VIEW_DTYPE``, each image's view and its partner's.
             mixes: (B,) ``MIX_DTYPE``.
             out: (B, H, W, 3) uint8, filled.
@@ -217,15 +237,11 @@ class Replayer:
             ReplayError: naming the first sample that could not be replayed.
         """
         status = np.zeros(len(spans), np.int32)
-        images = self.images
         set_num_threads(self.threads)  # of the calling thread; Numba keeps it per thread
-        _replay_batch(
-            spans, images.modes, images.sizes, self._base, images.data_ptr, images.data_size,
-            views, mixes, out, self._canvas, self._scratch, self._others, self._imdecode, status,
-        )  # fmt: skip
+        _replay_batch(self._stored, spans, views, mixes, out, self._room, status)
         bad = np.flatnonzero(status)
         if len(bad):
-            raise ReplayError(images.path, int(spans["index"][bad[0]]), int(status[bad[0]]))
+            raise ReplayError(self.images.path, int(spans[bad[0], 0]), int(status[bad[0]]))
 
 
 def blank_views(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -233,7 +249,5 @@ def blank_views(count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros((count, 2), VIEW_DTYPE), np.zeros(count, MIX_DTYPE)
 
 
-def _address_of(function: Callable) -> int:
-    import ctypes
-
-    return ctypes.cast(function, ctypes.c_void_p).value
+def _address_of(function: Callable) -> np.uint64:
+    return np.uint64(ctypes.cast(function, ctypes.c_void_p).value)

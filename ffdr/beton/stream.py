@@ -28,10 +28,10 @@ from ffcv.pipeline.operation import Operation
 from ffcv.pipeline.pipeline_spec import PipelineSpec
 from ffcv.pipeline.state import State
 from ffcv.traversal_order.base import TraversalOrder
-from numba import njit
 
+from ffdr.augment.jit import kernel
 from ffdr.augment.random import ORDER, uniform
-from ffdr.beton.decode import SPAN_DTYPE, Replayer, blank_views
+from ffdr.beton.decode import Replayer, blank_views
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.views import ViewSource
 from ffdr.errors import UserError
@@ -130,7 +130,7 @@ class _EpochOrder(TraversalOrder):
         return np.argsort(_sort_keys(self.seed, epoch, self.count), kind="stable")
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _sort_keys(seed: int, epoch: int, count: int) -> np.ndarray:
     keys = np.empty(count, np.float64)
     for image in range(count):
@@ -139,7 +139,7 @@ def _sort_keys(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 class _Locate(SimpleRGBImageDecoder):
-    """FFCV decoder that decodes nothing: it says where each sample's bytes are, as ``SPAN_DTYPE`` in three uint64."""
+    """FFCV decoder that decodes nothing: it says where each sample's bytes are, (B, 3): index, address, size."""
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
         kind = np.dtype("int64")  # the same 8 bytes; torch, which allocates, has little use for uint64
@@ -179,11 +179,10 @@ class _Replay(Operation):
     def generate_code(self) -> Callable:
         def replay(spans: np.ndarray, buffers: Batch) -> Batch:
             images, ids, log_probs, index = buffers
-            spans = spans.view(SPAN_DTYPE).reshape(-1)
-            index[:] = spans["index"]
+            index[:] = spans[:, 0]
             views, mixes = blank_views(len(index))
             self.source.fill(self.epoch, index, views, mixes, ids, log_probs)
-            self.replayer(spans, views, mixes, images)
+            self.replayer(spans.view(np.uint64), views, mixes, images)
             return buffers
 
         return replay

@@ -11,12 +11,13 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from ffdr.augment.draw import draw_batch, pack_policy
+from ffdr.augment.jit import kernel, parallel_kernel
+from ffdr.augment.pick import pick_view
 from ffdr.augment.policy import Policy
-from ffdr.augment.random import pick_view
-from ffdr.augment.view import FRACTION, MIX_DTYPE, VIEW_DTYPE, center_view
+from ffdr.augment.view import FRACTION, MIX_DTYPE, VIEW_DTYPE, center_view, share_of_first
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
 
@@ -100,7 +101,7 @@ class DrawnViews:
         ids[:, 0] = self.labels[index]
         log_probs[:, 0] = 0.0
         if self.entries == 2:
-            kept = first_share(mixes)
+            kept = share_of_first(mixes)
             ids[:, 1] = self.labels[mixes["partner"]]
             with np.errstate(divide="ignore"):
                 log_probs[:, 0] = np.maximum(np.log(kept), ABSENT)
@@ -162,19 +163,13 @@ class StoredViews:
             )
 
 
-def first_share(mixes: np.ndarray) -> np.ndarray:
-    """Share of the first image in each mixed picture, (B,) float64: mixup's weight on what cutmix leaves of it."""
-    pasted = mixes["cut_w"].astype(np.float64) * mixes["cut_h"] / FRACTION**2
-    return mixes["mixup"] / FRACTION * (1.0 - pasted)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _pick_views(seed: int, epoch: int, index: np.ndarray, views: int, picked: np.ndarray) -> None:
     for i in range(len(index)):
         picked[i] = pick_view(seed, epoch, index[i], views)
 
 
-@njit(nogil=True, cache=True, parallel=True, error_model="numpy")
+@parallel_kernel
 def _read_stored(
     file: np.ndarray,
     view_ptr: np.ndarray,

@@ -1,1 +1,10 @@
-"""Source datasets that ``ffdr write`` turns into image betons."""
+"""Source datasets that ``ffdr write`` turns into image betons.
+
+``open_source(name, path, split)`` opens one. Importing this package imports neither torch nor scikit-learn.
+"""
+
+from __future__ import annotations
+
+from ffdr.data.source import ReadError, Source, open_source
+
+__all__ = ["ReadError", "Source", "open_source"]

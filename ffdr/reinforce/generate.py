@@ -31,9 +31,7 @@ Chunk = tuple[np.ndarray, dict[int, np.ndarray]]
 """Records (n, K) and, for each resolution a teacher wants, pixels (n·K, R, R, 3) uint8."""
 
 
-def generate(
-    options: ReinforceOptions, policy: Policy, teacher_options: TeacherOptions, progress: bool = True
-) -> Path:
+def generate(options: ReinforceOptions, policy: Policy, teacher_options: TeacherOptions, progress: bool = True) -> Path:
     """Write the reinforced beton that the options ask for; a killed run goes on where it stopped.
 
     Returns its path.

@@ -1,0 +1,109 @@
+"""Is this record safe to replay? Statuses instead of exceptions, because the answer is needed inside kernels.
+
+A record is any 24 (or 62) bytes: whatever they say, it is either replayed within the bounds of all arrays or refused.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ffdr.augment.geometry import MAX_SIDE
+from ffdr.augment.jit import kernel
+from ffdr.augment.view import CENTER, FLIP, FRACTION, OPS, WIDE
+
+OK = 0
+BAD_SIZE = 1
+EMPTY_CROP = 2
+CROP_OUTSIDE = 3
+UNKNOWN_FLAG = 4
+CENTER_WITH_BORDER = 5
+BAD_BINS = 6
+UNKNOWN_OP = 7
+BAD_LEVEL = 8
+ERASE_OUTSIDE = 9
+PARTNER_MISSING = 10
+CUT_OUTSIDE = 11
+WRONG_REGION = 12
+SHORT_SCRATCH = 13
+MIX_WITHOUT_PARTNER = 14
+
+STATUS_TEXT = {
+    OK: "fine",
+    BAD_SIZE: f"image or output has a side that is not between 1 and {MAX_SIDE} pixels",
+    EMPTY_CROP: "crop box has no width or no height",
+    CROP_OUTSIDE: "crop box reaches beyond the image and its border",
+    UNKNOWN_FLAG: "unknown flag",
+    CENTER_WITH_BORDER: "centre view with a border",
+    BAD_BINS: "fewer than 2 magnitude bins",
+    UNKNOWN_OP: f"operation number is not below {len(OPS)}",
+    BAD_LEVEL: "magnitude level is not below the number of bins",
+    ERASE_OUTSIDE: "erased box reaches beyond the output",
+    PARTNER_MISSING: "partner's index is not below the number of images",
+    CUT_OUTSIDE: "box taken from the partner reaches beyond the output",
+    WRONG_REGION: "the decoded pixels do not hold what the view reads",
+    SHORT_SCRATCH: "scratch memory is too small",
+    MIX_WITHOUT_PARTNER: "mixed with itself",
+}
+"""What each status means, for messages."""
+
+# A start and a size, each rounded to the nearest fraction, may exceed the whole by one unit; the replay clamps.
+_WHOLE = FRACTION + 1
+_FLAGS = FLIP | CENTER | WIDE
+_OP_COUNT = len(OPS)
+
+
+@kernel
+def _check_crop(views: np.ndarray, row: int, column: int) -> int:
+    view = views[row, column]
+    if view.flags & ~np.uint8(_FLAGS):
+        return UNKNOWN_FLAG
+    if view.crop_w == 0 or view.crop_h == 0:
+        return EMPTY_CROP
+    if view.flags & CENTER:
+        return CENTER_WITH_BORDER if view.pad != 0 else OK
+    if np.int64(view.crop_x) + view.crop_w > _WHOLE or np.int64(view.crop_y) + view.crop_h > _WHOLE:
+        return CROP_OUTSIDE
+    return OK
+
+
+@kernel
+def _check_ops(views: np.ndarray, row: int, column: int) -> int:
+    view = views[row, column]
+    if view.bins < 2:
+        return BAD_BINS
+    if view.op0 >= _OP_COUNT or view.op1 >= _OP_COUNT:
+        return UNKNOWN_OP
+    if abs(np.int64(view.level0)) >= view.bins or abs(np.int64(view.level1)) >= view.bins:
+        return BAD_LEVEL
+    return OK
+
+
+@kernel
+def check_view(views: np.ndarray, row: int, column: int, width: int, height: int, out_h: int, out_w: int) -> int:
+    """Whether ``views[row, column]`` can be replayed on an image of width × height pixels: ``OK`` or why not."""
+    shortest = min(min(np.int64(width), np.int64(height)), min(np.int64(out_h), np.int64(out_w)))
+    longest = max(max(np.int64(width), np.int64(height)), max(np.int64(out_h), np.int64(out_w)))
+    if shortest < 1 or longest > MAX_SIDE:
+        return BAD_SIZE
+    status = _check_crop(views, row, column)
+    if status == OK:
+        status = _check_ops(views, row, column)
+    view = views[row, column]
+    outside = np.int64(view.erase_x) + view.erase_w > _WHOLE or np.int64(view.erase_y) + view.erase_h > _WHOLE
+    if status == OK and view.erase_h != 0 and outside:
+        return ERASE_OUTSIDE
+    return status
+
+
+@kernel
+def check_mix(mixes: np.ndarray, row: int, image: int, images: int) -> int:
+    """Whether ``mixes[row]`` of image ``image`` out of ``images`` can be replayed: ``OK`` or why not."""
+    mix = mixes[row]
+    if mix.partner >= np.uint32(images):
+        return PARTNER_MISSING
+    if mix.partner == np.uint32(image) and (mix.mixup != FRACTION or mix.cut_h != 0):
+        return MIX_WITHOUT_PARTNER
+    outside = np.int64(mix.cut_x) + mix.cut_w > _WHOLE or np.int64(mix.cut_y) + mix.cut_h > _WHOLE
+    if mix.cut_h != 0 and outside:
+        return CUT_OUTSIDE
+    return OK

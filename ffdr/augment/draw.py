@@ -1,0 +1,279 @@
+"""Drawing views: a policy and a key (seed, epoch, image) become a view record, always the same one.
+
+Every parameter has a number of its own in its stream, used or not, so that switching one part of the policy off or on
+leaves the draws of the others as they were. Distributions are torchvision's: RandomResizedCrop, RandomCrop with
+padding, RandomHorizontalFlip, RandAugment and RandomErasing; mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019)
+are drawn per image.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ffdr.augment.geometry import whole_pixels
+from ffdr.augment.jit import kernel
+from ffdr.augment.magnitude import SHARPNESS, SHEAR_X
+from ffdr.augment.policy import CROPS, Policy
+from ffdr.augment.random import CUTMIX_SHARE, MIX, MIXUP_WEIGHT, PARTNER_VIEW, VIEW, beta, uniform
+from ffdr.augment.view import FLIP, FRACTION, MIX_DTYPE, MIXED_DTYPE, OPS, VIEW_DTYPE
+
+_TRIES = 10
+"""Boxes tried before giving up, as in torchvision."""
+
+# Numbers of the draws in the streams VIEW and PARTNER_VIEW.
+_CROP_TRY = 0  # two numbers a try
+_CROP_X, _CROP_Y = 20, 21
+_FLIP = 22
+_RANDAUGMENT = 23
+_OP0, _SIGN0, _OP1, _SIGN1 = 24, 25, 26, 27
+_ERASE, _ERASE_X, _ERASE_Y = 28, 29, 30
+_ERASE_TRY = 32  # two numbers a try
+_VIEW_NUMBERS = _ERASE_TRY + 2 * _TRIES
+
+# Numbers of the draws in the stream MIX.
+_MIXUP, _CUTMIX, _PARTNER, _CUT_X, _CUT_Y = 0, 1, 2, 3, 4
+_MIX_NUMBERS = 5
+
+# Places in a packed policy.
+_P_CROP, _P_SCALE, _P_RATIO, _P_PADDING, _P_FLIP = 0, 1, 3, 5, 6
+_P_RANDAUGMENT, _P_OPS, _P_MAGNITUDE, _P_BINS = 7, 8, 9, 10
+_P_ERASE, _P_ERASE_SCALE, _P_ERASE_RATIO = 11, 12, 14
+_P_MIXUP, _P_MIXUP_ALPHA, _P_CUTMIX, _P_CUTMIX_ALPHA = 16, 17, 18, 19
+POLICY_LENGTH = 20
+
+_RESIZED, _PADDED = CROPS.index("resized"), CROPS.index("padded")
+_OP_COUNT = len(OPS)
+
+
+def pack_policy(policy: Policy) -> np.ndarray:
+    """A policy as the float64 vector (``POLICY_LENGTH``,) that ``draw_batch`` takes."""
+    return np.array(
+        [
+            CROPS.index(policy.crop), *policy.scale, *policy.ratio, policy.padding, policy.flip,
+            policy.randaugment, policy.ops, policy.magnitude, policy.bins,
+            policy.erase, *policy.erase_scale, *policy.erase_ratio,
+            policy.mixup, policy.mixup_alpha, policy.cutmix, policy.cutmix_alpha,
+        ],
+        np.float64,
+    )  # fmt: skip
+
+
+@kernel
+def _to_fraction(coordinate: int, length: int) -> int:
+    """``view.to_fraction`` of a whole coordinate: nearest, half up."""
+    return (2 * np.int64(coordinate) * FRACTION + length) // (2 * np.int64(length))
+
+
+@kernel
+def _size_to_fraction(size: int, length: int) -> int:
+    """``view.box_to_fractions`` of a whole size: nearest, half down."""
+    return -((np.int64(length) - 2 * np.int64(size) * FRACTION) // (2 * np.int64(length)))
+
+
+@kernel
+def _fill(numbers: np.ndarray, seed: np.uint64, stream: int, epoch: int, image: int) -> None:
+    """The first numbers of a stream, float64 in [0, 1). One place that calls the generator keeps compilation short."""
+    for n in range(numbers.size):
+        numbers[n] = uniform(seed, stream, epoch, image, n)
+
+
+@kernel
+def _below(number: float, count: int) -> int:
+    """A number in [0, 1) as an integer in [0, count)."""
+    return min(np.int64(number * count), np.int64(count) - 1)
+
+
+@kernel
+def _box_size(area: float, scale: np.ndarray, ratio: np.ndarray, numbers: np.ndarray, n: int) -> tuple[int, int]:
+    """Sides of a random box: sqrt(a * r) and sqrt(a / r) for a share a of ``area`` and a log-uniform ratio r."""
+    share = scale[0] + (scale[1] - scale[0]) * numbers[n]
+    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
+    shape = math.exp(log_low + (log_high - log_low) * numbers[n + 1])
+    return np.int64(np.rint(math.sqrt(area * share * shape))), np.int64(np.rint(math.sqrt(area * share / shape)))
+
+
+@kernel
+def _resized_crop(policy: np.ndarray, numbers: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:
+    """RandomResizedCrop's box (x, y, w, h) in pixels of the image."""
+    scale, ratio = policy[_P_SCALE : _P_SCALE + 2], policy[_P_RATIO : _P_RATIO + 2]
+    area = np.float64(width) * np.float64(height)
+    for attempt in range(_TRIES):
+        w, h = _box_size(area, scale, ratio, numbers, _CROP_TRY + 2 * attempt)
+        if 0 < w <= width and 0 < h <= height:
+            return _below(numbers[_CROP_X], width - w + 1), _below(numbers[_CROP_Y], height - h + 1), w, h
+    # The largest centred box of an allowed shape. torchvision does not keep its sides above 0; a crop must have some.
+    w, h = np.int64(width), np.int64(height)
+    if width / height < ratio[0]:
+        h = max(np.int64(np.rint(w / ratio[0])), 1)
+    elif width / height > ratio[1]:
+        w = max(np.int64(np.rint(h * ratio[1])), 1)
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+@kernel
+def _draw_crop(
+    policy: np.ndarray, numbers: np.ndarray, width: int, height: int, views: np.ndarray, row: int, column: int
+) -> None:
+    view = views[row, column]
+    if policy[_P_CROP] == _RESIZED:
+        x, y, w, h = _resized_crop(policy, numbers, width, height)
+        view.crop_x, view.crop_w = _to_fraction(x, width), _size_to_fraction(w, width)
+        view.crop_y, view.crop_h = _to_fraction(y, height), _size_to_fraction(h, height)
+        return
+    if policy[_P_CROP] == _PADDED:
+        pad = np.int64(np.rint(policy[_P_PADDING] * FRACTION))
+        border_x, border_y = whole_pixels(pad, width), whole_pixels(pad, height)
+        x, y = _below(numbers[_CROP_X], 2 * border_x + 1), _below(numbers[_CROP_Y], 2 * border_y + 1)
+        wide, high = width + 2 * border_x, height + 2 * border_y
+        view.pad = pad
+        view.crop_x, view.crop_w = _to_fraction(x, wide), _size_to_fraction(width, wide)
+        view.crop_y, view.crop_h = _to_fraction(y, high), _size_to_fraction(height, high)
+        return
+    view.crop_w = FRACTION
+    view.crop_h = FRACTION
+
+
+@kernel
+def _draw_op(policy: np.ndarray, op_number: float, sign_number: float) -> tuple[int, int]:
+    """Operation number and signed level."""
+    op = _below(op_number, _OP_COUNT)
+    level = np.int64(policy[_P_MAGNITUDE])
+    if op == 0:
+        level = np.int64(0)
+    if SHEAR_X <= op <= SHARPNESS and sign_number < 0.5:
+        level = -level
+    return op, level
+
+
+@kernel
+def _draw_erase(policy: np.ndarray, numbers: np.ndarray, views: np.ndarray, row: int, column: int) -> None:
+    """RandomErasing's box on a square of 65535 × 65535 units, which are the stored fractions themselves."""
+    if not numbers[_ERASE] < policy[_P_ERASE]:
+        return
+    view = views[row, column]
+    scale, ratio = policy[_P_ERASE_SCALE : _P_ERASE_SCALE + 2], policy[_P_ERASE_RATIO : _P_ERASE_RATIO + 2]
+    area = np.float64(FRACTION) * FRACTION
+    for attempt in range(_TRIES):
+        h, w = _box_size(area, scale, ratio, numbers, _ERASE_TRY + 2 * attempt)
+        if 0 < h < FRACTION and 0 < w < FRACTION:
+            view.erase_x = _below(numbers[_ERASE_X], FRACTION - w + 1)
+            view.erase_y = _below(numbers[_ERASE_Y], FRACTION - h + 1)
+            view.erase_w = w
+            view.erase_h = h
+            return
+
+
+@kernel
+def _clear_view(views: np.ndarray, row: int, column: int) -> None:
+    view = views[row, column]
+    view.crop_x = view.crop_y = view.crop_w = view.crop_h = view.pad = 0
+    view.flags = view.bins = 0
+    view.op0 = view.op1 = 0
+    view.level0 = view.level1 = 0
+    view.erase_x = view.erase_y = view.erase_w = view.erase_h = 0
+
+
+@kernel
+def _draw_view(
+    policy: np.ndarray, numbers: np.ndarray, width: int, height: int, views: np.ndarray, row: int, column: int
+) -> None:
+    """One view of an image of width × height pixels into ``views[row, column]``."""
+    _clear_view(views, row, column)
+    view = views[row, column]
+    view.bins = np.int64(policy[_P_BINS])
+    _draw_crop(policy, numbers, width, height, views, row, column)
+    if numbers[_FLIP] < policy[_P_FLIP]:
+        view.flags = FLIP
+    if numbers[_RANDAUGMENT] < policy[_P_RANDAUGMENT]:
+        if policy[_P_OPS] >= 1:
+            view.op0, view.level0 = _draw_op(policy, numbers[_OP0], numbers[_SIGN0])
+        if policy[_P_OPS] >= 2:
+            view.op1, view.level1 = _draw_op(policy, numbers[_OP1], numbers[_SIGN1])
+    _draw_erase(policy, numbers, views, row, column)
+
+
+@kernel
+def _draw_cut(share: float, numbers: np.ndarray, mixes: np.ndarray, row: int) -> None:
+    """CutMix's box: ``share`` of the area stays the first image's, the centre is uniform, the rest is clipped."""
+    half = np.int64(np.rint(FRACTION * math.sqrt(1.0 - share))) // 2
+    x, y = _below(numbers[_CUT_X], FRACTION), _below(numbers[_CUT_Y], FRACTION)
+    x0, x1 = max(x - half, 0), min(x + half, FRACTION)
+    y0, y1 = max(y - half, 0), min(y + half, FRACTION)
+    if x1 > x0 and y1 > y0:
+        mix = mixes[row]
+        mix.cut_x, mix.cut_y, mix.cut_w, mix.cut_h = x0, y0, x1 - x0, y1 - y0
+
+
+@kernel
+def _draw_mix(
+    policy: np.ndarray,
+    numbers: np.ndarray,
+    seed: np.uint64,
+    epoch: int,
+    image: int,
+    images: int,
+    mixes: np.ndarray,
+    row: int,
+) -> bool:
+    """Partner, mixup weight and cutmix box into ``mixes[row]``; whether there is a partner at all."""
+    mix = mixes[row]
+    mix.partner, mix.mixup = image, FRACTION
+    mix.cut_x = mix.cut_y = mix.cut_w = mix.cut_h = 0
+    if images < 2:
+        return False
+    if policy[_P_MIXUP_ALPHA] > 0 and numbers[_MIXUP] < policy[_P_MIXUP]:
+        mix.mixup = np.int64(np.rint(FRACTION * beta(policy[_P_MIXUP_ALPHA], seed, MIXUP_WEIGHT, epoch, image)))
+    if policy[_P_CUTMIX_ALPHA] > 0 and numbers[_CUTMIX] < policy[_P_CUTMIX]:
+        _draw_cut(beta(policy[_P_CUTMIX_ALPHA], seed, CUTMIX_SHARE, epoch, image), numbers, mixes, row)
+    if mix.mixup == FRACTION and mix.cut_h == 0:
+        return False
+    other = _below(numbers[_PARTNER], images - 1)
+    mix.partner = other + 1 if other >= image else other
+    return True
+
+
+@kernel
+def draw_batch(
+    policy_vec: np.ndarray,
+    seed: np.uint64,
+    epoch: int,
+    images: np.ndarray,
+    sizes: np.ndarray,
+    views: np.ndarray,
+    mixes: np.ndarray,
+) -> None:
+    """Draw the views of a batch: a pure function of (policy, seed, epoch, image) and the images' sizes.
+
+    policy_vec: ``pack_policy``. images: int64 (B,), indices below N. sizes: int32 (N, 2), width and height of every
+    image, 1 to 65535. Written: views, ``VIEW_DTYPE`` (B, 2), the image's own and its partner's, the latter all zero
+    where there is no partner; mixes, ``MIX_DTYPE`` (B,).
+    """
+    count = sizes.shape[0]
+    key = np.uint64(seed)
+    own, other, mixing = np.empty(_VIEW_NUMBERS), np.empty(_VIEW_NUMBERS), np.empty(_MIX_NUMBERS)
+    for row in range(images.shape[0]):
+        image = np.int64(images[row])
+        _fill(own, key, VIEW, epoch, image)
+        _draw_view(policy_vec, own, np.int64(sizes[image, 0]), np.int64(sizes[image, 1]), views, row, 0)
+        _fill(mixing, key, MIX, epoch, image)
+        if _draw_mix(policy_vec, mixing, key, epoch, image, count, mixes, row):
+            partner = np.int64(mixes[row].partner)
+            _fill(other, key, PARTNER_VIEW, epoch, image)
+            _draw_view(policy_vec, other, np.int64(sizes[partner, 0]), np.int64(sizes[partner, 1]), views, row, 1)
+        else:
+            _clear_view(views, row, 1)
+
+
+def draw(policy: Policy, seed: int, epoch: int, image: int, sizes: np.ndarray) -> np.void:
+    """The view of one image as a scalar of ``MIXED_DTYPE``; ``sizes`` as for ``draw_batch``."""
+    if not 0 <= image < len(sizes):
+        raise IndexError(f"image {image} of {len(sizes)}")
+    views = np.zeros((1, 2), VIEW_DTYPE)
+    mixes = np.zeros(1, MIX_DTYPE)
+    sizes = np.ascontiguousarray(sizes, np.int32)
+    draw_batch(pack_policy(policy), np.uint64(seed % 2**64), epoch, np.array([image]), sizes, views, mixes)
+    drawn = np.zeros(1, MIXED_DTYPE)
+    drawn["first"], drawn["mix"], drawn["second"] = views[:, 0], mixes, views[:, 1]
+    return drawn[0]

@@ -1,0 +1,149 @@
+"""From stored fractions to pixels: where a view lies on its image, and which pixels it reads.
+
+Pure integer and float64 arithmetic on one axis at a time. An axis plan is a tuple
+``(begin, end, steps, first, low, high)`` in pixels of the stored image (the border of padded views is negative, or
+beyond the image): the interval [begin, end) is divided into ``steps`` output pixels, of which those from ``first`` on
+are wanted, and the filter sees the pixels [low, high) only.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ffdr.augment.jit import kernel
+from ffdr.augment.view import CENTER, FRACTION
+
+MAX_SIDE = 65535
+"""Longest side of an image or an output; beyond it whole pixels could not be told apart in a fraction."""
+
+
+@kernel
+def from_fraction(fraction: int, length: int) -> float:
+    """A stored fraction as a coordinate on a side of ``length`` pixels, float64.
+
+    A coordinate within half a unit of the stored resolution of a whole pixel is that pixel. So a whole coordinate p
+    stored as round(p / length * 65535) comes back exactly, and on images of another size it stays fractional.
+    """
+    scaled = np.int64(fraction) * np.int64(length)
+    whole = (2 * scaled + FRACTION) // (2 * FRACTION)
+    if 2 * abs(scaled - whole * FRACTION) <= length:
+        return np.float64(whole)
+    return scaled / FRACTION
+
+
+@kernel
+def whole_pixels(fraction: int, length: int) -> int:
+    """A stored fraction of ``length`` pixels, rounded to whole pixels (half up)."""
+    return (2 * np.int64(fraction) * np.int64(length) + FRACTION) // (2 * FRACTION)
+
+
+@kernel
+def output_span(start: int, size: int, length: int) -> tuple[int, int]:
+    """One axis of an erased or pasted box on an output of ``length`` pixels: first pixel, and one past the last."""
+    begin = min(whole_pixels(start, length), np.int64(length))
+    return begin, min(begin + whole_pixels(size, length), np.int64(length))
+
+
+@kernel
+def _crop_axis(start: int, size: int, pad: int, length: int, out_length: int) -> tuple:
+    """Axis plan of a random crop: fractions ``start`` and ``size`` of the image with ``pad`` on either side."""
+    border = whole_pixels(pad, length)
+    canvas = np.int64(length) + 2 * border
+    extent = from_fraction(size, canvas)
+    begin = min(from_fraction(start, canvas), canvas - extent)
+    end = begin + extent
+    nearest = math.floor(end + 0.5)
+    if abs(end - nearest) * FRACTION <= canvas:  # start and size are each off by half a unit at most
+        end = np.float64(nearest)
+    end = min(end, np.float64(canvas))
+    low = np.int64(math.floor(begin)) - border
+    high = np.int64(math.ceil(end)) - border
+    return begin - border, end - border, np.int64(out_length), np.int64(0), low, high
+
+
+@kernel
+def _center_axis(length: int, resized: int, out_length: int) -> tuple:
+    """Axis plan of the evaluation view: the whole side resized to ``resized`` pixels, its centre wanted."""
+    spare = np.int64(resized) - np.int64(out_length)
+    first = spare // 2
+    if spare % 2 == 1 and first % 2 == 1:  # torchvision: int(round(spare / 2.0)), and Python rounds half to even
+        first += 1
+    return 0.0, np.float64(length), np.int64(resized), first, np.int64(0), np.int64(length)
+
+
+@kernel
+def _resized_sides(share: int, width: int, height: int, resolution: int) -> tuple[int, int]:
+    """Width and height after torchvision's Resize(resolution / share), share in units of 1/65535."""
+    short = np.int64(np.rint(np.int64(resolution) * np.float64(FRACTION) / np.float64(share)))
+    if width <= height:
+        return short, np.int64(np.float64(short * np.int64(height)) / np.float64(width))
+    return np.int64(np.float64(short * np.int64(width)) / np.float64(height)), short
+
+
+@kernel
+def axis_plans(
+    views: np.ndarray, row: int, column: int, width: int, height: int, out_h: int, out_w: int
+) -> tuple[tuple, tuple]:
+    """Axis plans (horizontal, vertical) of ``views[row, column]`` on an image of width × height pixels.
+
+    The record must have passed ``check_view``. The resized sides of an evaluation view are never below the output's,
+    since its share is at most 1 and the resolution is the output's longer side: it needs no border.
+    """
+    view = views[row, column]
+    if view.flags & CENTER:
+        wide, high = _resized_sides(view.crop_w, width, height, max(out_h, out_w))
+        return _center_axis(width, wide, out_w), _center_axis(height, high, out_h)
+    return (
+        _crop_axis(view.crop_x, view.crop_w, view.pad, width, out_w),
+        _crop_axis(view.crop_y, view.crop_h, view.pad, height, out_h),
+    )
+
+
+@kernel
+def filter_scale(begin: float, end: float, steps: int, low: int) -> tuple[float, float]:
+    """(start, step) of an axis plan relative to ``low``, with the roundings of Pillow's resize.
+
+    Pillow keeps the box in float32 and subtracts there; the rest is float64.
+    """
+    start = np.float32(begin - low)
+    stop = np.float32(end - low)
+    return np.float64(start), np.float64(np.float32(stop - start)) / np.float64(steps)
+
+
+@kernel
+def tap_range(start: float, step: float, index: int, low: int, high: int) -> tuple[int, int]:
+    """Pixels [first, last) under the filter of output pixel ``index``: Pillow's rounding, clamped to [low, high)."""
+    center = start + (np.float64(index) + 0.5) * step
+    support = max(step, 1.0)
+    extent = high - low
+    first = np.int64(max(center - support + 0.5, 0.0))
+    last = np.int64(max(center + support + 0.5, 0.0))
+    return low + min(first, extent), low + min(last, extent)
+
+
+@kernel
+def _needed(plan: tuple, count: int, length: int) -> tuple[int, int]:
+    """Pixels [first, last) of the image that ``count`` outputs of an axis plan read; never empty."""
+    begin, end, steps, first, low, high = plan
+    start, step = filter_scale(begin, end, steps, low)
+    from_, _ = tap_range(start, step, first, low, high)
+    _, to = tap_range(start, step, first + count - 1, low, high)
+    from_ = min(max(from_, 0), np.int64(length) - 1)
+    return from_, min(max(to, from_ + 1), np.int64(length))
+
+
+@kernel
+def view_region(
+    views: np.ndarray, row: int, column: int, width: int, height: int, out_h: int, out_w: int
+) -> tuple[int, int, int, int]:
+    """The pixels (x0, y0, x1, y1), ends excluded, of the image that ``views[row, column]`` reads.
+
+    ``width`` and ``height`` are the stored image's; the record must have passed ``check_view``. Never empty: a view of
+    nothing but border still names one pixel.
+    """
+    across, down = axis_plans(views, row, column, width, height, out_h, out_w)
+    x0, x1 = _needed(across, out_w, width)
+    y0, y1 = _needed(down, out_h, height)
+    return x0, y0, x1, y1

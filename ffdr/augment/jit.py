@@ -1,0 +1,88 @@
+"""How every kernel of this package is compiled: one decorator, and raw memory for code that must not allocate.
+
+Kernels run in FFCV's producer threads, many at a time, so they hold no lock (``nogil``), raise nothing and touch no
+Python object. ``fastmath`` stays off: the augmentations promise torchvision's bits, and reassociated or contracted
+floating-point arithmetic breaks them. FFCV compiles its own pipelines with it, but a function compiled here keeps its
+own flags when it is called from there.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+_HERE = Path(__file__).parent
+
+
+@functools.cache
+def _digest(folder: Path) -> str:
+    """Fingerprint of the Python sources of one folder."""
+    sources = sorted(folder.glob("*.py"))
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
+
+
+def kernel(function: Callable[..., Any], parallel: bool = False) -> Any:
+    """Compile lazily, without the interpreter lock, and keep the machine code on disk for the next process.
+
+    Numba's disk cache only looks at the file that a function stands in, although the machine code contains everything
+    the function calls. The stamp below covers this package and the function's own folder, so an upgrade or an edit
+    never runs stale code.
+    """
+    compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=False, parallel=parallel)(function)
+    cache_file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    if hasattr(cache_file, "_source_stamp"):  # numba's private name; without it the cache is merely less careful
+        cache_file._source_stamp = (_digest(_HERE), _digest(Path(function.__code__.co_filename).parent))
+    return compiled
+
+
+parallel_kernel = functools.partial(kernel, parallel=True)
+"""The same for a kernel whose ``prange`` loops run in Numba's threads."""
+
+
+@intrinsic
+def _pointer(typingctx: Any, address: Any) -> Any:
+    """The address (uint64) as an untyped pointer, as ``numba.carray`` takes it."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], ir.PointerType(ir.IntType(8)))
+
+    return types.voidptr(types.uint64), code
+
+
+@kernel
+def bytes_at(address: np.uint64, count: int) -> np.ndarray:
+    """A uint8 array (count,) over foreign memory; nothing is copied, owned or checked."""
+    return numba.carray(_pointer(np.uint64(address)), (count,), np.uint8)
+
+
+@kernel
+def int16_at(address: np.uint64, count: int) -> np.ndarray:
+    """An int16 array (count,) over foreign memory."""
+    return numba.carray(_pointer(np.uint64(address)), (count,), np.int16)
+
+
+@kernel
+def int32_at(address: np.uint64, count: int) -> np.ndarray:
+    """An int32 array (count,) over foreign memory."""
+    return numba.carray(_pointer(np.uint64(address)), (count,), np.int32)
+
+
+@kernel
+def float32_at(address: np.uint64, count: int) -> np.ndarray:
+    """A float32 array (count,) over foreign memory."""
+    return numba.carray(_pointer(np.uint64(address)), (count,), np.float32)
+
+
+@kernel
+def address_of(array: np.ndarray) -> np.uint64:
+    """Address of the first element of a C-contiguous array."""
+    return np.uint64(array.ctypes.data)

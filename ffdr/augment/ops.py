@@ -1,0 +1,92 @@
+"""RandAugment's fourteen operations on one uint8 RGB image, equal to torchvision's uint8 tensor operations."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ffdr.augment import magnitude as m
+from ffdr.augment.jit import address_of, kernel
+from ffdr.augment.magnitude import magnitude
+from ffdr.augment.tone import (
+    autocontrast,
+    brightness,
+    color,
+    contrast,
+    equalize,
+    equalize_bytes,
+    posterize,
+    sharpness,
+    solarize,
+)
+from ffdr.augment.view import DEFAULT_BINS, OP_NUMBER
+from ffdr.augment.warp import translate, warp, warp_bytes
+
+IMAGE_SLACK = 64
+"""Bytes behind an image that an operation may overwrite when it reads that image."""
+
+_IDENTITY = OP_NUMBER["Identity"]
+
+
+@kernel
+def op_bytes(out_w: int) -> int:
+    """Scratch that ``apply_op`` needs, bytes."""
+    return max(warp_bytes(out_w), equalize_bytes())
+
+
+@kernel
+def apply_op(
+    op: int,
+    level: int,
+    bins: int,
+    wide: bool,
+    source: np.uint64,
+    target: np.uint64,
+    out_h: int,
+    out_w: int,
+    scratch: np.uint64,
+) -> None:
+    """One operation other than Identity from image to image (addresses of uint8 (out_h, out_w, 3), not the same).
+
+    op below 14, |level| < bins, bins >= 2. ``source`` is followed by ``IMAGE_SLACK`` bytes that may be overwritten;
+    nothing behind ``target`` is touched. scratch: address of ``op_bytes`` bytes.
+    """
+    pixels = np.int64(out_h) * np.int64(out_w)
+    size = magnitude(op, level, bins, wide, out_h, out_w)
+    if op in (m.SHEAR_X, m.SHEAR_Y, m.ROTATE):
+        warp(op, size, source, target, out_h, out_w, scratch)
+    elif op in (m.TRANSLATE_X, m.TRANSLATE_Y):
+        translate(op, size, source, target, out_h, out_w)
+    elif op == m.BRIGHTNESS:
+        brightness(1.0 + size, source, target, 3 * pixels)
+    elif op == m.COLOR:
+        color(1.0 + size, source, target, pixels)
+    elif op == m.CONTRAST:
+        contrast(1.0 + size, source, target, pixels)
+    elif op == m.SHARPNESS:
+        sharpness(1.0 + size, source, target, out_h, out_w)
+    elif op == m.POSTERIZE:
+        posterize(np.int64(size), source, target, 3 * pixels)
+    elif op == m.SOLARIZE:
+        solarize(size, source, target, 3 * pixels)
+    elif op == m.AUTOCONTRAST:
+        autocontrast(source, target, pixels)
+    elif op == m.EQUALIZE:
+        equalize(source, target, pixels, scratch)
+
+
+def augment(image: np.ndarray, op: str, level: int = 0, bins: int = DEFAULT_BINS, wide: bool = False) -> np.ndarray:
+    """One operation by name on a uint8 (height, width, 3) image; for notebooks and tests."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f"image: uint8 (height, width, 3) wanted, got {image.dtype} {image.shape}")
+    if op not in OP_NUMBER or bins < 2 or abs(level) >= bins:
+        raise ValueError(f"no operation {op!r} at level {level} of {bins}")
+    height, width, _ = image.shape
+    out = np.empty_like(image, order="C")
+    if OP_NUMBER[op] == _IDENTITY:
+        out[...] = image
+        return out
+    source = np.empty(image.size + IMAGE_SLACK, np.uint8)
+    source[: image.size] = image.reshape(-1)
+    scratch = np.empty(op_bytes(width), np.uint8)
+    apply_op(OP_NUMBER[op], level, bins, wide, address_of(source), address_of(out), height, width, address_of(scratch))
+    return out

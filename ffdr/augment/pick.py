@@ -1,0 +1,49 @@
+"""Which of an image's K stored views an epoch uses: a random permutation an image and cycle, walked in O(1).
+
+The permutation is a swap-or-not shuffle (Hoang, Morris, Rogaway: "An enciphering scheme based on a card shuffle",
+CRYPTO 2012): each round pairs every position x with (key - x) mod K and swaps the pair or not by a keyed coin. It
+works for any K and needs no memory: a position is followed through the rounds.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ffdr.augment.jit import kernel
+from ffdr.augment.random import PICK, philox
+
+_ROUNDS = 32
+"""Rounds of the shuffle. The distance of one position from uniform is about 2**-(rounds / 2)."""
+
+_32 = np.uint64(32)
+_ONE = np.uint64(1)
+
+
+@kernel
+def _coin(word: np.uint64) -> np.uint64:
+    """One well mixed bit of a 64-bit word (Steele et al. 2014, the finaliser of SplitMix64)."""
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (word >> np.uint64(40)) & _ONE
+
+
+@kernel
+def pick_view(seed: np.uint64, epoch: int, image: int, K: int) -> int:
+    """Index in [0, K) of the view that ``image`` shows in ``epoch``.
+
+    Within each cycle of K epochs every view comes exactly once, in an order of its own for every image, cycle and
+    seed. A pure function of its arguments.
+    """
+    if K <= 1:
+        return 0
+    count = np.uint64(K)
+    cycle = np.uint64(epoch) // count
+    x = np.uint64(epoch) % count
+    for round_ in range(_ROUNDS):
+        w0, w1, w2, _ = philox(np.uint64(seed), np.uint64(round_), np.uint64(PICK), cycle, np.uint64(image))
+        shift = (w0 * count) >> _32  # uniform in [0, K)
+        partner = (shift + count - x) % count
+        larger = max(x, partner)  # both members of a pair must see the same coin
+        if _coin(((w1 << _32) | w2) ^ (larger * np.uint64(0x9E3779B97F4A7C15))) == _ONE:
+            x = partner
+    return np.int64(x)

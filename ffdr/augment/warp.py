@@ -1,0 +1,144 @@
+"""Shear, translate and rotate: torchvision's nearest-neighbour ``affine`` and ``rotate`` on uint8 tensors, bit by bit.
+
+torchvision builds a float32 sampling grid with a matrix product, scales it to pixels and rounds each point to the
+nearest. At half-way points, which shears hit systematically, the last bit decides, and torch's own last bit depends on
+the processor: with Intel's matrix library and AVX2 every multiply-add is fused, elsewhere about 1 sheared pixel in
+2,000 differs. A view must replay to the same bytes everywhere, so the fused order is fixed here:
+fma(y, b, x * a) + c, then fma(grid + 1, side / 2, -1/2).
+
+Images are flat uint8 RGB at an address, followed by at least 4 writable bytes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ffdr.augment.jit import bytes_at, float32_at, int32_at, kernel
+from ffdr.augment.magnitude import ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X
+from ffdr.augment.simd import copy_word, fused, nearest
+
+
+@kernel
+def _inverse_matrix(op: int, size: float, out_h: int, out_w: int) -> tuple:
+    """torchvision's ``_get_inverse_affine_matrix`` for one shear or rotation, float64, in the same order."""
+    rotation = math.radians(-size) if op == ROTATE else 0.0
+    angle = math.radians(math.degrees(math.atan(size)))
+    shear_x = angle if op == SHEAR_X else 0.0
+    shear_y = angle if op == SHEAR_Y else 0.0
+    # Shears keep the top left corner in place, rotations the centre; the origin is the centre.
+    center_x = 0.0 if op == ROTATE else 1.0 * (0 - out_w * 0.5)
+    center_y = 0.0 if op == ROTATE else 1.0 * (0 - out_h * 0.5)
+    a = math.cos(rotation - shear_y) / math.cos(shear_y)
+    b = -math.cos(rotation - shear_y) * math.tan(shear_x) / math.cos(shear_y) - math.sin(rotation)
+    c = math.sin(rotation - shear_y) / math.cos(shear_y)
+    d = -math.sin(rotation - shear_y) * math.tan(shear_x) / math.cos(shear_y) + math.cos(rotation)
+    shift_x = d * -center_x + -b * -center_y + center_x
+    shift_y = -c * -center_x + a * -center_y + center_y
+    return d, -b, shift_x, -c, a, shift_y
+
+
+@kernel
+def _grid_terms(matrix: tuple, out_h: int, out_w: int) -> tuple:
+    """The matrix in float32, divided by half the output's sides as torchvision's grid is."""
+    half_w, half_h = np.float32(0.5 * out_w), np.float32(0.5 * out_h)
+    a, b, c, d, e, f = matrix
+    return (
+        np.float32(a) / half_w,
+        np.float32(b) / half_w,
+        np.float32(c) / half_w,
+        np.float32(d) / half_h,
+        np.float32(e) / half_h,
+        np.float32(f) / half_h,
+    )
+
+
+@kernel
+def _row_offsets(
+    terms: tuple, y: float, out_h: int, out_w: int, across: np.ndarray, down: np.ndarray, offsets: np.ndarray
+) -> None:
+    """Byte offsets (int32, out_w) of the source pixels of one output row; points outside get that of the pixel behind.
+
+    across, down: x times the first and fourth term for every column, float32.
+    """
+    _, b, c, _, e, f = terms
+    one, half = np.float32(1.0), np.float32(0.5)
+    scale_x, scale_y = np.float32(0.5 * out_w), np.float32(0.5 * out_h)
+    right, bottom = np.float32(out_w - 1), np.float32(out_h - 1)
+    zero = np.float32(0.0)
+    behind = np.int32(3 * out_h * out_w)
+    width = np.int32(out_w)
+    for x in range(np.uint64(out_w)):
+        grid_x = fused(y, b, across[x]) + c
+        grid_y = fused(y, e, down[x]) + f
+        at_x = nearest(fused(grid_x + one, scale_x, -half))
+        at_y = nearest(fused(grid_y + one, scale_y, -half))
+        inside = (at_x >= zero) & (at_x <= right) & (at_y >= zero) & (at_y <= bottom)
+        column = np.int32(at_x if inside else zero)
+        line = np.int32(at_y if inside else zero)
+        offsets[x] = np.int32(3) * np.int32(line * width + column) if inside else behind
+
+
+@kernel
+def warp_bytes(out_w: int) -> int:
+    """Scratch that ``warp`` needs, bytes."""
+    return 12 * np.int64(out_w)
+
+
+@kernel
+def warp(
+    op: int, size: float, source: np.uint64, target: np.uint64, out_h: int, out_w: int, scratch: np.uint64
+) -> None:
+    """ShearX, ShearY or Rotate by magnitude ``size`` from one image to another of the same size."""
+    count = 3 * np.int64(out_h) * np.int64(out_w)
+    behind = bytes_at(source + np.uint64(count), 4)
+    for i in range(4):
+        behind[i] = 0
+    across = float32_at(scratch, out_w)
+    down = float32_at(scratch + np.uint64(4 * out_w), out_w)
+    offsets = int32_at(scratch + np.uint64(8 * out_w), out_w)
+    terms = _grid_terms(_inverse_matrix(op, size, out_h, out_w), out_h, out_w)
+    for x in range(np.uint64(out_w)):
+        position = np.float32(np.float64(x) - 0.5 * out_w + 0.5)
+        across[x] = position * terms[0]
+        down[x] = position * terms[3]
+    to = target
+    three = np.uint64(3)
+    for line in range(out_h):
+        y = np.float32(line - 0.5 * out_h + 0.5)
+        _row_offsets(terms, y, out_h, out_w, across, down, offsets)
+        last = np.uint64(out_w - 1 if line == out_h - 1 else out_w)
+        for x in range(last):  # four bytes a pixel; the next pixel overwrites the fourth
+            copy_word(to, source + np.uint64(offsets[x]))
+            to += three
+    pixels = bytes_at(source + np.uint64(offsets[out_w - 1]), 3)
+    end = bytes_at(to, 3)
+    for channel in range(3):
+        end[channel] = pixels[channel]
+
+
+@kernel
+def translate(op: int, size: float, source: np.uint64, target: np.uint64, out_h: int, out_w: int) -> None:
+    """TranslateX or TranslateY by whole pixels, the fraction cut off as torchvision does; black moves in."""
+    shift = np.int64(size)
+    shift_x = shift if op == TRANSLATE_X else np.int64(0)
+    shift_y = np.int64(0) if op == TRANSLATE_X else shift
+    count = 3 * np.int64(out_h) * np.int64(out_w)
+    from_, to = bytes_at(source, count), bytes_at(target, count)
+    stride = 3 * np.int64(out_w)
+    begin = min(max(3 * shift_x, 0), stride)
+    end = max(min(stride + 3 * shift_x, stride), 0)
+    for y in range(out_h):
+        line = np.uint64(y * stride)
+        if not 0 <= y - shift_y < out_h or end <= begin:
+            for i in range(np.uint64(stride)):
+                to[line + i] = 0
+            continue
+        origin = np.uint64((y - shift_y) * stride - 3 * shift_x + begin)
+        for i in range(np.uint64(begin)):
+            to[line + i] = 0
+        for i in range(np.uint64(end - begin)):
+            to[line + np.uint64(begin) + i] = from_[origin + i]
+        for i in range(np.uint64(end), np.uint64(stride)):
+            to[line + i] = 0

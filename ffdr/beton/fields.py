@@ -1,0 +1,106 @@
+"""The fields of ffdr's betons as FFCV knows them, so that its own Loader can open the files.
+
+Image betons have none but stock fields. A reinforced beton needs ``custom_fields={"aug_params": AugParamsField,
+"logits": LogitsField}``; its arrays then come as raw bytes, since torch has no structured dtypes.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from ffcv.fields.base import ARG_TYPE, Field
+from ffcv.libffcv import memcpy
+from ffcv.pipeline.allocation_query import AllocationQuery
+from ffcv.pipeline.compiler import Compiler
+from ffcv.pipeline.operation import Operation
+from ffcv.pipeline.state import State
+
+from ffdr.beton.reinforced import ReinforcedHeader
+
+
+class BlockDecoder(Operation):
+    """Hands out the stored bytes of a sample, (bytes,) uint8: the same number for every sample."""
+
+    def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
+        """One row of bytes a sample."""
+        shape, dtype = (self.field.block_bytes,), np.dtype("<u1")
+        return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
+
+    def generate_code(self) -> Callable:
+        """Copy from FFCV's memory into the batch."""
+        read = self.memory_read
+        copy = Compiler.compile(memcpy)
+        parallel_range = Compiler.get_iterator()
+
+        def decode(indices: np.ndarray, out: np.ndarray, metadata: np.ndarray, storage: tuple) -> np.ndarray:
+            for i in parallel_range(len(indices)):
+                copy(read(metadata[indices[i]], storage), out[i])
+            return out[: len(indices)]
+
+        decode.is_parallel = True
+        return decode
+
+
+class _BlockField(Field):
+    """A fixed number of bytes a sample, which the header determines."""
+
+    def __init__(self, header: ReinforcedHeader) -> None:
+        self.header = header
+
+    @property
+    @abstractmethod
+    def block_bytes(self) -> int:
+        """Bytes a sample."""
+
+    @property
+    def metadata_type(self) -> np.dtype:
+        """One pointer."""
+        return np.dtype("<u8")
+
+    @classmethod
+    def from_binary(cls, binary: np.ndarray) -> _BlockField:
+        """The field that a descriptor's (1024,) uint8 arguments describe."""
+        return cls(ReinforcedHeader.unpack(binary.tobytes()))
+
+    def to_binary(self) -> np.ndarray:
+        """The arguments of the descriptor, ``ARG_TYPE``."""
+        result = np.zeros(1, ARG_TYPE)[0]
+        result[0][:] = np.frombuffer(self.header.pack().ljust(1024, b"\0"), np.uint8)
+        return result
+
+    def encode(self, destination: np.ndarray, value: np.ndarray, malloc: Callable) -> None:
+        """Store the bytes of one sample (any array of ``block_bytes`` bytes)."""
+        data = np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8)
+        if len(data) != self.block_bytes:
+            raise ValueError(f"{len(data)} bytes, not {self.block_bytes}")
+        destination[0], storage = malloc(self.block_bytes)
+        storage[:] = data
+
+    def get_decoder_class(self) -> type[Operation]:
+        """FFCV's default for this field."""
+        return BlockDecoder
+
+
+class AugParamsField(_BlockField):
+    """K view records a sample."""
+
+    @property
+    def block_bytes(self) -> int:
+        """K × 24 or K × 62."""
+        return self.header.view_bytes
+
+
+class LogitsField(_BlockField):
+    """K × (T uint16 class ids, T float16 log-probabilities) a sample."""
+
+    @property
+    def block_bytes(self) -> int:
+        """K × T × 4."""
+        return self.header.logit_bytes
+
+
+FIELDS = {"aug_params": AugParamsField, "logits": LogitsField}
+"""By the name that the field has in a file."""

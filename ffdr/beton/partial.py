@@ -1,0 +1,148 @@
+"""A file in the making that survives being killed: NAME.partial, and a journal of what in it is complete.
+
+Data is appended to the partial file first, then a record of it to the journal. A record is believed when its own
+checksum is right and the data it describes still has the checksum in the record, so a run that was killed, or a machine
+that lost power with data not yet on disk, goes on from the last complete record.
+
+Journal: 8 bytes magic; then records, the first of which is the identity of the work: what made it, from what.
+Record: uint32 length, uint32 CRC-32, the bytes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from ffdr.errors import UserError
+
+_MAGIC = b"FFDRJNL1"
+_RECORD = struct.Struct("<II")
+
+
+class Partial:
+    """The partial file of ``final`` and its journal, both open and locked against a second run."""
+
+    def __init__(self, final: Path, identity: bytes, is_complete: Callable[[BinaryIO, bytes], bool]) -> None:
+        """Open both, keeping what an earlier run of the same work has completed.
+
+        Args:
+            final: the name that the finished file will have; its folder is created.
+            identity: what decides the bytes of the file. A partial file of another identity is started afresh.
+            is_complete: whether the data of a journal record (second argument) is in the partial file (first).
+
+        Raises:
+            UserError: the folder can't be written to, or another run is at work on the same file.
+        """
+        self.final = final
+        self.path = final.with_name(final.name + ".partial")
+        self._journal_path = final.with_name(final.name + ".partial.journal")
+        self.records: list[bytes] = []
+        """What earlier runs completed, in order."""
+        if final.is_dir():
+            raise UserError(f"{final}: a folder; give the name of a file")
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            self._journal = _open(self._journal_path)
+            if not _lock(self._journal, self._journal_path):
+                self.close()
+                raise UserError(f"{final}: another run is writing it")
+            self.file = _open(self.path)
+        except OSError as error:
+            raise UserError(f"{final}: can't be written: {error.strerror or error}") from None
+        self._recover(identity, is_complete)
+
+    def _recover(self, identity: bytes, is_complete: Callable[[BinaryIO, bytes], bool]) -> None:
+        found = _records(self._journal.read())
+        end = len(_MAGIC)
+        if found and found[0] == identity:
+            end += _RECORD.size + len(identity)
+            for record in found[1:]:
+                if not is_complete(self.file, record):
+                    break
+                self.records.append(record)
+                end += _RECORD.size + len(record)
+            self._journal.seek(end)
+            self._journal.truncate()
+            return
+        if found:
+            print(f"{self.path}: was made with other options or images; starting afresh", file=sys.stderr)
+        self.file.truncate(0)
+        self._journal.seek(0)
+        self._journal.truncate()
+        self._journal.write(_MAGIC)
+        self.commit(identity)
+
+    def commit(self, record: bytes) -> None:
+        """Note that the data of ``record`` is in the file. Survives the process; power loss shows on recovery."""
+        self.file.flush()
+        self._journal.write(_RECORD.pack(len(record), zlib.crc32(record)) + record)
+        self._journal.flush()
+
+    def publish(self) -> None:
+        """Give the finished file, which must be complete and synced, its final name, and drop the journal."""
+        os.replace(self.path, self.final)
+        sync_folder(self.final.parent)
+        self._journal_path.unlink()
+        self.close()
+
+    def close(self) -> None:
+        """Release both files; they stay where they are, to be resumed."""
+        for file in ("file", "_journal"):
+            if hasattr(self, file):
+                getattr(self, file).close()
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Write a small file so that its name never leads to half of it."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open for reading and writing, created if need be, never truncated."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+
+
+def _lock(file: BinaryIO, path: Path) -> bool:
+    """Take the lock that says who writes, unless another process has it or has just finished and removed the file."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def _records(data: bytes) -> list[bytes]:
+    """The intact records at the beginning of a journal."""
+    records: list[bytes] = []
+    at = len(_MAGIC)
+    if data[:at] != _MAGIC:
+        return records
+    while at + _RECORD.size <= len(data):
+        length, crc = _RECORD.unpack_from(data, at)
+        record = data[at + _RECORD.size : at + _RECORD.size + length]
+        if len(record) < length or zlib.crc32(record) != crc:
+            break
+        records.append(record)
+        at += _RECORD.size + length
+    return records

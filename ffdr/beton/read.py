@@ -1,0 +1,330 @@
+"""Opens image betons and reinforced betons; both are checked in full, their samples on access.
+
+N images, K views an image, T stored teacher entries a view (top-k).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
+from ffdr.beton import layout
+from ffdr.beton.layout import JPG, RAW
+from ffdr.beton.reinforced import ReinforcedHeader, check_logits, check_views
+from ffdr.beton.tables import Regions, Tables, locked, read_tables, refuse, sample_checksum
+from ffdr.errors import UserError
+
+MANIFEST_FORMAT = "ffdr images 1"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_CLASSES = 1 << 16
+"""Class ids are stored in 16 bits."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageBeton:
+    """An opened image beton, ours or one that stock FFCV wrote. Immutable; pickles as its path.
+
+    A beton without a manifest (stock FFCV's) has its class numbers as class names and ImageNet's mean and std; one
+    without origins has the stored sizes as original sizes and the sample's number as key.
+    """
+
+    path: Path
+    num_images: int
+    labels: np.ndarray
+    """(N,) int64 class of each image, below ``num_classes``."""
+    sizes: np.ndarray
+    """(N, 2) int32 stored width and height."""
+    modes: np.ndarray
+    """(N,) uint8, ``layout.JPG`` or ``layout.RAW``."""
+    data_ptr: np.ndarray
+    """(N,) uint64 first byte of each image in the file."""
+    data_size: np.ndarray
+    """(N,) uint64 bytes of each image."""
+    origins: np.ndarray
+    """(N, 3) int64 original width and height, key of the source's path."""
+    original_sizes: np.ndarray
+    """(N, 2) int32 original width and height."""
+    manifest: dict[str, Any] | None
+    class_names: tuple[str, ...]
+    fingerprint: str
+    mean: tuple[float, ...]
+    """Per channel, of pixels in [0, 1]."""
+    std: tuple[float, ...]
+    checksums: np.ndarray | None
+    """(N,) uint32 CRC-32 of each sample; None where the file has none."""
+    field_names: tuple[str, ...]
+    """All fields of the file, in order."""
+    memmap: np.ndarray
+    """(bytes,) uint8, the whole file, read-only."""
+    _regions: tuple[Regions, ...]
+
+    @classmethod
+    def open(cls, path: str | Path) -> ImageBeton:
+        """Open and check.
+
+        Raises:
+            UserError: one line saying what is wrong with the file or its manifest.
+        """
+        path = Path(path)
+        return _open_images(path, _read_manifest(manifest_path(path)))
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that labels count in."""
+        return len(self.class_names)
+
+    @property
+    def custom_fields(self) -> dict[str, type]:
+        """Field classes that FFCV's Loader must be given to open this file (``custom_fields``)."""
+        return custom_fields(self.field_names)
+
+    def data(self, i: int) -> np.ndarray:
+        """The stored bytes of image i: (bytes,) uint8, a read-only view of the file."""
+        start = int(self.data_ptr[i])
+        return self.memmap[start : start + int(self.data_size[i])]
+
+    def is_intact(self, i: int) -> bool:
+        """Whether sample i still has the checksum with which it was written (True where the file has none)."""
+        return self.checksums is None or sample_checksum(self.memmap, self._regions, i) == int(self.checksums[i])
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def __repr__(self) -> str:
+        return f"ImageBeton({str(self.path)!r}, {self.num_images} images, {self.num_classes} classes)"
+
+    def __reduce__(self) -> tuple:
+        return (ImageBeton.open, (str(self.path),))
+
+
+def manifest_path(path: str | Path) -> Path:
+    """Where the manifest of an image beton lies: NAME.json beside NAME.beton."""
+    path = Path(path)
+    return path.with_name(path.name.removesuffix(".beton") + ".json")
+
+
+def custom_fields(names: tuple[str, ...]) -> dict[str, type]:
+    """The FFCV field classes of those fields that stock FFCV does not know."""
+    from ffdr.beton.fields import FIELDS  # imports FFCV and with it torch
+
+    return {name: FIELDS[name] for name in names if name in FIELDS}
+
+
+def open_unnamed_images(path: Path) -> ImageBeton:
+    """Open an image beton that has no manifest yet: the writer's read-back."""
+    return _open_images(path, None)
+
+
+def _open_images(path: Path, manifest: dict[str, Any] | None) -> ImageBeton:
+    tables = read_tables(path)
+    names = tuple(spec.name for spec in tables.specs)
+    for name, type_id in (("image", layout.IMAGE), ("label", layout.INT)):
+        spec = tables.spec(name)
+        if spec is None or spec.type_id != type_id:
+            refuse(path, f"an image beton has a field {name} of type {type_id}; fields here are {', '.join(names)}")
+    image = tables.metadata["image"]
+    sizes = locked(np.stack([image["width"], image["height"]], axis=1), np.int32)
+    modes = locked(image["mode"], np.uint8)
+    data_ptr, data_size = tables.regions("image")
+    _check_images(tables, sizes, modes, data_size)
+    origins = _origins(tables, sizes)
+    labels = locked(tables.metadata["label"], np.int64)
+    tables.check((labels >= 0) & (labels < MAX_CLASSES), f"its label is not a class id below {MAX_CLASSES}")
+    found = layout.fingerprint(origins, labels)
+    if manifest is not None:
+        _check_manifest(path, manifest, len(labels), found)
+    class_names = manifest["class_names"] if manifest else map(str, range(int(labels.max()) + 1))
+    class_names = tuple(class_names)
+    tables.check(labels < len(class_names), f"its label is not one of the manifest's {len(class_names)} classes")
+    return ImageBeton(
+        path=path,
+        num_images=tables.num_samples,
+        labels=labels,
+        sizes=sizes,
+        modes=modes,
+        data_ptr=data_ptr,
+        data_size=data_size,
+        origins=locked(origins, np.int64),
+        original_sizes=locked(origins[:, :2], np.int32),
+        manifest=manifest,
+        class_names=class_names,
+        fingerprint=found,
+        mean=tuple(manifest["mean"]) if manifest else IMAGENET_MEAN,
+        std=tuple(manifest["std"]) if manifest else IMAGENET_STD,
+        checksums=tables.checksums,
+        field_names=names,
+        memmap=tables.memmap,
+        _regions=tables.all_regions() if tables.checksums is not None else (),
+    )
+
+
+def _check_images(tables: Tables, sizes: np.ndarray, modes: np.ndarray, data_size: np.ndarray) -> None:
+    tables.check((sizes > 0).all(axis=1), "its image has no pixels")
+    tables.check(modes <= RAW, f"its image is stored in a mode that is neither {JPG} (JPEG) nor {RAW} (raw)")
+    pixels = sizes[:, 0].astype(np.int64) * sizes[:, 1]
+    expected = np.where(modes == RAW, 3 * pixels, data_size.astype(np.int64))
+    tables.check(data_size == expected.astype(np.uint64), "its raw image does not have width × height × 3 bytes")
+
+
+def _origins(tables: Tables, sizes: np.ndarray) -> np.ndarray:
+    """(N, 3) int64 origins: the index, the field ``origin``, or what stands in for it."""
+    count, spec = tables.num_samples, tables.spec("origin")
+    if spec is None or spec.type_id != layout.ARRAY:
+        return np.column_stack([sizes.astype(np.int64), np.arange(count)])
+    pointers, region_sizes = tables.regions("origin")
+    tables.check(region_sizes == 24, "its origin is not three int64")
+    origins = tables.origin_index
+    if origins is None:
+        origins = tables.memmap[pointers.astype(np.int64)[:, None] + np.arange(24)].view("<i8")
+    good = ((origins[:, :2] > 0) & (origins[:, :2] < 1 << 31)).all(axis=1)
+    tables.check(good, "its original size is not one")
+    return origins
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest, or None if there is no file of that name or it is not a manifest of ffdr."""
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a readable manifest: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
+        return None
+    return manifest
+
+
+def _check_manifest(path: Path, manifest: dict[str, Any], count: int, found: str) -> None:
+    def numbers(key: str, lowest: float) -> bool:
+        value = manifest.get(key)
+        return (
+            isinstance(value, list)
+            and len(value) == 3
+            and all(isinstance(x, float | int) and lowest <= x <= 1 for x in value)
+        )
+
+    names = manifest.get("class_names")
+    text = ""
+    if manifest.get("num_images") != count or manifest.get("fingerprint") != found:
+        text = (
+            f"it describes {manifest.get('num_images')} images with fingerprint {manifest.get('fingerprint')}, "
+            f"{path.name} has {count} with {found}"
+        )
+    elif not (isinstance(names, list) and 0 < len(names) <= MAX_CLASSES and all(isinstance(n, str) for n in names)):
+        text = "class_names must be a list of names"
+    elif not (numbers("mean", 0) and numbers("std", 1e-9)):
+        text = "mean and std must be three numbers each, in [0, 1], std above 0"
+    if text:
+        raise UserError(f"{manifest_path(path)}: not the manifest of this beton: {text}")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ReinforcedBeton:
+    """An opened reinforced beton: the views of each image and what the teacher said of them. Pickles as its path."""
+
+    path: Path
+    header: ReinforcedHeader
+    view_ptr: np.ndarray
+    """(N,) uint64 first byte of an image's K view records."""
+    logit_ptr: np.ndarray
+    """(N,) uint64 first byte of an image's K × (T uint16 ids, T float16 log-probabilities)."""
+    checksums: np.ndarray
+    """(N,) uint32 CRC-32 of each image's records and logits."""
+    memmap: np.ndarray
+    """(bytes,) uint8, the whole file, read-only."""
+    _regions: tuple[Regions, ...]
+
+    @classmethod
+    def open(cls, path: str | Path, images: ImageBeton | None = None) -> ReinforcedBeton:
+        """Open and check; ``images`` must be the ones that were reinforced.
+
+        Raises:
+            UserError: one line saying what is wrong with the file, or that it belongs to other images.
+        """
+        path = Path(path)
+        beton = _open_reinforced(path)
+        if images is not None:
+            beton.header.check_images(path, images)
+        return beton
+
+    @property
+    def record_dtype(self) -> np.dtype:
+        """Dtype of a stored view: ``MIXED_DTYPE`` or ``VIEW_DTYPE``."""
+        return MIXED_DTYPE if self.header.mixes else VIEW_DTYPE
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of a stored view."""
+        return self.record_dtype.itemsize
+
+    def views(self, i: int) -> np.ndarray:
+        """The records of image i: (K,) ``MIXED_DTYPE`` if the policy mixes, else ``VIEW_DTYPE``; read-only.
+
+        Raises:
+            UserError: a partner that does not exist.
+        """
+        views = self._bytes(self.view_ptr, i, self.header.view_bytes).view(self.record_dtype)
+        text = check_views(views, self.header)
+        if text:
+            raise UserError(f"{self.path}: sample {i}: {text}")
+        return views
+
+    def logits(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Teacher entries of image i, best first: class ids (K, T) uint16, log-probabilities (K, T) float16.
+
+        Raises:
+            UserError: ids that are no classes; log-probabilities that are not finite, sorted and at most 0.
+        """
+        header = self.header
+        both = self._bytes(self.logit_ptr, i, header.logit_bytes).view("<u2").reshape(header.views, 2 * header.topk)
+        ids, log_probs = both[:, : header.topk], both[:, header.topk :].view("<f2")
+        text = check_logits(ids, log_probs, header)
+        if text:
+            raise UserError(f"{self.path}: sample {i}: {text}")
+        return ids, log_probs
+
+    def is_intact(self, i: int) -> bool:
+        """Whether sample i still has the checksum with which it was written."""
+        return sample_checksum(self.memmap, self._regions, i) == int(self.checksums[i])
+
+    def _bytes(self, pointers: np.ndarray, i: int, size: int) -> np.ndarray:
+        at = int(pointers[i])
+        return np.asarray(self.memmap[at : at + size])
+
+    def __len__(self) -> int:
+        return self.header.num_images
+
+    def __repr__(self) -> str:
+        return f"ReinforcedBeton({str(self.path)!r}, {self.header.num_images} images × {self.header.views} views)"
+
+    def __reduce__(self) -> tuple:
+        return (ReinforcedBeton.open, (os.fspath(self.path),))
+
+
+def _open_reinforced(path: Path) -> ReinforcedBeton:
+    tables = read_tables(path)
+    header = ReinforcedHeader.of_fields(path, tables.specs)
+    if header.num_images != tables.num_samples:
+        refuse(path, f"its header says {header.num_images} images, its tables {tables.num_samples}")
+    if tables.checksums is None:
+        refuse(path, "it has no checksums")
+    found = {}
+    for name, size in (("aug_params", header.view_bytes), ("logits", header.logit_bytes)):
+        found[name] = tables.regions(name)
+        tables.check(found[name].sizes == size, f"its {name} are not {size} bytes")
+    return ReinforcedBeton(
+        path=path,
+        header=header,
+        view_ptr=found["aug_params"].pointers,
+        logit_ptr=found["logits"].pointers,
+        checksums=tables.checksums,
+        memmap=tables.memmap,
+        _regions=tuple(found.values()) if len(tables.specs) == 2 else tables.all_regions(),
+    )

@@ -1,0 +1,266 @@
+"""Reads the tables of any beton, ours or stock FFCV's, and believes nothing that it has not checked.
+
+Every region that ``Tables.regions`` hands out lies inside the data of the file. Work is vectorised, memory linear in
+the number of samples.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, NoReturn
+
+import numpy as np
+
+from ffdr.beton import layout
+from ffdr.beton.layout import ALLOC_DTYPE, FIELD_DTYPE, HEADER_DTYPE, SECTION_DTYPE, FieldSpec
+from ffdr.errors import UserError
+
+CUSTOM_FIELDS = ("aug_params", "logits")
+"""Fields of type 255 that ffdr knows; their metadata is one pointer."""
+
+_CHUNK = 1 << 16
+"""Allocation table entries read at a time: 1.5 MiB."""
+_MAX_FIELDS = 64
+
+
+class Regions(NamedTuple):
+    """Where one field keeps the data of each sample."""
+
+    pointers: np.ndarray
+    """(N,) uint64 first bytes."""
+    sizes: np.ndarray
+    """(N,) uint64 bytes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """What a beton says about itself. N samples, A allocations."""
+
+    path: Path
+    specs: tuple[FieldSpec, ...]
+    num_samples: int
+    page_size: int
+    metadata: np.ndarray
+    """(N,) of ``metadata_dtype(specs)``, a read-only memory map."""
+    origin_index: np.ndarray | None
+    """(N, 3) int64, or None where the file has none."""
+    checksums: np.ndarray | None
+    """(N,) uint32, or None where the file has none."""
+    pointers: np.ndarray
+    """(A,) uint64 positions of all regions, ascending."""
+    sizes: np.ndarray
+    """(A,) uint64 bytes of the regions."""
+    memmap: np.ndarray
+    """(bytes,) uint8, the whole file, read-only: the very file that was checked, even if its name is given to another."""
+
+    def spec(self, name: str) -> FieldSpec | None:
+        """The field of that name, if there is one."""
+        return next((spec for spec in self.specs if spec.name == name), None)
+
+    def regions(self, name: str) -> Regions:
+        """Where field ``name`` keeps its data.
+
+        Raises:
+            UserError: a pointer at which nothing is stored.
+        """
+        pointers = self.metadata[name]
+        if pointers.dtype.names:
+            pointers = pointers["data_ptr" if "data_ptr" in pointers.dtype.names else "ptr"]
+        pointers = locked(pointers, np.uint64)
+        at = np.searchsorted(self.pointers, pointers)
+        np.minimum(at, len(self.pointers) - 1, out=at)
+        self.check(self.pointers[at] == pointers, f"{name}: the pointer leads to nothing that is stored")
+        return Regions(pointers, locked(self.sizes[at], np.uint64))
+
+    def all_regions(self) -> tuple[Regions, ...]:
+        """Those of every field that has data outside of the metadata, in order."""
+        return tuple(self.regions(spec.name) for spec in self.specs if spec.type_id not in (layout.INT, layout.FLOAT))
+
+    def check(self, good: np.ndarray, text: str) -> None:
+        """Refuse the file, naming the first sample for which ``good`` (N,) does not hold."""
+        if not good.all():
+            refuse(self.path, f"sample {int(np.argmin(good))}: {text}")
+
+
+def refuse(path: Path, text: str) -> NoReturn:
+    """The one way in which an unreadable file is reported."""
+    raise UserError(f"{path}: not a readable beton: {text}")
+
+
+def read_tables(path: Path) -> Tables:
+    """Parse and check everything but the data.
+
+    Raises:
+        UserError: one line saying what is wrong with the file.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: a folder, not a .beton file")
+    try:
+        with path.open("rb") as file:
+            return _Parser(path, file).parse()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+
+
+class _Parser:
+    """One pass over the tables of one file."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path, self.file = path, file
+        self.size = os.fstat(file.fileno()).st_size
+
+    def parse(self) -> Tables:
+        header = self._header()
+        count, page_size = int(header["num_samples"]), int(header["page_size"])
+        specs = self._specs(int(header["num_fields"]))
+        self.head = layout.head_size(specs)
+        metadata_type = layout.metadata_dtype(specs)
+        self.metadata_end = self.head + count * metadata_type.itemsize
+        self.alloc = int(header["alloc_table_ptr"])
+        if self.metadata_end > self.size:
+            self._refuse(f"{count} samples need {self.metadata_end} bytes of tables, the file has {self.size}")
+        if not self.metadata_end <= self.alloc < self.size or (self.size - self.alloc) % ALLOC_DTYPE.itemsize:
+            self._refuse(
+                f"its allocation table at byte {self.alloc} does not end with the file ({self.size} bytes): truncated?"
+            )
+        origins_at = self._section(self.alloc - layout.origin_bytes(count), layout.ORIGIN_MAGIC, count)
+        sums_at = self._section((origins_at or self.alloc) - layout.checksum_bytes(count), layout.CHECKSUM_MAGIC, count)
+        self.data_end = sums_at or origins_at or self.alloc
+        crc = zlib.crc32(self._read(0, self.head))
+        crc = self._crc_of(self.head, self.metadata_end, crc)
+        if origins_at:
+            crc = self._crc_of(origins_at, self.alloc, crc)
+        pointers, sizes, crc = self._allocations(crc)
+        checksums = self._checksums(sums_at, count, crc) if sums_at else None
+        metadata = np.memmap(self.file, metadata_type, "r", self.head, (count,))
+        origins = self._array(origins_at + SECTION_DTYPE.itemsize, "<i8", count * 3) if origins_at else None
+        return Tables(
+            path=self.path,
+            specs=specs,
+            num_samples=count,
+            page_size=page_size,
+            metadata=metadata,
+            origin_index=None if origins is None else origins.reshape(count, 3),
+            checksums=checksums,
+            pointers=pointers,
+            sizes=sizes,
+            memmap=np.memmap(self.file, np.uint8, "r"),
+        )
+
+    def _header(self) -> np.void:
+        if self.size < HEADER_DTYPE.itemsize:
+            self._refuse(f"{self.size} bytes are less than a header")
+        header = np.frombuffer(self._read(0, HEADER_DTYPE.itemsize), HEADER_DTYPE)[0]
+        if header["version"] != layout.VERSION:
+            self._refuse(f"format version {header['version']}, known is {layout.VERSION}")
+        if header["alloc_table_ptr"] == 0:
+            self._refuse("its writer did not finish")
+        if not 1 <= header["num_fields"] <= _MAX_FIELDS:
+            self._refuse(f"{header['num_fields']} fields")
+        if header["num_samples"] == 0:
+            self._refuse("it holds no samples")
+        page_size = int(header["page_size"])
+        if page_size < layout.DATA_ALIGNMENT or page_size & (page_size - 1):
+            self._refuse(f"page size {page_size} is not a power of two")
+        return header
+
+    def _specs(self, count: int) -> tuple[FieldSpec, ...]:
+        size = count * FIELD_DTYPE.itemsize
+        if HEADER_DTYPE.itemsize + size > self.size:
+            self._refuse(f"{count} field descriptors do not fit into {self.size} bytes")
+        specs = []
+        for raw in np.frombuffer(self._read(HEADER_DTYPE.itemsize, size), FIELD_DTYPE):
+            name = raw["name"].tobytes().split(b"\0", 1)[0].decode("ascii", "replace")
+            type_id = int(raw["type_id"])
+            if not name.isprintable() or not name:
+                self._refuse(f"field name {name!r}")
+            if type_id not in layout.METADATA or (type_id == layout.CUSTOM and name not in CUSTOM_FIELDS):
+                self._refuse(f"field {name} has type {type_id}, which ffdr does not know")
+            specs.append(FieldSpec(name, type_id, raw["arguments"].tobytes()))
+        if len({spec.name for spec in specs}) < count:
+            self._refuse("two fields have the same name")
+        return tuple(specs)
+
+    def _section(self, at: int, magic: bytes, count: int) -> int:
+        """Where the section lies: ``at``, or 0 when there is none."""
+        if at < self.metadata_end:
+            return 0
+        section = np.frombuffer(self._read(at, SECTION_DTYPE.itemsize), SECTION_DTYPE)[0]
+        return at if section["magic"] == magic and section["count"] == count else 0
+
+    def _allocations(self, crc: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Positions and sizes of all regions, by position, and the CRC-32 of the table appended to ``crc``."""
+        count = (self.size - self.alloc) // ALLOC_DTYPE.itemsize
+        pointers, sizes = np.empty(count, np.uint64), np.empty(count, np.uint64)
+        for first in range(0, count, _CHUNK):
+            entries = min(_CHUNK, count - first)
+            raw = self._read(self.alloc + first * ALLOC_DTYPE.itemsize, entries * ALLOC_DTYPE.itemsize)
+            crc = zlib.crc32(raw, crc)
+            table = np.frombuffer(raw, ALLOC_DTYPE)
+            pointers[first : first + entries] = table["ptr"]
+            sizes[first : first + entries] = table["size"]
+        if not (pointers[1:] > pointers[:-1]).all():  # several processes wrote the file, as stock FFCV does
+            order = np.argsort(pointers, kind="stable")
+            pointers, sizes = pointers[order], sizes[order]
+        self._check_regions(pointers, sizes)
+        return pointers, sizes, crc
+
+    def _check_regions(self, pointers: np.ndarray, sizes: np.ndarray) -> None:
+        start, end = np.uint64(self.metadata_end), np.uint64(self.data_end)
+        inside = (pointers >= start) & (pointers < end)
+        # Where a region begins inside the data, the room behind it can be computed without overflow.
+        room = np.append(pointers[1:], end) - pointers
+        bad = np.flatnonzero(~(inside & (sizes > 0) & (sizes <= room)))
+        if len(bad):
+            at = bad[0]
+            self._refuse(
+                f"{sizes[at]} bytes at byte {pointers[at]} overlap what follows or lie outside of the data, "
+                f"which ends at {self.data_end}"
+            )
+
+    def _checksums(self, at: int, count: int, crc: int) -> np.ndarray:
+        sums = self._array(at + SECTION_DTYPE.itemsize, "<u4", count + 1)
+        if int(sums[-1]) != crc:
+            self._refuse(f"the checksum of its tables is {crc:08x}, stored is {int(sums[-1]):08x}: damaged")
+        return sums[:-1]
+
+    def _crc_of(self, start: int, end: int, crc: int) -> int:
+        step = 1 << 22
+        for at in range(start, end, step):
+            crc = zlib.crc32(self._read(at, min(step, end - at)), crc)
+        return crc
+
+    def _array(self, at: int, dtype: str, count: int) -> np.ndarray:
+        return np.frombuffer(self._read(at, count * np.dtype(dtype).itemsize), dtype)
+
+    def _read(self, at: int, size: int) -> bytes:
+        self.file.seek(at)
+        data = self.file.read(size)
+        if len(data) != size:
+            self._refuse(f"it ends before byte {at + size}")
+        return data
+
+    def _refuse(self, text: str) -> NoReturn:
+        refuse(self.path, text)
+
+
+def sample_checksum(memmap: np.ndarray, regions: Sequence[Regions], i: int) -> int:
+    """CRC-32 of sample i: its regions in the order of the fields."""
+    crc = 0
+    for pointers, sizes in regions:
+        start = int(pointers[i])
+        crc = zlib.crc32(memmap[start : start + int(sizes[i])], crc)
+    return crc
+
+
+def locked(array: np.ndarray, dtype: Any) -> np.ndarray:
+    """A contiguous array of its own that can't be written to."""
+    array = np.array(array, dtype, order="C")
+    array.setflags(write=False)
+    return array

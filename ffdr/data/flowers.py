@@ -1,0 +1,48 @@
+"""Oxford Flowers-102 from the files that torchvision downloads (``root/flowers-102``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ffdr.data.source import FileSource, check_split, need_files
+from ffdr.errors import UserError
+
+FOLDER = "flowers-102"
+CLASSES = 102
+_SPLITS = {"train": "trnid", "val": "valid", "test": "tstid"}
+"""Variable of setid.mat that lists the images (counted from 1) of a split."""
+
+
+def open_split(path: Path, split: str) -> FileSource:
+    """A split of Flowers-102: train, val (1,020 images each) or test (6,149)."""
+    check_split("flowers102", split, _SPLITS)
+    files = [f"{FOLDER}/{name}" for name in ("jpg", "imagelabels.mat", "setid.mat")]
+    need_files(path, files, "Flowers-102", "Flowers102")
+    labels = _variable(path / FOLDER / "imagelabels.mat", "labels") - 1
+    images = _variable(path / FOLDER / "setid.mat", _SPLITS[split])
+    if not (len(images) and images.min() >= 1 and images.max() <= len(labels)):
+        raise UserError(f"write.path: {path / FOLDER}: setid.mat names images that imagelabels.mat does not have")
+    labels = labels[images - 1]
+    if not 0 <= labels.min() <= labels.max() < CLASSES:
+        raise UserError(f"write.path: {path / FOLDER}: imagelabels.mat has labels outside of 1 to {CLASSES}")
+    names = [f"jpg/image_{image:05d}.jpg" for image in images.tolist()]
+    return FileSource(path / FOLDER, names, labels, _class_names())
+
+
+def _variable(file: Path, name: str) -> np.ndarray:
+    """A (N,) int64 variable of a MATLAB file."""
+    from scipy.io import loadmat
+
+    try:
+        return np.atleast_1d(loadmat(file, squeeze_me=True)[name]).astype(np.int64).reshape(-1)
+    except Exception as error:  # SciPy raises many kinds on a broken file
+        raise UserError(f"write.path: {file}: no readable variable {name}: {error}") from None
+
+
+def _class_names() -> list[str]:
+    """The flowers' names. The dataset's files have none; torchvision, which knows them, takes seconds to import."""
+    from torchvision.datasets import Flowers102
+
+    return list(Flowers102.classes)

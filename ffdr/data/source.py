@@ -1,0 +1,152 @@
+"""What a source dataset is, how one is opened, and how any image file becomes RGB."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from ffdr.errors import UserError, nearest
+
+
+class Source(Protocol):
+    """A labelled set of images in a fixed order. Pickles cheaply, so that worker processes can read from it."""
+
+    class_names: list[str]
+    """Name of each class; labels index it."""
+    labels: np.ndarray
+    """(N,) int64 class of each image."""
+
+    def __len__(self) -> int:
+        """N, the number of images."""
+        ...
+
+    def origin(self, i: int) -> str:
+        """Relative path that names image i for good, whatever folder the source lies in. Slashes separate."""
+        ...
+
+    def read(self, i: int) -> Image.Image:
+        """Image i in mode RGB, as Pillow's ``convert("RGB")`` gives it; EXIF orientation is ignored, as in torchvision.
+
+        Raises:
+            ReadError: the image can't be read; names it and the cause.
+        """
+        ...
+
+
+class ReadError(UserError):
+    """An image of a source that can't be read: its relative path and the cause."""
+
+    def __init__(self, origin: str, cause: str) -> None:
+        super().__init__(f"{origin}: {cause}")
+        self.origin, self.cause = origin, cause
+
+    def __reduce__(self) -> tuple:
+        return (ReadError, (self.origin, self.cause))  # by default pickle would call it with the message alone
+
+
+_OPENERS = {
+    "digits": "ffdr.data.digits",
+    "imagefolder": "ffdr.data.folder",
+    "cifar100": "ffdr.data.cifar",
+    "flowers102": "ffdr.data.flowers",
+    "food101": "ffdr.data.food",
+}
+
+
+def open_source(name: str, path: str = "", split: str = "train") -> Source:
+    """Open a source dataset.
+
+    Args:
+        name: digits, imagefolder, cifar100, flowers102 or food101.
+        path: folder it lies in; for torchvision's datasets the ``root`` they were downloaded to. digits needs none.
+        split: train, val or test, as far as the dataset has them; for imagefolder a subfolder, or empty.
+
+    Raises:
+        UserError: no such source, folder or split; a folder that does not hold what it should.
+    """
+    if name not in _OPENERS:
+        raise UserError(f"write.source: {name!r} is not one of {', '.join(_OPENERS)}{nearest(name, _OPENERS)}")
+    opener: Callable[[Path, str], Source] = import_module(_OPENERS[name]).open_split
+    return opener(Path(path).expanduser(), split)
+
+
+def check_split(name: str, split: str, allowed: Iterable[str]) -> None:
+    """Refuse a split that the source does not have."""
+    allowed = list(allowed)
+    if split not in allowed:
+        raise UserError(f"write.split: {name} has {', '.join(allowed)}, not {split!r}{nearest(split, allowed)}")
+
+
+def need_files(path: Path, files: Iterable[str], title: str, dataset: str) -> None:
+    """Refuse a root folder of a torchvision dataset in which a file is missing, saying how to get it."""
+    for file in files:
+        if not (path / file).exists():
+            raise UserError(
+                f"write.path: no {title} in {path} ({file} is missing); get it with "
+                f"torchvision.datasets.{dataset}({str(path)!r}, download=True)"
+            )
+
+
+def read_rgb(path: Path, origin: str) -> Image.Image:
+    """The image in a file, in mode RGB.
+
+    Raises:
+        ReadError: whatever is wrong with it.
+    """
+    try:
+        with path.open("rb") as file:
+            return Image.open(file).convert("RGB")
+    except Exception as error:  # Pillow's decoders raise many kinds; all mean that the image can't be read
+        raise ReadError(origin, tell(error, path)) from error
+
+
+def tell(error: BaseException, path: Path) -> str:
+    """What went wrong, in one line, without the path: the caller names the image by its origin."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = " ".join(text.replace(str(path), path.name).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+class Names:
+    """N strings in two buffers. A list of a million paths costs 100 MB and as much again in every worker process."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        parts = [os.fsencode(name) for name in names]
+        self._bytes = b"".join(parts)
+        self._ends = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, i: int) -> str:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        return os.fsdecode(self._bytes[self._ends[i] : self._ends[i + 1]])
+
+
+class FileSource:
+    """A source whose images are files below one folder; the base of most sources."""
+
+    def __init__(self, root: Path, names: Iterable[str], labels: Iterable[int], class_names: list[str]) -> None:
+        """``names`` are relative to ``root`` and are the origins."""
+        self.root = root
+        self.class_names = class_names
+        self.labels = np.array(list(labels), np.int64)
+        self._names = Names(names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def origin(self, i: int) -> str:
+        """See :class:`Source`."""
+        return self._names[i]
+
+    def read(self, i: int) -> Image.Image:
+        """See :class:`Source`."""
+        return read_rgb(self.root / self._names[i], self._names[i])

@@ -1,0 +1,286 @@
+"""Models by timm: build them, save them with what a user of the weights must know, load them again.
+
+A saved model is a plain safetensors file of the model's own parameter names: ``timm.create_model(name,
+num_classes=..., checkpoint_path=path)`` reads it without ffdr. The file's metadata (``ModelInfo``) says the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from timm.models import load_state_dict
+from torch import nn
+
+from ffdr.errors import UserError, nearest
+from ffdr.options import ModelOptions
+
+_MARK = "ffdr_model"
+"""Metadata key that tells our files from others; its value is the layout's version."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a saved model must be used with."""
+
+    name: str
+    """timm model"""
+    num_classes: int
+    resolution: int
+    """pixels of the evaluation view"""
+    mean: tuple[float, ...]
+    """per-channel mean in [0, 1] that was subtracted"""
+    std: tuple[float, ...]
+    """per-channel standard deviation in [0, 1] that was divided by"""
+    center: float = 0.875
+    """share of the resized short side that the evaluation's centre crop keeps"""
+    classes: str = ""
+    """digest of the class names in order (``class_digest``); empty: unknown"""
+    fingerprint: str = ""
+    """fingerprint of the data that the model was trained on; empty: unknown"""
+
+    def to_metadata(self) -> dict[str, str]:
+        """The fields as strings, the only values that a safetensors header holds."""
+        text = {"format": "pt", _MARK: "1"}
+        for key, value in asdict(self).items():
+            text[key] = ",".join(map(repr, value)) if isinstance(value, tuple) else str(value)
+        return text
+
+    @classmethod
+    def from_metadata(cls, text: dict[str, str]) -> ModelInfo:
+        """The reverse of ``to_metadata``. Raises KeyError or ValueError for what it did not write."""
+        if text[_MARK] != "1":
+            raise ValueError(f"layout version {text[_MARK]}, but this ffdr reads 1")
+        parse = {"int": int, "float": float, "str": str, "tuple[float, ...]": _floats}
+        return cls(**{field.name: parse[str(field.type)](text[field.name]) for field in fields(cls)})
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def class_digest(names: Iterable[str]) -> str:
+    """16 hexadecimal digits that stand for the class names in order."""
+    return hashlib.sha256("\0".join(names).encode()).hexdigest()[:16]
+
+
+def fixed_size(name: str) -> bool:
+    """Whether the model is built for one input size (a ViT's position embedding), by timm's own account."""
+    return bool(timm.get_pretrained_cfg(name).fixed_input_size)
+
+
+def autocast_dtype(precision: str, device: torch.device, key: str = "train.precision") -> torch.dtype | None:
+    """The dtype to autocast to, or None for plain float32.
+
+    auto is bfloat16 where a GPU has it in hardware, else float32. Raises UserError for float16 on a CPU, whose range
+    needs a scaler and whose speed rewards nobody.
+    """
+    if precision == "float16" and device.type == "cpu":
+        raise UserError(f"{key}: float16 needs a GPU; use auto, float32 or bfloat16")
+    if precision == "auto":
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bf16 else None
+    return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+
+
+def check_name(name: str) -> None:
+    """Raise UserError, with the nearest spelling, for a name that timm does not know."""
+    if not timm.is_model(name):
+        raise UserError(f"model.name: timm has no model {name!r}{nearest(name, timm.list_models())}")
+    arch, _, tag = name.partition(".")
+    tags = [other.partition(".")[2] for other in timm.list_models(f"{arch}.*", pretrained=True)] if tag else []
+    if tag and tag not in tags:
+        raise UserError(f"model.name: {arch} has no weights {tag!r}{nearest(tag, tags)}; it has {', '.join(tags)}")
+
+
+def build_model(options: ModelOptions, num_classes: int, resolution: int) -> nn.Module:
+    """The model of a recipe, on the CPU in float32, for images of ``resolution`` pixels a side.
+
+    With a checkpoint its weights; a head of another size is made anew. New weights come from torch's global generator.
+    Raises UserError for an unknown name, a setting the model doesn't have, or weights that aren't this model's.
+    """
+    check_name(options.name)
+    if options.checkpoint:
+        model = _load_weights(options.name, options.checkpoint, num_classes, resolution, options.drop_path)
+        if model.num_classes != num_classes:
+            model.reset_classifier(num_classes)
+    else:
+        model = _create(options.name, num_classes, resolution, options.drop_path)
+    _probe(model, options.name, resolution)
+    return model
+
+
+def save_model(path: str | Path, model: nn.Module, info: ModelInfo) -> None:
+    """Write weights and metadata as safetensors, under a partial name first."""
+    # Clones: the format takes neither other memory layouts nor tensors that share storage.
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+    with aside(path) as partial:
+        save_file(state, partial, metadata=info.to_metadata())
+
+
+def load_model(path: str | Path, resolution: int = 0) -> tuple[nn.Module, ModelInfo]:
+    """A model that ``save_model`` wrote, in evaluation mode; ``resolution`` other than 0 replaces the stored one.
+
+    Raises UserError for a file that is missing, damaged or not ours.
+    """
+    info = read_info(path)
+    if info is None:
+        raise UserError(
+            f"{path}: not a model written by ffdr train; name it as NAME:CHECKPOINT to load it through timm"
+        )
+    check_name(info.name)
+    info = replace(info, resolution=resolution or info.resolution)
+    model = _load_weights(info.name, str(path), info.num_classes, info.resolution)
+    return model.eval(), info
+
+
+def load_named(
+    name: str, checkpoint: str = "", num_classes: int | None = None, resolution: int = 0
+) -> tuple[nn.Module, ModelInfo]:
+    """A trained model in evaluation mode and how to feed it.
+
+    checkpoint: a file of ours, whose metadata rules; any other that timm loads (without running code from it), fed as
+    timm's pretrained configuration of ``name`` says; or empty, for the pretrained weights that timm fetches.
+    resolution other than 0 replaces the one so found. Raises UserError for a file of another model, another number of
+    classes than ``num_classes``, or weights that can't be had.
+    """
+    info = read_info(checkpoint) if checkpoint else None
+    if info is not None:
+        if name and name != info.name:
+            raise UserError(f"{checkpoint}: holds a {info.name}, but {name} was asked for")
+        model, info = load_model(checkpoint, resolution)
+    else:
+        check_name(name)
+        info = _info_of_timm(name, resolution)
+        if checkpoint:
+            model = _load_weights(name, checkpoint, num_classes, info.resolution).eval()
+        else:
+            model = _fetch(name, info.resolution).eval()
+        info = replace(info, num_classes=model.num_classes)
+    if num_classes is not None and info.num_classes != num_classes:
+        raise UserError(f"{checkpoint or info.name}: has {info.num_classes} classes, but the data has {num_classes}")
+    return model, info
+
+
+def read_info(path: str | Path) -> ModelInfo | None:
+    """The metadata of a file of ours, None for any other file. Raises UserError if missing or damaged."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = file.metadata() or {}
+    except SafetensorError as error:
+        if Path(path).suffix == ".safetensors":
+            raise UserError(f"{path}: damaged safetensors file ({error})") from error
+        return None
+    if _MARK not in text:
+        return None
+    try:
+        return ModelInfo.from_metadata(text)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: damaged metadata ({error})") from error
+
+
+@contextmanager
+def aside(path: str | Path) -> Iterator[Path]:
+    """A partial name to write to; on success its bytes reach the disk and it takes the final name.
+
+    A run that is killed leaves the earlier file as it was.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _create(name: str, num_classes: int, resolution: int, drop_path: float = 0.0, **extra: Any) -> nn.Module:
+    """timm's factory with what this model takes, its errors told as the user's."""
+    if drop_path > 0:
+        extra["drop_path_rate"] = drop_path
+    if fixed_size(name):
+        extra["img_size"] = resolution
+    try:
+        return timm.create_model(name, num_classes=num_classes, **extra)
+    except TypeError as error:
+        if "drop_path_rate" in str(error):
+            raise UserError(f"model.drop_path: {name} has no stochastic depth; leave it at 0") from error
+        raise
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"model.name: {name} can't be built for {resolution} px ({_one_line(error)})") from error
+
+
+def _probe(model: nn.Module, name: str, resolution: int) -> None:
+    """Show the model one black image: a size that it can't take is told now, not at the first batch."""
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, resolution, resolution))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(f"model.name: {name} can't take images of {resolution} px ({_one_line(error)})") from error
+    model.train()
+
+
+def _load_weights(name: str, path: str, num_classes: int | None, resolution: int, drop_path: float = 0.0) -> nn.Module:
+    """The model with a file's weights and as many classes as the file has (``num_classes`` if it doesn't show)."""
+    info = read_info(path)
+    if info is not None and info.name != name:
+        raise UserError(f"{path}: holds a {info.name}, but {name} was asked for")
+    try:
+        state = load_state_dict(path, weights_only=True)
+    except Exception as error:  # torch's safe unpickler lets whatever a damaged file provokes pass through
+        raise UserError(f"{path}: no weights could be read from it ({_one_line(error)})") from error
+    config = timm.get_pretrained_cfg(name)
+    head = config.classifier if isinstance(config.classifier, str) else (config.classifier or [""])[0]
+    if f"{head}.weight" in state:
+        num_classes = len(state[f"{head}.weight"])
+    num_classes = num_classes or config.num_classes
+    # Through timm's pretrained path, because it resamples position embeddings to the resolution and renames old keys.
+    overlay = {"state_dict": state, "num_classes": num_classes, "label_offset": 0, "custom_load": False}
+    try:
+        model = _create(name, num_classes, resolution, drop_path, pretrained=True, pretrained_cfg_overlay=overlay)
+    except (RuntimeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: these are not the weights of {name} ({_one_line(error)})") from error
+    model.pretrained_cfg.pop("state_dict", None)  # it would keep a second copy of the weights alive
+    return model
+
+
+def _fetch(name: str, resolution: int) -> nn.Module:
+    """The model with the pretrained weights of timm, from its cache or the network."""
+    try:
+        return _create(name, timm.get_pretrained_cfg(name).num_classes, resolution, pretrained=True)
+    except (OSError, RuntimeError) as error:  # what urllib, requests, the hub and timm raise
+        raise UserError(
+            f"model.name: no pretrained weights for {name} ({_one_line(error)}); give a checkpoint, or a network to "
+            "fetch them with"
+        ) from error
+
+
+def _info_of_timm(name: str, resolution: int) -> ModelInfo:
+    """How timm's pretrained weights of a model want to be fed."""
+    config = timm.get_pretrained_cfg(name)
+    return ModelInfo(
+        name=name,
+        num_classes=config.num_classes,
+        resolution=resolution or config.input_size[-1],
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+        center=config.crop_pct,
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    """The message of an error on one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,174 @@
+"""The teacher: models averaged in probability space, and what is stored of its answers.
+
+Shape suffixes: B images, H and W pixels, C classes, T kept entries (top-k).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ffdr.errors import UserError
+from ffdr.models import autocast_dtype, load_named
+from ffdr.options import TeacherOptions
+from ffdr.targets import LOWEST
+
+EXCESS = 2.0**-10
+"""Largest excess over 1 of the stored probabilities of a row, below the 0.001 that readers are promised."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of the ensemble and how it wants to be fed."""
+
+    name: str
+    model: nn.Module
+    resolution: int
+    """pixels a side; 0: as the images come"""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Teacher:
+    """Labels images with the average of its members' probabilities.
+
+    Members see every image at their own resolution and with their own normalisation; they may differ in both.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        num_classes: int,
+        device: torch.device | str,
+        batch_size: int = 256,
+        precision: str = "auto",
+    ) -> None:
+        """Move the members to the device, in evaluation mode. batch_size: images a forward pass."""
+        self.device = torch.device(device)
+        self.num_classes = num_classes
+        self.batch_size = batch_size
+        self.members = tuple(members)
+        self._dtype = autocast_dtype(precision, self.device, "teacher.precision")
+        for member in self.members:
+            member.model.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+
+    @classmethod
+    def from_options(cls, options: TeacherOptions, num_classes: int, device: torch.device | str) -> Teacher:
+        """Load ``NAME[:CHECKPOINT],…``.
+
+        Raises UserError for an empty or malformed list, weights that can't be had, or a member with another number of
+        classes than the data, with both numbers.
+        """
+        specs = [spec.strip() for spec in options.models.split(",")]
+        if any(not spec or spec.startswith(":") for spec in specs):
+            raise UserError(f"teacher.models: {options.models!r}: give NAME[:CHECKPOINT],… with timm's model names")
+        members = []
+        for spec in specs:
+            name, _, checkpoint = spec.partition(":")
+            model, info = load_named(name, checkpoint, resolution=options.resolution)
+            if info.num_classes != num_classes:
+                raise UserError(
+                    f"teacher.models: {spec} has {info.num_classes} classes, but the data has {num_classes}"
+                )
+            members.append(Member(name, model, info.resolution, info.mean, info.std))
+        return cls(members, num_classes, device, options.batch_size, options.precision)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The members' model names."""
+        return tuple(member.name for member in self.members)
+
+    def log_probs(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Log of the averaged probabilities, (B, C) float32 on the teacher's device.
+
+        pixels: uint8, (B, H, W, 3) or (B, 3, H, W), on any device. Raises ValueError for any other array.
+        """
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or 3 not in (pixels.shape[1], pixels.shape[3]):
+            raise ValueError(f"pixels: {pixels.dtype} {tuple(pixels.shape)}, but uint8 (B, H, W, 3) is needed")
+        if pixels.shape[3] == 3:
+            pixels = pixels.permute(0, 3, 1, 2)
+        return self._chunked(pixels, (0.0,) * 3, (1 / 255,) * 3)
+
+    def log_probs_normalised(self, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+        """The same for images (B, 3, H, W) that a loader normalised with mean and std, in units of [0, 1].
+
+        Undoing the loader's normalisation and applying a member's is one multiplication and one addition, and none
+        where both agree.
+        """
+        return self._chunked(images, mean, std)
+
+    @torch.inference_mode()
+    def _chunked(self, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+        """Label in chunks of ``batch_size``. images * std + mean are pixels in [0, 1]."""
+        chunks = [self._average(chunk.to(self.device), mean, std) for chunk in images.split(self.batch_size)]
+        # A plain copy: an inference tensor could not be saved for a student's backward pass.
+        with torch.inference_mode(False):
+            return torch.cat(chunks) if len(chunks) > 1 else chunks[0].clone()
+
+    def _average(self, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+        """Log of the mean of the members' probabilities: log-sum-exp less log of their number."""
+        logs = [self._ask(member, images, mean, std) for member in self.members]
+        return torch.stack(logs).logsumexp(0) - math.log(len(logs)) if len(logs) > 1 else logs[0]
+
+    def _ask(self, member: Member, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+        """One member's log-probabilities (B, C) float32."""
+        size = (member.resolution, member.resolution)
+        x = _renormalise(images, mean, std, member)
+        if member.resolution and tuple(x.shape[2:]) != size:
+            x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, self._dtype) if self._dtype else nullcontext():
+            logits = member.model(x)
+        return logits.float().log_softmax(1)
+
+
+def _renormalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float], member: Member) -> torch.Tensor:
+    """From ((pixel - mean) / std) to ((pixel - member's mean) / member's std), float32."""
+    x = images.float()
+    if tuple(mean) == tuple(member.mean) and tuple(std) == tuple(member.std):
+        return x
+    scale = [s / t for s, t in zip(std, member.std, strict=True)]
+    shift = [(m - n) / t for m, n, t in zip(mean, member.mean, member.std, strict=True)]
+    scale, shift = (torch.tensor(v, device=x.device)[:, None, None] for v in (scale, shift))
+    return torch.addcmul(shift, x, scale)
+
+
+def topk(log_probs: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """What is stored of a teacher's answers: ids (B, T) uint16 and log-probabilities (B, T) float16, best first, T = k.
+
+    log_probs: (B, C) float. Ties go to the lower id. Rounding is to nearest; a row whose rounded probabilities exceed 1
+    by more than ``EXCESS`` is rounded down instead. An unused slot (fewer classes than k, or no probability that
+    float16 can hold) is id 0 with -65504; nothing stored is infinite.
+
+    Raises ValueError for more classes than uint16 can name, or an answer that is no number.
+    """
+    B, C = log_probs.shape
+    if C > 2**16:
+        raise ValueError(f"top-k: {C} classes, but ids of 16 bits name at most {2**16}")
+    if bool(log_probs.isnan().any()):
+        raise ValueError("top-k: the teacher's answer is not a number; try teacher.precision=float32")
+    values, order = log_probs.sort(dim=1, descending=True, stable=True)  # torch.topk promises nothing about ties
+    kept = min(k, C)
+    exact_BT = values[:, :kept].double().cpu().numpy()
+    ids_BT = np.zeros((B, k), np.uint16)
+    logs_BT = np.full((B, k), LOWEST, np.float16)
+    ids_BT[:, :kept] = order[:, :kept].cpu().numpy()
+    logs_BT[:, :kept] = _to_float16(exact_BT)
+    ids_BT[logs_BT <= LOWEST] = 0
+    return ids_BT, logs_BT
+
+
+def _to_float16(exact_BT: np.ndarray) -> np.ndarray:
+    """Round to nearest, and down in rows that would exceed 1 by more than EXCESS; never below -65504."""
+    near_BT = np.clip(exact_BT, LOWEST, 0).astype(np.float16)
+    over_B = np.exp(near_BT.astype(np.float64)).sum(1) > 1 + EXCESS
+    # One step down where rounding went up: the result is then at most the exact value.
+    up_BT = (near_BT > exact_BT) & over_B[:, None] & (near_BT > LOWEST)
+    return np.where(up_BT, np.nextafter(near_BT, np.float16(LOWEST)), near_BT)

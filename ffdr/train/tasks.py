@@ -1,0 +1,127 @@
+"""What a run learns from: labels (ERM), a live teacher (KD) or the reinforced beton (DR).
+
+A task owns forward and loss, so that one fit loop serves all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ffdr.errors import UserError
+from ffdr.options import TrainOptions
+from ffdr.targets import SparseTargets
+from ffdr.train.losses import SparseTargetLoss
+
+
+class LiveTeacher(Protocol):
+    """What KD asks of a teacher; see ``ffdr.reinforce.teacher.Teacher``."""
+
+    def log_probs_normalised(self, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+        """(B, C) float32 log-probabilities for images normalised with mean and std."""
+        ...
+
+
+class Task(Protocol):
+    """One way to learn: forward and loss of a batch."""
+
+    def __call__(
+        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(loss, logits): a scalar with gradient, batch mean; (B, C) in the model's output dtype."""
+        ...
+
+
+class ErmTask:
+    """Empirical risk minimisation: labels, mixed ones too, with label smoothing."""
+
+    def __init__(self, num_classes: int, label_smoothing: float = 0.0) -> None:
+        self.label_loss = SparseTargetLoss(num_classes, label_smoothing=label_smoothing)
+
+    def __call__(
+        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See ``Task``."""
+        logits = model(images)
+        return self.label_loss(logits, targets), logits
+
+
+class KdTask:
+    """Knowledge distillation: teacher_weight x divergence from a live teacher + the rest x the label loss of ERM."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        teacher: LiveTeacher,
+        mean: Sequence[float],
+        std: Sequence[float],
+        temperature: float = 1.0,
+        teacher_weight: float = 1.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        """mean, std: the loader's normalisation, which the teacher has to undo."""
+        self.teacher, self.mean, self.std = teacher, tuple(mean), tuple(std)
+        self.temperature, self.teacher_weight = temperature, teacher_weight
+        self.label_loss = SparseTargetLoss(num_classes, label_smoothing=label_smoothing)
+
+    def __call__(
+        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See ``Task``."""
+        logits = model(images)
+        w = self.teacher_weight
+        soft = w * self._soft_loss(images, logits) if w > 0 else 0.0
+        hard = (1 - w) * self.label_loss(logits, targets) if w < 1 else 0.0
+        return soft + hard, logits
+
+    def _soft_loss(self, images: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """t^2 KL(teacher || student), both at temperature t, in float32."""
+        t = self.temperature
+        teacher_BC = self.teacher.log_probs_normalised(images, self.mean, self.std)
+        target_BC = (teacher_BC / t).log_softmax(1)
+        student_BC = (logits.float() / t).log_softmax(1)
+        return F.kl_div(student_BC, target_BC, reduction="batchmean", log_target=True) * t**2
+
+
+class DrTask:
+    """Dataset reinforcement: teacher_weight x divergence from the stored top-k + the rest x the plain label loss.
+
+    A mixed view's label part knows the first image's class only, since the stored targets hold no label shares.
+    """
+
+    def __init__(
+        self, num_classes: int, temperature: float = 1.0, teacher_weight: float = 1.0, residual: str = "smooth"
+    ) -> None:
+        self.teacher_weight = teacher_weight
+        self.stored_loss = SparseTargetLoss(num_classes, temperature, residual)
+
+    def __call__(
+        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See ``Task``."""
+        logits = model(images)
+        w = self.teacher_weight
+        soft = w * self.stored_loss(logits, targets) if w > 0 else 0.0
+        hard = (1 - w) * F.cross_entropy(logits.float(), targets.label) if w < 1 else 0.0
+        return soft + hard, logits
+
+
+def build_task(
+    options: TrainOptions,
+    num_classes: int,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    teacher: LiveTeacher | None = None,
+) -> Task:
+    """The task that the options name. Raises UserError for KD without a teacher."""
+    if options.task == "erm":
+        return ErmTask(num_classes, options.label_smoothing)
+    if options.task == "dr":
+        return DrTask(num_classes, options.temperature, options.teacher_weight, options.residual)
+    if teacher is None:
+        raise UserError("train.task: kd needs a live teacher; name it with teacher.models")
+    return KdTask(num_classes, teacher, mean, std, options.temperature, options.teacher_weight, options.label_smoothing)

@@ -1,0 +1,80 @@
+"""Small real betons that many tests share: handwritten digits (raw), photographs (JPEG), and reinforced versions."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from ffdr.augment.policy import Policy
+from ffdr.bench.corpus import make_photos
+from ffdr.beton.read import ImageBeton
+from ffdr.beton.reinforced import ReinforcedHeader, ReinforcedWriter
+from ffdr.beton.write import write_images
+from ffdr.options import WriteOptions
+
+VIEWS, TOPK = 4, 3
+PLAIN = Policy(scale=(0.3, 1.0))
+MIXING = Policy(scale=(0.3, 1.0), mixup=0.5, cutmix=0.5)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("betons")
+
+
+@pytest.fixture(scope="session")
+def digits(folder):
+    """100 digits, 32×32, raw."""
+    out = folder / "digits.beton"
+    write_images(WriteOptions(source="digits", out=str(out), mode="raw", per_class=10, workers=1), progress=False)
+    return out
+
+
+@pytest.fixture(scope="session")
+def photos(folder):
+    """24 photographs, 250×188, JPEG."""
+    make_photos(folder / "photos", 24, seed=1, width=250, height=188)
+    out = folder / "photos.beton"
+    options = WriteOptions(source="imagefolder", path=str(folder / "photos"), split="", out=str(out), workers=1)
+    write_images(options, progress=False)
+    return out
+
+
+@pytest.fixture(scope="session")
+def reinforce(folder):
+    """Function (image beton, policy) → reinforced beton with real draws and made-up teacher outputs."""
+
+    def make(path, policy, seed=3):
+        out = folder / f"{path.stem}_{'mixing' if policy.mixes else 'plain'}_{seed}.beton"
+        if not out.exists():
+            _write_reinforced(ImageBeton.open(path), policy, seed, out)
+        return out
+
+    return make
+
+
+def _write_reinforced(images, policy, seed, out):
+    from ffdr.augment.draw import draw
+    from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
+
+    rng = np.random.default_rng(seed)
+    header = ReinforcedHeader(
+        num_images=images.num_images,
+        views=VIEWS,
+        topk=TOPK,
+        num_classes=images.num_classes,
+        mixes=policy.mixes,
+        policy=asdict(policy),
+        teachers=("made-up",),
+        resolution=32,
+        seed=seed,
+        fingerprint=images.fingerprint,
+    )
+    with ReinforcedWriter(out, header, images) as writer:
+        for i in range(images.num_images):
+            mixed = np.array([draw(policy, seed, k, i, images.original_sizes) for k in range(VIEWS)], MIXED_DTYPE)
+            views = mixed if policy.mixes else np.ascontiguousarray(mixed["first"]).astype(VIEW_DTYPE)
+            ids = np.array([rng.permutation(images.num_classes)[:TOPK] for _ in range(VIEWS)], np.uint16)
+            probs = -np.sort(-rng.dirichlet(np.ones(TOPK + 1), VIEWS)[:, :TOPK], axis=1)
+            writer.append(views, ids, np.log(probs).astype(np.float16))
+        writer.finish()

@@ -1,0 +1,252 @@
+"""Sources against torchvision and Pillow, on datasets made on the spot; refusals."""
+
+import hashlib
+import json
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ffdr.data import ReadError, open_source
+from ffdr.errors import UserError
+
+RNG = np.random.default_rng(0)
+NOISE = RNG.integers(0, 256, (9, 14, 3), np.uint8)
+
+
+def save(path, seed=0, size=(14, 9), **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Two classes, nested folders, upper-case and foreign extensions, names that sort unlike numbers."""
+    for seed, name in enumerate(
+        ("train/b/10.png", "train/b/9.JPG", "train/b/sub/a.webp", "train/B/x.bmp", "train/a b/é.jpeg", "val/a b/1.png")
+    ):
+        save(tmp_path / name.replace(".JPG", ".jpg"), seed)
+    (tmp_path / "train/b/9.jpg").rename(tmp_path / "train/b/9.JPG")
+    (tmp_path / "train/b/notes.txt").write_text("not an image")
+    return tmp_path
+
+
+def test_imagefolder_is_torchvisions(tree):
+    from torchvision.datasets import ImageFolder
+
+    theirs, ours = ImageFolder(tree / "train"), open_source("imagefolder", str(tree), "train")
+    assert [str(tree / "train" / ours.origin(i)) for i in range(len(ours))] == [path for path, _ in theirs.samples]
+    assert ours.class_names == theirs.classes
+    assert ours.labels.tolist() == theirs.targets
+    assert ours.labels.dtype == np.int64
+    for i, (image, _) in enumerate(theirs):
+        assert np.array_equal(ours.read(i), image)
+
+
+def test_empty_split_is_the_path_itself(tree):
+    inner, outer = open_source("imagefolder", str(tree / "train"), ""), open_source("imagefolder", str(tree), "train")
+    assert [inner.origin(i) for i in range(len(inner))] == [outer.origin(i) for i in range(len(outer))]
+
+
+def test_same_order_when_read_from_a_pickle(tree):
+    source = open_source("imagefolder", str(tree), "train")
+    copy = pickle.loads(pickle.dumps(source))
+    assert [copy.origin(i) for i in range(len(copy))] == [source.origin(i) for i in range(len(source))]
+    assert np.array_equal(copy.read(1), source.read(1))
+    with pytest.raises(IndexError):
+        source.origin(len(source))
+
+
+MODES = {
+    "cmyk.jpg": lambda: Image.fromarray(RNG.integers(0, 256, (9, 14, 4), np.uint8), "CMYK"),
+    "grey.jpg": lambda: Image.fromarray(NOISE[..., 0]),
+    "grey.png": lambda: Image.fromarray(NOISE[..., 0]),
+    "palette.png": lambda: Image.fromarray(NOISE).convert("P"),
+    "palette.bmp": lambda: Image.fromarray(NOISE).convert("P"),
+    "rgba.png": lambda: Image.fromarray(RNG.integers(0, 256, (9, 14, 4), np.uint8), "RGBA"),
+    "rgba.webp": lambda: Image.fromarray(RNG.integers(0, 256, (9, 14, 4), np.uint8), "RGBA"),
+    "la.png": lambda: Image.fromarray(NOISE).convert("LA"),
+    "sixteen.png": lambda: Image.fromarray(RNG.integers(0, 65536, (9, 14)).astype(np.uint16)),
+    "bits.png": lambda: Image.fromarray(NOISE).convert("1"),
+    "grey.tif": lambda: Image.fromarray(NOISE[..., 0]),
+    "rgb.ppm": lambda: Image.fromarray(NOISE),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_every_mode_becomes_what_pillow_makes_of_it(tmp_path, name):
+    (tmp_path / "a").mkdir()
+    MODES[name]().save(tmp_path / "a" / name)
+    source = open_source("imagefolder", str(tmp_path), "")
+    image = source.read(0)
+    assert image.mode == "RGB"
+    assert np.array_equal(image, Image.open(tmp_path / "a" / name).convert("RGB"))
+
+
+def test_progressive_gif_and_exif(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: rotate by 90 degrees; torchvision ignores it
+    save(tmp_path / "a" / "1.jpg", exif=exif)
+    save(tmp_path / "a" / "2.jpg", progressive=True)
+    Image.fromarray(NOISE).convert("P").save(tmp_path / "a" / "3.png", format="GIF")
+    source = open_source("imagefolder", str(tmp_path), "")
+    for i in range(3):
+        assert source.read(i).size == (14, 9)
+        assert np.array_equal(source.read(i), Image.open(tmp_path / source.root / source.origin(i)).convert("RGB"))
+
+
+def test_unreadable_images_name_path_and_cause(tmp_path):
+    save(tmp_path / "a" / "1.png")
+    save(tmp_path / "a" / "2.png")
+    (tmp_path / "a" / "0.jpg").write_bytes(b"no image at all")
+    data = (tmp_path / "a" / "1.png").read_bytes()
+    (tmp_path / "a" / "1.png").write_bytes(data[: len(data) // 2])
+    source = open_source("imagefolder", str(tmp_path), "")
+    for i, cause in ((0, "cannot identify"), (1, "truncated")):
+        with pytest.raises(ReadError, match=cause) as caught:
+            source.read(i)
+        copy = pickle.loads(pickle.dumps(caught.value))
+        assert copy.origin == caught.value.origin == source.origin(i)
+        assert copy.cause == caught.value.cause
+        assert str(tmp_path) not in str(caught.value)
+    (tmp_path / "a" / "2.png").unlink()
+    with pytest.raises(ReadError, match="No such file"):
+        source.read(2)
+
+
+def test_digits_splits_never_change():
+    parts = {split: open_source("digits", "", split) for split in ("train", "val", "test")}
+    assert {split: len(part) for split, part in parts.items()} == {"train": 1098, "val": 199, "test": 500}
+    origins = {split: [part.origin(i) for i in range(len(part))] for split, part in parts.items()}
+    assert len({name for names in origins.values() for name in names}) == 1797
+    digest = hashlib.sha256(json.dumps(origins, sort_keys=True).encode()).hexdigest()
+    # They must stay what they were when results were measured on them.
+    assert digest == "14f39cbb01a069036d4a1d21a3deb40b64c3836e3a091283c62292f9d16d78dd"
+    for part in parts.values():
+        share = np.bincount(part.labels) / len(part)
+        assert share.min() > 0.08
+        assert share.max() < 0.12
+
+
+def test_digits_are_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    source = open_source("digits", "", "test")
+    for i in (0, 100, len(source) - 1):
+        number = int(source.origin(i).removeprefix("digits/"))
+        assert source.labels[i] == labels[number]
+        grey = Image.fromarray(np.rint(images[number].reshape(8, 8) * 255 / 16).astype(np.uint8))
+        pixels = np.asarray(source.read(i))
+        expected = np.asarray(grey.resize((32, 32), Image.Resampling.BICUBIC))
+        assert np.array_equal(pixels, expected[..., None].repeat(3, axis=2))
+
+
+def write_cifar(root, split="train", n=7, protocol=2, **changes):
+    folder = root / "cifar-100-python"
+    folder.mkdir(parents=True, exist_ok=True)
+    data = np.random.default_rng(1).integers(0, 256, (n, 3072), np.uint8)
+    entry = {"data": data, "fine_labels": list(range(n)), "filenames": ["same.png"] * n, **changes}
+    # The published files were made by Python 2 and name NumPy's old module.
+    raw = pickle.dumps(entry, protocol).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    (folder / split).write_bytes(raw)
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"name {i}" for i in range(100)]}, 2))
+    return data
+
+
+def test_cifar100(tmp_path):
+    data = write_cifar(tmp_path)
+    source = open_source("cifar100", str(tmp_path), "train")
+    assert source.class_names[3] == "name 3"
+    assert source.labels.tolist() == list(range(7))
+    assert np.array_equal(source.read(5), data[5].reshape(3, 32, 32).transpose(1, 2, 0))
+    assert [source.origin(i) for i in (0, 6)] == ["train/00000", "train/00006"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"data": print}, {"data": np.zeros((7, 5), np.uint8)}, {"fine_labels": [200] * 7}, {"fine_labels": ["a"] * 7}],
+)
+def test_cifar100_runs_no_code_and_checks_shapes(tmp_path, changes):
+    write_cifar(tmp_path, **changes)
+    with pytest.raises(UserError, match=r"write\.path"):
+        open_source("cifar100", str(tmp_path), "train")
+
+
+def test_flowers102(tmp_path):
+    from scipy.io import savemat
+
+    for image in range(1, 7):
+        save(tmp_path / f"flowers-102/jpg/image_{image:05d}.jpg", image)
+    savemat(tmp_path / "flowers-102/imagelabels.mat", {"labels": np.array([[1, 1, 102, 5, 6, 7]])})
+    savemat(
+        tmp_path / "flowers-102/setid.mat",
+        {"trnid": np.array([[2, 3]]), "valid": np.array([[6]]), "tstid": np.array([[1, 4, 5]])},
+    )
+    train, val = (open_source("flowers102", str(tmp_path), split) for split in ("train", "val"))
+    assert train.labels.tolist() == [0, 101]
+    assert val.labels.tolist() == [6]
+    assert val.origin(0) == "jpg/image_00006.jpg"
+    assert len(train.class_names) == 102
+    assert train.class_names[0] == "pink primrose"
+    assert np.array_equal(train.read(1), Image.open(tmp_path / "flowers-102/jpg/image_00003.jpg"))
+
+
+def test_food101_is_torchvisions(tmp_path):
+    from torchvision.datasets import Food101
+
+    listing = {"waffles": ["waffles/2", "waffles/1"], "apple_pie": ["apple_pie/7"]}
+    for seed, image in enumerate(["waffles/2", "waffles/1", "apple_pie/7"]):
+        save(tmp_path / f"food-101/images/{image}.jpg", seed)
+    (tmp_path / "food-101/meta").mkdir()
+    (tmp_path / "food-101/meta/test.json").write_text(json.dumps(listing))
+    theirs, ours = Food101(tmp_path, "test"), open_source("food101", str(tmp_path), "test")
+    assert ours.class_names == theirs.classes
+    assert ours.labels.tolist() == theirs._labels
+    assert [tmp_path / "food-101" / ours.origin(i) for i in range(3)] == theirs._image_files
+    (tmp_path / "food-101/meta/test.json").write_text(json.dumps({"a": ["../../secret"]}))
+    with pytest.raises(UserError, match="outside"):
+        open_source("food101", str(tmp_path), "test")
+
+
+@pytest.mark.parametrize("name", ["cifar100", "flowers102", "food101"])
+def test_missing_dataset_says_how_to_get_it(tmp_path, name):
+    with pytest.raises(UserError, match=r"torchvision\.datasets\.\w+\(.*, download=True\)") as caught:
+        open_source(name, str(tmp_path), "test")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "text"),
+    [
+        ("digits", "trian", r"train, val, test, not 'trian' \(did you mean train\?\)"),
+        ("cifar100", "val", "train, test, not 'val'"),
+        ("flowers102", "valid", r"did you mean val\?"),
+        ("imagefolder", "trains", r"did you mean train\?"),
+        ("imagefoldr", "train", r"did you mean imagefolder\?"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_nearest(tree, name, split, text):
+    with pytest.raises(UserError, match=text):
+        open_source(name, str(tree), split)
+
+
+def test_imagefolder_refuses_what_torchvision_refuses(tree):
+    with pytest.raises(UserError, match="not a folder"):
+        open_source("imagefolder", str(tree / "nowhere"), "")
+    with pytest.raises(UserError, match="no subfolders"):
+        open_source("imagefolder", str(tree / "train"), "a b")
+    (tree / "train/empty").mkdir()
+    with pytest.raises(UserError, match=r"no images .* of empty"):
+        open_source("imagefolder", str(tree), "train")
+
+
+def test_import_is_light():
+    heavy = "[m for m in ('torch', 'sklearn', 'scipy', 'ffcv') if m in sys.modules]"
+    code = f"import sys, ffdr.data, ffdr.beton.read; print({heavy})"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -1,0 +1,192 @@
+"""The teacher: averaging, feeding each member as it wants, and what is stored of its answers."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ffdr.errors import UserError
+from ffdr.models import ModelInfo, build_model, save_model
+from ffdr.options import ModelOptions, TeacherOptions
+from ffdr.reinforce.teacher import Member, Teacher, topk
+from ffdr.targets import LOWEST
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+class Linear(torch.nn.Module):
+    """A model that sees every pixel: flattens and multiplies. Records what it was fed."""
+
+    def __init__(self, resolution, classes, seed):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = torch.nn.Parameter(torch.randn(3 * resolution**2, classes, generator=generator) / resolution)
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x)
+        return x.flatten(1) @ self.weight
+
+
+def member(resolution=8, classes=5, seed=0, mean=MEAN, std=STD, fed=None):
+    return Member(f"linear{seed}", Linear(resolution, classes, seed), fed if fed is not None else resolution, mean, std)
+
+
+def pixels(n=6, size=8, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (n, size, size, 3), dtype=np.uint8))
+
+
+def column(values):
+    return torch.tensor(values)[:, None, None]
+
+
+def by_hand(entry, images):
+    """One image at a time, in float64."""
+    x = images.permute(0, 3, 1, 2).double() / 255
+    x = (x - column(entry.mean)) / column(entry.std)
+    return (x.flatten(1) @ entry.model.weight.double()).softmax(1)
+
+
+def test_averages_probabilities_not_logits():
+    members = [member(seed=1), member(seed=2, mean=(0.0,) * 3, std=(1.0,) * 3)]
+    expected = (by_hand(members[0], pixels()) + by_hand(members[1], pixels())) / 2
+    answer = Teacher(members, 5, "cpu").log_probs(pixels())
+    assert answer.dtype == torch.float32 and answer.shape == (6, 5)
+    torch.testing.assert_close(answer.double().exp(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_both_layouts_and_any_chunk_agree():
+    images = pixels(7)
+    whole = Teacher([member()], 5, "cpu").log_probs(images)
+    for size in (1, 3, 7, 100):
+        chunked = Teacher([member()], 5, "cpu", batch_size=size).log_probs(images.permute(0, 3, 1, 2).contiguous())
+        torch.testing.assert_close(chunked, whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mean_std", [(MEAN, STD), ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))])
+def test_normalised_images_give_the_same_answer_as_pixels(mean_std):
+    images = pixels()
+    normalised = (images.permute(0, 3, 1, 2) / 255 - column(mean_std[0])) / column(mean_std[1])
+    teacher = Teacher([member(), member(seed=2, mean=(0.0,) * 3)], 5, "cpu")
+    torch.testing.assert_close(
+        teacher.log_probs_normalised(normalised, *mean_std), teacher.log_probs(images), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_a_member_sees_its_own_resolution():
+    entry = member(resolution=4, mean=(0.0,) * 3, std=(1.0,) * 3)
+    Teacher([entry], 5, "cpu").log_probs(pixels(size=8))
+    expected = F.interpolate(
+        pixels(size=8).permute(0, 3, 1, 2).float() / 255, (4, 4), mode="bilinear", antialias=True, align_corners=False
+    )
+    torch.testing.assert_close(entry.model.seen[0], expected)
+    assert entry.model.seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("fed", [8, 0])
+def test_images_of_the_right_size_are_not_resampled(fed):
+    entry = member(fed=fed, mean=(0.0,) * 3, std=(1.0,) * 3)
+    Teacher([entry], 5, "cpu").log_probs(pixels())
+    assert torch.equal((entry.model.seen[0] * 255).round().byte(), pixels().permute(0, 3, 1, 2))
+
+
+def test_a_student_can_learn_from_the_answer():
+    answer = Teacher([member()], 5, "cpu").log_probs(pixels())
+    student = torch.zeros(6, 5, requires_grad=True)
+    F.kl_div(student.log_softmax(1), answer, log_target=True, reduction="batchmean").backward()
+    assert not answer.is_inference() and student.grad.abs().sum() > 0
+
+
+def test_members_are_left_in_evaluation_mode_without_gradients():
+    entry = member()
+    entry.model.train()
+    Teacher([entry], 5, "cpu")
+    assert not entry.model.training and not entry.model.weight.requires_grad
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(2, 8, 8, 3), torch.zeros(8, 8, 3, dtype=torch.uint8)])
+def test_other_arrays_are_refused(wrong):
+    with pytest.raises(ValueError, match="uint8"):
+        Teacher([member()], 5, "cpu").log_probs(wrong)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    model = build_model(ModelOptions("test_resnet"), 5, 32)
+    save_model(tmp_path / "teacher.safetensors", model, ModelInfo("test_resnet", 5, 40, MEAN, STD))
+    return model.eval(), str(tmp_path / "teacher.safetensors")
+
+
+def test_from_options_feeds_members_as_their_checkpoints_say(checkpoint):
+    model, path = checkpoint
+    teacher = Teacher.from_options(TeacherOptions(models=f"test_resnet:{path}, test_resnet:{path}"), 5, "cpu")
+    assert teacher.names == ("test_resnet", "test_resnet")
+    assert [(m.resolution, m.mean, m.std) for m in teacher.members] == [(40, MEAN, STD)] * 2
+    x = (pixels(size=40).permute(0, 3, 1, 2) / 255 - column(MEAN)) / column(STD)
+    torch.testing.assert_close(teacher.log_probs(pixels(size=40)), model(x).log_softmax(1), atol=1e-4, rtol=1e-4)
+
+
+def test_the_resolution_asked_for_wins(checkpoint):
+    options = TeacherOptions(models=f"test_resnet:{checkpoint[1]}", resolution=64)
+    assert Teacher.from_options(options, 5, "cpu").members[0].resolution == 64
+
+
+def test_bfloat16_is_close(checkpoint):
+    options = TeacherOptions(models=f"test_resnet:{checkpoint[1]}", precision="bfloat16")
+    low = Teacher.from_options(options, 5, "cpu").log_probs(pixels(size=40))
+    high = Teacher.from_options(TeacherOptions(models=options.models), 5, "cpu").log_probs(pixels(size=40))
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, high, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ("", "give NAME"),
+        ("test_resnet:{path},", "give NAME"),
+        ("test_resnet:{path}", "has 5 classes, but the data has 7"),
+        ("test_vit:{path}", "holds a test_resnet, but test_vit"),
+        ("test_resnt:nowhere.pt", "nowhere.pt: no such file"),
+    ],
+)
+def test_a_list_that_cannot_be_loaded_is_one_clear_line(models, message, checkpoint):
+    with pytest.raises(UserError, match=message):
+        Teacher.from_options(TeacherOptions(models=models.format(path=checkpoint[1])), 7, "cpu")
+
+
+def test_topk_sorts_best_first_and_gives_ties_to_the_lower_id():
+    ids, logs = topk(torch.tensor([[0.1, 0.3, 0.1, 0.4, 0.1]]).log(), 4)
+    assert ids.dtype == np.uint16 and logs.dtype == np.float16
+    assert ids.tolist() == [[3, 1, 0, 2]]
+    np.testing.assert_allclose(np.exp(logs.astype(float)), [[0.4, 0.3, 0.1, 0.1]], rtol=2e-3)
+
+
+def test_topk_marks_slots_without_probability_as_unused():
+    ids, logs = topk(torch.tensor([[-torch.inf, 0.0, -1e6]]), 5)
+    assert ids.tolist() == [[1, 0, 0, 0, 0]]
+    assert logs.tolist() == [[0, LOWEST, LOWEST, LOWEST, LOWEST]]
+
+
+@pytest.mark.parametrize("C", [2, 10, 1000, 60000])
+def test_topk_never_exceeds_one(C):
+    rng = torch.Generator().manual_seed(C)
+    flat = torch.full((1, C), 1 / C).log()
+    peaked = (torch.randn(20, C, generator=rng) * 4).log_softmax(1)
+    nearly_flat = (torch.randn(20, C, generator=rng) * 0.1).log_softmax(1)
+    for k in (1, 10, C):
+        _, logs = topk(torch.cat([flat, peaked, nearly_flat]), k)
+        assert np.isfinite(logs).all()
+        assert (np.diff(logs.astype(float)) <= 0).all()
+        assert np.exp(logs.astype(np.float64)).sum(1).max() <= 1 + 1e-3
+
+
+def test_topk_rounds_to_nearest_where_it_can():
+    logp = torch.tensor([[0.9, 0.06, 0.04]]).log()
+    np.testing.assert_array_equal(topk(logp, 2)[1], logp[:, :2].numpy().astype(np.float16))
+
+
+def test_topk_refuses_what_it_cannot_store():
+    with pytest.raises(ValueError, match="not a number"):
+        topk(torch.tensor([[0.0, torch.nan]]), 2)
+    with pytest.raises(ValueError, match="65537 classes"):
+        topk(torch.zeros(1, 65537), 2)

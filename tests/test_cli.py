@@ -1,0 +1,51 @@
+"""The command line as a user meets it: exit statuses, one-line errors before slow work, help."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def ffdr(*arguments):
+    return subprocess.run([sys.executable, "-m", "ffdr", *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["trian"], "did you mean train?"),
+        (["train", "--train.epochz=1"], "did you mean train.epochs?"),
+        (["train", "--train.out=x"], "data.train"),
+        (["write", "--write.source=digit", "--write.out=x.beton"], "did you mean digits?"),
+        (["bench", "lodaer"], "is not one of"),
+        (["eval"], "eval.data"),
+        (["reinforce", "--reinforce.images=x.beton"], "reinforce.out"),
+    ],
+)
+def test_mistakes_end_with_one_line_and_status_2(arguments, part):
+    run = ffdr(*arguments)
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert run.stderr.startswith(f"ffdr {arguments[0]}: ")
+    assert run.stderr.count("\n") == 1
+    assert part in run.stderr
+
+
+def test_refusals_come_before_the_slow_imports():
+    code = (
+        "import sys; from ffdr.cli import main; status = main(['train', '--train.lr=x']);"
+        "slow = {'torch', 'ffcv', 'numba', 'timm', 'cv2'} & set(sys.modules);"
+        "sys.exit(f'{status} {slow}' if slow or status != 2 else 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_help_and_version():
+    assert "reinforce" in ffdr("--help").stdout
+    assert "--train.lr" in ffdr("train", "--help").stdout
+    assert ffdr("--version").stdout.startswith("ffdr 0.")
+
+
+def test_the_public_face_imports():
+    code = "from ffdr import ReinforcedLoader, ReinforcedDataset, SparseTargetLoss, SparseTargets"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

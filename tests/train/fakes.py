@@ -1,0 +1,69 @@
+"""A loader in memory that keeps the promises of ffdr.train.protocol, for tests."""
+
+import numpy as np
+import torch
+
+from ffdr.targets import SparseTargets
+
+CLASSES = 4
+
+
+class FakeLoader:
+    """64 images of 32 px in 4 classes that differ in colour; the order depends on (seed, epoch)."""
+
+    def __init__(self, n=64, batch_size=16, seed=0, topk=0, fingerprint="f00d", num_classes=CLASSES, shuffle=True):
+        rng = np.random.default_rng(1)
+        self.num_images, self.num_classes, self.batch_size = n, num_classes, batch_size
+        self.labels = torch.from_numpy(rng.integers(0, num_classes, n))
+        colours = torch.from_numpy(rng.normal(size=(num_classes, 3, 1, 1))).float()
+        noise = torch.from_numpy(rng.normal(size=(n, 3, 32, 32))).float()
+        self.images = (colours[self.labels] + noise).contiguous(memory_format=torch.channels_last)
+        self.seed, self.topk, self.fingerprint, self.shuffle = seed, topk, fingerprint, shuffle
+        self.epoch = self.batch = 0
+        self.after_batch = lambda epoch, batch: None
+        self.spoil = None  # (epoch, batch) whose images are not finite
+
+    def __len__(self):
+        return -(-self.num_images // self.batch_size)
+
+    def __iter__(self):
+        order = np.arange(self.num_images)
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_images)
+        for batch in range(self.batch, len(self)):
+            self.batch = batch + 1
+            index = torch.from_numpy(order[batch * self.batch_size : (batch + 1) * self.batch_size])
+            images = self.images[index]
+            if self.spoil == (self.epoch, batch):
+                images = images * torch.inf
+            yield images, self.targets(index), index
+            self.after_batch(self.epoch, batch)
+
+    def targets(self, index):
+        label = self.labels[index]
+        if not self.topk:
+            return SparseTargets(label[:, None], torch.zeros(len(index), 1), label)
+        ids = (label[:, None] + torch.arange(self.topk)) % self.num_classes
+        logs = torch.tensor([0.9] + [0.05 / self.topk] * (self.topk - 1)).log().half().expand(len(index), -1)
+        return SparseTargets(ids, logs, label)
+
+    def set_epoch(self, epoch):
+        self.epoch, self.batch = epoch, 0
+
+    def state_dict(self):
+        return {"seed": self.seed, "epoch": self.epoch, "batch": self.batch, "fingerprint": self.fingerprint}
+
+    def load_state_dict(self, state):
+        assert state["fingerprint"] == self.fingerprint
+        self.epoch, self.batch = state["epoch"], state["batch"]
+
+
+class FakeTeacher:
+    """Knows the colours; counts how often it is asked, and remembers with which normalisation."""
+
+    def __init__(self, num_classes=CLASSES):
+        self.num_classes, self.asked = num_classes, []
+
+    def log_probs_normalised(self, images, mean, std):
+        self.asked.append((tuple(mean), tuple(std)))
+        return (images.mean((2, 3)) @ torch.ones(3, self.num_classes)).log_softmax(1)
