@@ -13,7 +13,7 @@ from ffdr.options import BENCHES, BenchRecipe, DemoRecipe, EvalRecipe, Reinforce
 
 def demo(options: DemoRecipe) -> None:
     """The whole path on handwritten digits: write, reinforce, train by ERM, KD and DR, evaluate."""
-    from ffdr.demo import run_demo
+    from ffdr.demo.run import run_demo
 
     run_demo(options.demo)
 

@@ -1,1 +1,17 @@
-"""Image betons and reinforced betons: layout, writing, reading, the FFCV decoders. Knows nothing of training."""
+"""Image betons and reinforced betons. Knows nothing of training.
+
+Files, bottom up:
+
+- ``layout.py``      the bytes of a beton, once for readers and writers; fingerprints and keys
+- ``tables.py``      reads and checks the tables of any beton
+- ``read.py``        ``ImageBeton`` and ``ReinforcedBeton``: opened, checked, immutable
+- ``reinforced.py``  header, checks and ``ReinforcedWriter`` of reinforced betons
+- ``partial.py``     files in the making, which survive being killed
+- ``jpeg.py``        JPEGs with restart markers and an offset table
+- ``encode.py``      what the worker processes of a write do
+- ``write.py``       ``write_images``: a source dataset becomes an image beton
+- ``pixels.py``      single images in Python
+- ``fields.py``      the custom fields as FFCV knows them
+
+- ``decode.py``, ``stream.py``, ``views.py``: from stored bytes to finished batches, inside FFCV
+"""

@@ -26,6 +26,7 @@ from ffdr.augment.replay import mix_into, replay_view, scratch_bytes
 from ffdr.augment.view import MIX_DTYPE, VIEW_DTYPE
 from ffdr.beton.layout import JPG, RAW
 from ffdr.beton.read import ImageBeton
+from ffdr.errors import UserError
 
 # Statuses of this stage; those of a bad view record come from augment.check.
 BAD_JPEG = 1001
@@ -39,7 +40,7 @@ _SLACK = 64
 """Bytes behind a decoded image that vectorised kernels may read (never use)."""
 
 
-class ReplayError(RuntimeError):
+class ReplayError(UserError):
     """A sample that can't be turned into pixels: its number in the beton, and what is wrong with it."""
 
     def __init__(self, path: object, sample: int, status: int) -> None:

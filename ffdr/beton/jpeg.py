@@ -42,8 +42,8 @@ GROWTH = 1.01
 """How much larger markers and table may make a JPEG."""
 MIN_INTERVAL = 2
 """Shortest segment in MCUs: still shorter ones make cropped decoding no faster."""
-_MARKER_BYTES = 2.8
-"""What a segment costs at least, but for exceptions: hopeless intervals are not tried."""
+_MARKER_BYTES = 3.3
+"""What a segment costs, so that hopeless intervals are not tried."""
 _MAX_SIDE = 65500
 """libjpeg's JPEG_MAX_DIMENSION."""
 

@@ -15,7 +15,8 @@ import os
 import struct
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -46,16 +47,14 @@ class Partial:
         """What earlier runs completed, in order."""
         if final.is_dir():
             raise UserError(f"{final}: a folder; give the name of a file")
-        try:
+        with told(final):
             final.parent.mkdir(parents=True, exist_ok=True)
             self._journal = _open(self._journal_path)
             if not _lock(self._journal, self._journal_path):
                 self.close()
                 raise UserError(f"{final}: another run is writing it")
             self.file = _open(self.path)
-        except OSError as error:
-            raise UserError(f"{final}: can't be written: {error.strerror or error}") from None
-        self._recover(identity, is_complete)
+            self._recover(identity, is_complete)
 
     def _recover(self, identity: bytes, is_complete: Callable[[BinaryIO, bytes], bool]) -> None:
         found = _records(self._journal.read())
@@ -95,7 +94,17 @@ class Partial:
         """Release both files; they stay where they are, to be resumed."""
         for file in ("file", "_journal"):
             if hasattr(self, file):
-                getattr(self, file).close()
+                with suppress(OSError):  # a full disk: what can't be flushed is in no journal record
+                    getattr(self, file).close()
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Tell a failure to write, a full disk above all, in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: can't be written: {error.strerror or error}") from error
 
 
 def write_aside(path: Path, text: str) -> None:

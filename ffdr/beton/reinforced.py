@@ -26,7 +26,7 @@ import numpy as np
 from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
 from ffdr.beton import layout
 from ffdr.beton.layout import CUSTOM, FieldSpec
-from ffdr.beton.partial import Partial
+from ffdr.beton.partial import Partial, told
 from ffdr.beton.tables import refuse
 from ffdr.errors import UserError
 
@@ -238,9 +238,9 @@ class ReinforcedWriter:
             raise ValueError(f"image {self._done}: {text}")
         records = np.ascontiguousarray(views).tobytes()
         logits = np.concatenate([ids, np.ascontiguousarray(log_probs).view("<u2")], axis=1).tobytes()
-        at = self._allocator.take(self._sample_bytes)
-        self._partial.file.seek(at)
-        self._partial.file.write(records.ljust(self._sample_bytes - header.logit_bytes, b"\0") + logits)
+        with told(self.path):
+            self._partial.file.seek(self._allocator.take(self._sample_bytes))
+            self._partial.file.write(records.ljust(self._sample_bytes - header.logit_bytes, b"\0") + logits)
         self._pending.append(zlib.crc32(logits, zlib.crc32(records)))
         self._checksums[self._done] = self._pending[-1]
         self._done += 1
@@ -266,11 +266,12 @@ class ReinforcedWriter:
         allocations["sample_id"] = np.arange(count)[:, None]
         allocations["ptr"] = np.stack([metadata["aug_params"], metadata["logits"]], axis=1)
         allocations["size"] = (self.header.view_bytes, self.header.logit_bytes)
-        file = self._partial.file
-        file.seek(self._allocator.end)
-        layout.write_tables(file, self._specs, allocator.page_size, metadata, self._checksums, [allocations.ravel()])
-        self._read_back()
-        self._partial.publish()
+        with told(self.path):
+            file, page_size = self._partial.file, allocator.page_size
+            file.seek(self._allocator.end)
+            layout.write_tables(file, self._specs, page_size, metadata, self._checksums, [allocations.ravel()])
+            self._read_back()
+            self._partial.publish()
 
     def _read_back(self) -> None:
         from ffdr.beton.read import ReinforcedBeton
@@ -284,7 +285,8 @@ class ReinforcedWriter:
 
     def _commit(self) -> None:
         if self._pending:
-            self._partial.commit(np.array(self._pending, "<u4").tobytes())
+            with told(self.path):
+                self._partial.commit(np.array(self._pending, "<u4").tobytes())
             self._pending = []
 
     def _is_complete(self, file: BinaryIO, record: bytes) -> bool:
@@ -309,7 +311,7 @@ class ReinforcedWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._done < self.header.num_images or kind is not None:
+        if not self._partial.file.closed:  # by finish
             self._commit()
         self._partial.close()
 

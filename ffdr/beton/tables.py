@@ -55,7 +55,7 @@ class Tables:
     sizes: np.ndarray
     """(A,) uint64 bytes of the regions."""
     memmap: np.ndarray
-    """(bytes,) uint8, the whole file, read-only: the very file that was checked, even if its name is given to another."""
+    """(bytes,) uint8, read-only: the very file that was checked, even if its name is given to another one."""
 
     def spec(self, name: str) -> FieldSpec | None:
         """The field of that name, if there is one."""

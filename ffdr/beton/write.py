@@ -29,7 +29,7 @@ import ffdr
 from ffdr.beton import encode, layout
 from ffdr.beton.encode import ENCODED_DTYPE, Chunk, Encoder
 from ffdr.beton.layout import FieldSpec
-from ffdr.beton.partial import Partial, write_aside
+from ffdr.beton.partial import Partial, told, write_aside
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import MANIFEST_FORMAT, manifest_path, open_unnamed_images
 from ffdr.data import Source, open_source
@@ -38,6 +38,8 @@ from ffdr.options import WriteOptions
 
 CHUNK = 16
 """Images a task of a worker, and a record of the journal."""
+ORIGIN_BYTES = 24
+"""Original width, original height, key: three int64."""
 
 # What FFCV's NDArrayField(np.dtype("int64"), (3,)) writes: 32 dimensions, length of the dtype's description, the same.
 _ORIGIN_TYPE = b'[["", "<i8"]]'
@@ -100,13 +102,14 @@ class _Writer:
         """Write what is missing, then finish."""
         try:
             self._stop_on_error()
-            with tqdm(
-                total=len(self.selected), initial=self.position, unit="img", desc="write", disable=not progress
-            ) as bar:
+            count = len(self.selected)
+            with tqdm(total=count, initial=self.position, unit="img", desc="write", disable=not progress) as bar:
                 for chunk in self._chunks():
-                    self._append(chunk)
+                    with told(self.out):
+                        self._append(chunk)
                     bar.update(len(chunk.samples) + len(chunk.skipped))
-            self._finish()
+            with told(self.out):
+                self._finish()
         finally:
             self.partial.close()
         if self.skipped:
@@ -114,12 +117,16 @@ class _Writer:
         return self.out
 
     def _identity(self) -> bytes:
-        """What decides the bytes of the file: options, versions, and which images there are."""
+        """What decides the bytes of the file: options, versions, and which images there are.
+
+        Files that change under an unchanged name between two runs are not noticed: that would need reading them all.
+        """
         images = hashlib.sha256()
         for i in self.selected:
             images.update(f"{self.source.origin(i)}\0{self.source.labels[i]}\0".encode(errors="surrogateescape"))
         facts = {
-            "options": _options_in_manifest(self.options) | {"path": os.path.abspath(self.options.path)},
+            "options": _options_in_manifest(self.options),
+            "path": os.path.abspath(self.options.path) if self.options.path else "",
             "versions": _versions(),
             "images": images.hexdigest(),
             "layout": [layout.DATA_ALIGNMENT, layout.PAGE_SIZE, CHUNK],
@@ -186,7 +193,7 @@ class _Writer:
             size = int(sample["size"])
             file.seek(self.allocator.take(_stored_bytes(size)))
             data = file.read(_stored_bytes(size))
-            if zlib.crc32(data[-24:], zlib.crc32(data[:size])) != sample["crc"]:
+            if zlib.crc32(data[-ORIGIN_BYTES:], zlib.crc32(data[:size])) != sample["crc"]:
                 self.allocator.end, self.allocator.page_size = before
                 return False
         self.allocator.end, self.allocator.page_size = before
@@ -204,19 +211,19 @@ class _Writer:
         samples = np.concatenate(self.samples)
         if not len(samples):
             raise UserError(f"{self.out}: none of the {len(self.selected)} images can be read")
-        pointers = np.array(self.pointers, "<u8")
-        sizes = samples["size"]
+        pointers, sizes = np.array(self.pointers, "<u8"), samples["size"]
+        origin_ends = pointers + np.array([_stored_bytes(size) for size in sizes.tolist()], "<u8")
         metadata = np.zeros(len(samples), layout.metadata_dtype(SPECS))
         image = metadata["image"]
         for name in ("mode", "width", "height"):
             image[name] = samples[name]
         image["data_ptr"] = pointers
         metadata["label"] = samples["label"]
-        metadata["origin"] = pointers + (_stored_bytes(sizes) - np.uint64(24))
+        metadata["origin"] = origin_ends - np.uint64(ORIGIN_BYTES)
         allocations = np.empty((len(samples), 2), layout.ALLOC_DTYPE)
         allocations["sample_id"] = np.arange(len(samples))[:, None]
         allocations["ptr"] = np.stack([pointers, metadata["origin"]], axis=1)
-        allocations["size"] = np.stack([sizes, np.full_like(sizes, 24)], axis=1)
+        allocations["size"] = np.stack([sizes, np.full_like(sizes, ORIGIN_BYTES)], axis=1)
         file = self.partial.file
         file.seek(self.allocator.end)
         layout.write_tables(
@@ -261,11 +268,9 @@ class _Writer:
         }
 
 
-def _stored_bytes(size: Any) -> Any:
-    """Bytes of a stored sample whose image has ``size`` bytes (int or uint64 array): see ``Chunk.data``."""
-    kind = type(size) if isinstance(size, int) else np.uint64
-    step = kind(layout.ALIGNMENT)
-    return (size + step - kind(1)) // step * step + kind(24)
+def _stored_bytes(size: int) -> int:
+    """Bytes of a stored sample whose image has ``size`` bytes: see ``Chunk.data``."""
+    return -(-size // layout.ALIGNMENT) * layout.ALIGNMENT + ORIGIN_BYTES
 
 
 def _options_in_manifest(options: WriteOptions) -> dict[str, Any]:

@@ -59,8 +59,9 @@ class Scores:
             raise UserError("evaluate: the model's answers are not finite; its weights or its precision are at fault")
         values = {key: float(value) for key, value in self._metrics.compute().items()}
         return {
-            "top1": values["top1"],
-            "top5": values["top5"],
+            # torchmetrics divides in float32; the count that it divided is a whole number.
+            "top1": round(values["top1"] * self._images) / self._images,
+            "top5": round(values["top5"] * self._images) / self._images,
             "nll": nll,
             "brier": brier,
             "ece": values["ece"],

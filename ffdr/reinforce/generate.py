@@ -27,8 +27,8 @@ from ffdr.beton.stream import thread_count
 from ffdr.options import ReinforceOptions, TeacherOptions
 from ffdr.reinforce.teacher import Teacher, topk
 
-Chunk = tuple[np.ndarray, dict[int, np.ndarray]]
-"""Records (n, K) and, for each resolution a teacher wants, pixels (n·K, R, R, 3) uint8."""
+Chunk = tuple[np.ndarray, dict[int, torch.Tensor]]
+"""Records (n, K) and, for each resolution R that a teacher asks for (0: none in particular), pixels (n·K, R, R, 3)."""
 
 
 def generate(options: ReinforceOptions, policy: Policy, teacher_options: TeacherOptions, progress: bool = True) -> Path:
@@ -80,8 +80,8 @@ class _ChunkProducer:
         self.mixes = policy.mixes
         self.policy = pack_policy(policy)
         threads = thread_count(options.workers)
-        sides = {member.resolution or options.resolution for member in teacher.members}
-        self.replayers = {side: Replayer(images, side, threads) for side in sorted(sides)}
+        wanted = sorted({member.resolution for member in teacher.members})
+        self.replayers = {side: Replayer(images, side or options.resolution, threads) for side in wanted}
         self.chunk = max(1, teacher.batch_size // options.views)
 
     def chunks(self, done: int) -> Iterator[tuple[int, Chunk]]:
@@ -99,21 +99,21 @@ class _ChunkProducer:
 
     def _make(self, first: int) -> Chunk:
         index = np.arange(first, min(first + self.chunk, self.images.num_images))
-        views_nK2, mixes_nK = (part.reshape(len(index), self.views, *part.shape[1:]) for part in self._blank(index))
-        for k in range(self.views):
-            views, mixes = blank_views(len(index))
-            draw_batch(self.policy, self.seed, k, index, self.images.original_sizes, views, mixes)
-            views_nK2[:, k], mixes_nK[:, k] = views, mixes
-        records = self._records(views_nK2, mixes_nK)
+        views_nK2, mixes_nK = (
+            np.stack(parts, axis=1) for parts in zip(*(self._draw(index, k) for k in range(self.views)), strict=True)
+        )
         pixels = {}
         for side, replayer in self.replayers.items():
-            pixels[side] = np.empty((records.size, side, side, 3), np.uint8)
-            spans = replayer.spans(np.repeat(index, self.views))
-            replayer(spans, views_nK2.reshape(-1, 2), mixes_nK.reshape(-1), pixels[side])
-        return records, pixels
+            out = np.empty((mixes_nK.size, *replayer.shape), np.uint8)
+            replayer(replayer.spans(np.repeat(index, self.views)), views_nK2.reshape(-1, 2), mixes_nK.ravel(), out)
+            pixels[side] = torch.from_numpy(out)
+        return self._records(views_nK2, mixes_nK), pixels
 
-    def _blank(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return blank_views(len(index) * self.views)
+    def _draw(self, index: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """View k of each image: views (n, 2), mixes (n,)."""
+        views, mixes = blank_views(len(index))
+        draw_batch(self.policy, self.seed, k, index, self.images.original_sizes, views, mixes)
+        return views, mixes
 
     def _records(self, views_nK2: np.ndarray, mixes_nK: np.ndarray) -> np.ndarray:
         if not self.mixes:

@@ -6,7 +6,7 @@ Shape suffixes: B images, H and W pixels, C classes, T kept entries (top-k).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -90,11 +90,18 @@ class Teacher:
 
         pixels: uint8, (B, H, W, 3) or (B, 3, H, W), on any device. Raises ValueError for any other array.
         """
-        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or 3 not in (pixels.shape[1], pixels.shape[3]):
-            raise ValueError(f"pixels: {pixels.dtype} {tuple(pixels.shape)}, but uint8 (B, H, W, 3) is needed")
-        if pixels.shape[3] == 3:
-            pixels = pixels.permute(0, 3, 1, 2)
-        return self._chunked(pixels, (0.0,) * 3, (1 / 255,) * 3)
+        return self.log_probs_at({0: pixels})
+
+    def log_probs_at(self, pixels: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """The same for images that come at several sizes: each member takes its own, without interpolation.
+
+        pixels: resolution → uint8 images as above; key 0 serves the members whose resolution is not among the keys.
+        """
+        for x in pixels.values():
+            if x.dtype != torch.uint8 or x.ndim != 4 or 3 not in (x.shape[1], x.shape[3]):
+                raise ValueError(f"pixels: {x.dtype} {tuple(x.shape)}, but uint8 (B, H, W, 3) is needed")
+        sizes = {side: x.permute(0, 3, 1, 2) if x.shape[3] == 3 else x for side, x in pixels.items()}
+        return self._chunked(sizes, (0.0,) * 3, (1 / 255,) * 3)
 
     def log_probs_normalised(self, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
         """The same for images (B, 3, H, W) that a loader normalised with mean and std, in units of [0, 1].
@@ -102,19 +109,26 @@ class Teacher:
         Undoing the loader's normalisation and applying a member's is one multiplication and one addition, and none
         where both agree.
         """
-        return self._chunked(images, mean, std)
+        return self._chunked({0: images}, mean, std)
 
     @torch.inference_mode()
-    def _chunked(self, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    def _chunked(self, sizes: Mapping[int, torch.Tensor], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
         """Label in chunks of ``batch_size``. images * std + mean are pixels in [0, 1]."""
-        chunks = [self._average(chunk.to(self.device), mean, std) for chunk in images.split(self.batch_size)]
+        parts = zip(*(images.split(self.batch_size) for images in sizes.values()), strict=True)
+        chunks = [
+            self._average({side: x.to(self.device) for side, x in zip(sizes, part, strict=True)}, mean, std)
+            for part in parts
+        ]
         # A plain copy: an inference tensor could not be saved for a student's backward pass.
         with torch.inference_mode(False):
             return torch.cat(chunks) if len(chunks) > 1 else chunks[0].clone()
 
-    def _average(self, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    def _average(self, sizes: Mapping[int, torch.Tensor], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
         """Log of the mean of the members' probabilities: log-sum-exp less log of their number."""
-        logs = [self._ask(member, images, mean, std) for member in self.members]
+        logs = []
+        for member in self.members:
+            images = sizes[member.resolution if member.resolution in sizes else 0]
+            logs.append(self._ask(member, images, mean, std))
         return torch.stack(logs).logsumexp(0) - math.log(len(logs)) if len(logs) > 1 else logs[0]
 
     def _ask(self, member: Member, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

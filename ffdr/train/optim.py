@@ -44,7 +44,7 @@ def build_schedule(options: TrainOptions, optimizer: torch.optim.Optimizer, step
     warmup = round(options.warmup_epochs * steps_per_epoch)
     return CosineLRScheduler(
         optimizer,
-        t_initial=max(1, total - warmup),
+        t_initial=max(2, total - warmup),  # the one or no step that is left has the full rate either way
         warmup_t=warmup,
         warmup_lr_init=options.lr / max(1, warmup),
         warmup_prefix=True,

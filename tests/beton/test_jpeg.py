@@ -65,7 +65,7 @@ def test_segments_are_short_where_the_bytes_allow_it():
 def test_each_segment_lies_where_the_table_says(size):
     """Cut every segment out and decode it as an image of its own: it must show that part of the whole."""
     pixels = np.asarray(Image.fromarray(PHOTOS[0]).resize(size))
-    stored = encode_jpeg(pixels, 95)
+    stored = encode_jpeg(pixels, 95, growth=1.05)
     table = read_offset_table(stored)
     assert table.mcus_per_row == -(-size[0] // 16)
     assert table.mcu_rows == -(-size[1] // 16)
@@ -127,7 +127,7 @@ def test_a_damaged_table_is_none_or_harmless():
         damaged[where] ^= 1 << rng.integers(8)
         found = read_offset_table(damaged[: len(damaged) - rng.integers(3)])
         if found is not None:
-            assert 0 < found.segments.min()
+            assert found.segments.min() > 0
             assert found.ends.max() < len(damaged)
             assert (found.segments <= found.ends).all()
             assert np.array_equal(found.segments, table.segments)

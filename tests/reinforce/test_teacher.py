@@ -83,6 +83,16 @@ def test_a_member_sees_its_own_resolution():
     assert entry.model.seen[0].is_contiguous(memory_format=torch.channels_last)
 
 
+def test_images_may_come_at_each_members_size():
+    """A member takes the images of its own size untouched; one without a size of its own takes those under 0."""
+    plain = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    members = [member(resolution=4, seed=1, **plain), member(resolution=8, seed=2, fed=0, **plain)]
+    sizes = {4: pixels(size=4, seed=1), 0: pixels(size=8, seed=2)}
+    answer = Teacher(members, 5, "cpu", batch_size=4).log_probs_at(sizes)
+    expected = (by_hand(members[0], sizes[4]) + by_hand(members[1], sizes[0])) / 2
+    torch.testing.assert_close(answer.double().exp(), expected, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("fed", [8, 0])
 def test_images_of_the_right_size_are_not_resampled(fed):
     entry = member(fed=fed, mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -159,6 +169,7 @@ def test_topk_sorts_best_first_and_gives_ties_to_the_lower_id():
     assert ids.dtype == np.uint16 and logs.dtype == np.float16
     assert ids.tolist() == [[3, 1, 0, 2]]
     np.testing.assert_allclose(np.exp(logs.astype(float)), [[0.4, 0.3, 0.1, 0.1]], rtol=2e-3)
+    assert topk(torch.full((1, 5000), 1 / 5000).log(), 100)[0][0].tolist() == list(range(100))
 
 
 def test_topk_marks_slots_without_probability_as_unused():

@@ -14,8 +14,8 @@ class FakeLoader:
     def __init__(self, n=64, batch_size=16, seed=0, topk=0, fingerprint="f00d", num_classes=CLASSES, shuffle=True):
         rng = np.random.default_rng(1)
         self.num_images, self.num_classes, self.batch_size = n, num_classes, batch_size
-        self.labels = torch.from_numpy(rng.integers(0, num_classes, n))
         colours = torch.from_numpy(rng.normal(size=(num_classes, 3, 1, 1))).float()
+        self.labels = torch.from_numpy(rng.integers(0, num_classes, n))
         noise = torch.from_numpy(rng.normal(size=(n, 3, 32, 32))).float()
         self.images = (colours[self.labels] + noise).contiguous(memory_format=torch.channels_last)
         self.seed, self.topk, self.fingerprint, self.shuffle = seed, topk, fingerprint, shuffle

@@ -250,6 +250,17 @@ def test_clipping_bounds_the_gradient(tmp_path):
     assert moved.item() == pytest.approx(1e-3, rel=0.02)
 
 
+def test_every_step_has_the_rate_of_the_schedule(tmp_path):
+    run = trainer(tmp_path, epochs=2, warmup_epochs=1.0)
+    rates = []
+    run.loader.after_batch = lambda epoch, batch: rates.append(run.optimizer.param_groups[0]["lr"])
+    record = run.fit()
+    warm = [0.05 / 4 + step * (0.05 - 0.05 / 4) / 4 for step in range(4)]
+    cold = [0.025 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
+    assert rates == pytest.approx(warm + cold)
+    assert record["lr"] == rates[-1]
+
+
 def test_averaged_weights_are_evaluated_and_exported(tmp_path):
     run = trainer(tmp_path, ema=0.99)
     run.fit()

@@ -1,0 +1,418 @@
+"""Truncated, damaged and hostile files: one clear error or a harmless file, never a crash or an absurd allocation.
+
+The fuzzing runs in a child process with little memory, so that a crash is a failed test and not a dead test run.
+"""
+
+import json
+import subprocess
+import sys
+import zlib
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ffdr.augment.policy import Policy
+from ffdr.augment.view import MIXED_DTYPE
+from ffdr.beton import layout
+from ffdr.beton.layout import ALLOC_DTYPE, FIELD_DTYPE, HEADER_DTYPE
+from ffdr.beton.pixels import decode_image
+from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.beton.reinforced import ReinforcedHeader, ReinforcedWriter
+from ffdr.beton.write import write_images
+from ffdr.errors import UserError
+from ffdr.options import WriteOptions
+
+N = 20
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """images.beton: 20 digits, JPEG and raw; reinforced.beton: two mixing views of each."""
+    folder = tmp_path_factory.mktemp("hostile")
+    out = folder / "images.beton"
+    write_images(WriteOptions(source="digits", out=str(out), mode="proportion", per_class=2, workers=1), progress=False)
+    (folder / "images.json").rename(folder / "manifest.json")
+    make_reinforced(folder / "reinforced.beton", ImageBeton.open(out))
+    return folder
+
+
+def make_reinforced(path, images, **changes):
+    policy = Policy(mixup=1.0)
+    header = {
+        "views": 2,
+        "topk": 3,
+        "num_classes": 10,
+        "num_images": images.num_images,
+        "fingerprint": images.fingerprint,
+        "mixes": True,
+        "policy": asdict(policy),
+        "teachers": ["made-up"],
+        "resolution": 32,
+        "seed": 0,
+    }
+    with ReinforcedWriter(path, ReinforcedHeader(**header | changes), images) as writer:
+        for i in range(images.num_images):
+            views = np.zeros(2, MIXED_DTYPE)
+            views["mix"]["partner"] = (i + 1) % images.num_images
+            ids = np.array([[1, 2, 3], [4, 5, 0]], np.uint16)
+            writer.append(views, ids, np.array([[-0.5, -2, -3], [0, -9, -65504]], np.float16))
+        writer.finish()
+
+
+def use(path):
+    """Open a file and touch everything in it."""
+    if path.name.startswith("images"):
+        beton = ImageBeton.open(path)
+        for i in range(len(beton)):
+            beton.is_intact(i)
+            decode_image(beton, i)
+    else:
+        beton = ReinforcedBeton.open(path)
+        for i in range(len(beton)):
+            beton.is_intact(i)
+            beton.views(i)
+            beton.logits(i)
+
+
+def tables_of(data):
+    """(start, end) of each part of a file that is not data."""
+    header = np.frombuffer(data[:24], HEADER_DTYPE)[0]
+    fields, alloc = int(header["num_fields"]), int(header["alloc_table_ptr"])
+    metadata_end = 24 + fields * FIELD_DTYPE.itemsize + N * (32 if fields == 3 else 16)
+    sections = alloc - layout.checksum_bytes(N) - (layout.origin_bytes(N) if fields == 3 else 0)
+    return (0, 24), (24, 24 + 64), (41, 41 + 600), (metadata_end - N * 16, metadata_end), (sections, len(data))
+
+
+def sealed(data):
+    """The file with the checksum of its tables made right again, as an attacker would; None where it has none."""
+    header = np.frombuffer(data[:24], HEADER_DTYPE)[0]
+    fields, alloc = int(header["num_fields"]), int(header["alloc_table_ptr"])
+    head_end = 24 + fields * FIELD_DTYPE.itemsize
+    metadata_end = head_end + N * (32 if fields == 3 else 16)
+    index = alloc - (layout.origin_bytes(N) if fields == 3 else 0)
+    sums = index - layout.checksum_bytes(N)
+    if not 0 < sums < len(data) or fields > 3:
+        return bytes(data)
+    crc = zlib.crc32(data[alloc:], zlib.crc32(data[index:alloc], zlib.crc32(data[:metadata_end])))
+    data = bytearray(data)
+    data[sums + 16 + 4 * N : sums + 20 + 4 * N] = crc.to_bytes(4, "little")
+    return bytes(data)
+
+
+def fuzz(folder, seed, rounds):
+    """Damage both files at random; returns how many damaged files opened, and the error lines of the others."""
+    rng = np.random.default_rng(seed)
+    opened, lines = 0, []
+    for name in ("images.beton", "reinforced.beton"):
+        good = (folder / name).read_bytes()
+        for turn in range(rounds):
+            data = bytearray(good)
+            for _ in range(1 + turn % 2):
+                start, end = tables_of(good)[rng.integers(5)]
+                at = int(rng.integers(start, end))
+                if turn % 3 == 0:  # a whole number, and an interesting one
+                    numbers = [0, 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1, len(data), len(data) - 8]
+                    number = numbers[rng.integers(len(numbers))]
+                    at = min(at & ~7, len(data) - 8)
+                    data[at : at + 8] = number.to_bytes(8, "little")
+                else:
+                    data[at] ^= 1 << int(rng.integers(8))
+            path = folder / f"{name.removesuffix('.beton')}_damaged.beton"
+            path.write_bytes(sealed(data) if turn % 4 else bytes(data))
+            try:
+                use(path)
+                opened += 1
+            except UserError as error:
+                lines.append(str(error))
+    return opened, lines
+
+
+CHILD = f"""
+import json, resource, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_hostile import *
+folder = Path(sys.argv[1])
+use(folder / "images.beton")
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 28),) * 2)
+print(json.dumps(fuzz(folder, int(sys.argv[2]), 300)))
+"""
+
+
+def test_damaged_tables_never_crash(folder):
+    run = subprocess.run(
+        [sys.executable, "-c", CHILD, str(folder), "0"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    opened, lines = json.loads(run.stdout)
+    assert opened + len(lines) == 600
+    assert len(lines) > 300
+    assert all("\n" not in line and "_damaged.beton" in line for line in lines)
+    assert len({line.split(": ", 2)[-1][:25] for line in lines}) > 12  # many different checks were at work
+
+
+@pytest.mark.parametrize("name", ["images.beton", "reinforced.beton"])
+def test_every_bit_of_the_tables_is_covered_by_a_checksum(folder, name):
+    """Without a corrected checksum nothing passes, but for bits that switch the checksum off in stock betons."""
+    data = (folder / name).read_bytes()
+    kind = ImageBeton if name.startswith("images") else ReinforcedBeton
+    path = folder / f"bits_{name}"
+    rng = np.random.default_rng(1)
+    header = np.frombuffer(data[:24], HEADER_DTYPE)[0]
+    head = 24 + int(header["num_fields"]) * FIELD_DTYPE.itemsize
+    for at in [*range(24), *rng.integers(24, head, 60), *rng.integers(int(header["alloc_table_ptr"]), len(data), 60)]:
+        damaged = bytearray(data)
+        damaged[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="not a readable beton"):
+            kind.open(path)
+
+
+@pytest.mark.parametrize("name", ["images.beton", "reinforced.beton"])
+def test_truncated_files_are_refused(folder, name):
+    data = (folder / name).read_bytes()
+    kind = ImageBeton if name.startswith("images") else ReinforcedBeton
+    lengths = {0, 1, 23, 24, 25, 1064, 1065, 5000, len(data) // 2, *range(len(data) - 24 * 2 * N - 48, len(data), 7)}
+    path = folder / f"cut_{name}"
+    for length in lengths:
+        path.write_bytes(data[:length])
+        with pytest.raises(UserError, match="not a readable beton"):
+            kind.open(path)
+    path.write_bytes(data + b"\0" * 24)
+    with pytest.raises(UserError, match="not a readable beton"):
+        kind.open(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(b"", "less than a header"), (bytes(100), "version 0"), (b"\x02\0\x01\0" + bytes(96), "did not finish")],
+)
+def test_other_files_are_told_apart(tmp_path, content, text):
+    (tmp_path / "x.beton").write_bytes(content)
+    for kind in (ImageBeton, ReinforcedBeton):
+        with pytest.raises(UserError, match=text):
+            kind.open(tmp_path / "x.beton")
+        with pytest.raises(UserError, match="no such file"):
+            kind.open(tmp_path / "y.beton")
+        with pytest.raises(UserError, match="a folder"):
+            kind.open(tmp_path)
+
+
+def test_kinds_are_not_mixed_up(folder):
+    with pytest.raises(UserError, match="has a field image .* fields here are aug_params, logits"):  # noqa: RUF043
+        ImageBeton.open(folder / "reinforced.beton")
+    with pytest.raises(UserError, match="fields here are image, label, origin"):
+        ReinforcedBeton.open(folder / "images.beton")
+
+
+def patched(folder, name, changes):
+    """A copy of a file with a consistent checksum in which some metadata or allocations are changed."""
+    data = bytearray((folder / name).read_bytes())
+    header = np.frombuffer(data[:24], HEADER_DTYPE)[0]
+    specs = write_specs(name)
+    start, alloc = layout.head_size(specs), int(header["alloc_table_ptr"])
+    metadata = np.frombuffer(data, layout.metadata_dtype(specs), N, start)
+    allocations = np.frombuffer(data, ALLOC_DTYPE, -1, alloc)
+    changes(metadata, allocations)
+    path = folder / f"patched_{name}"
+    path.write_bytes(sealed(bytes(data)))
+    return path
+
+
+def write_specs(name):
+    from ffdr.beton.write import SPECS
+
+    custom = (layout.FieldSpec("aug_params", layout.CUSTOM), layout.FieldSpec("logits", layout.CUSTOM))
+    return SPECS if name.startswith("images") else custom
+
+
+def put(array, index, name, value):
+    array[name][index] = value
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (lambda m, a: put(m["image"], 3, "width", 0), "sample 3: its image has no pixels"),
+        (lambda m, a: put(m["image"], 3, "mode", 9), "sample 3: its image is stored in a mode"),
+        (lambda m, a: put(m["image"], slice(3, None), "width", 33), "raw image does not have"),
+        (lambda m, a: put(m["image"], 3, "data_ptr", 2**63), "sample 3: image: the pointer leads to nothing"),
+        (lambda m, a: put(m["image"], 3, "data_ptr", int(m["image"]["data_ptr"][3]) + 8), "sample 3: image"),
+        (lambda m, a: put(m, 3, "label", -1), "sample 3: its label is not a class id"),
+        (lambda m, a: put(m, 3, "label", 1 << 16), "sample 3: its label is not a class id"),
+        (lambda m, a: put(m, 3, "origin", 0), "sample 3: origin: the pointer leads to nothing"),
+        (lambda m, a: put(m, 3, "origin", int(m["image"]["data_ptr"][4])), "sample 3: its origin is not three"),
+        (lambda m, a: put(a, 5, "size", 2**64 - 1), "overlap"),
+        (lambda m, a: put(a, 5, "size", int(a["size"][5]) + 64), "overlap"),
+        (lambda m, a: put(a, -1, "size", 1 << 20), "overlap"),
+        (lambda m, a: put(a, -1, "ptr", 2**64 - 8), "overlap"),
+        (lambda m, a: put(a, 0, "ptr", 8), "overlap"),
+        (lambda m, a: put(a, 0, "size", 0), "overlap"),
+    ],
+)
+def test_each_lie_is_named(folder, changes, text):
+    with pytest.raises(UserError, match=text):
+        ImageBeton.open(patched(folder, "images.beton", changes))
+
+
+def test_manifest_is_checked(folder, tmp_path):
+    data = (folder / "images.beton").read_bytes()
+    good = json.loads((folder / "manifest.json").read_text())
+    (tmp_path / "x.beton").write_bytes(data)
+    path = tmp_path / "x.json"
+
+    def opened(**changes):
+        path.write_text(json.dumps(good | changes))
+        return ImageBeton.open(tmp_path / "x.beton")
+
+    assert opened().class_names == tuple("0123456789")
+    assert opened(mean=[0, 0.5, 1]).mean == (0, 0.5, 1)
+    assert opened(format="of something else").manifest is None
+    for changes, text in (
+        ({"fingerprint": "0" * 32}, "fingerprint 0000"),
+        ({"num_images": 21}, "describes 21 images"),
+        ({"class_names": ["a"]}, "not one of the manifest's 1 classes"),
+        ({"class_names": "abcdefghij"}, "class_names"),
+        ({"mean": [0, 0]}, "mean and std"),
+        ({"std": [0, 0, 0]}, "mean and std"),
+        ({"std": ["1", 1, 1]}, "mean and std"),
+        ({"mean": [float("nan")] * 3}, "mean and std"),
+    ):
+        with pytest.raises(UserError, match=text):
+            opened(**changes)
+    path.write_text("{")
+    with pytest.raises(UserError, match="not a readable manifest"):
+        ImageBeton.open(tmp_path / "x.beton")
+
+
+def test_reinforced_beton_of_other_images_is_refused(folder, tmp_path):
+    write_images(WriteOptions(source="digits", out=str(tmp_path / "x.beton"), per_class=3, workers=1), progress=False)
+    mine, others = ImageBeton.open(folder / "images.beton"), ImageBeton.open(tmp_path / "x.beton")
+    ReinforcedBeton.open(folder / "reinforced.beton", mine)
+    with pytest.raises(UserError, match=f"20 images .*{mine.fingerprint}.* has 30 with {others.fingerprint}"):
+        ReinforcedBeton.open(folder / "reinforced.beton", others)
+    with pytest.raises(UserError, match=mine.fingerprint):
+        make_reinforced(tmp_path / "y.beton", others, num_images=20, fingerprint=mine.fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("field", "offset", "value", "text"),
+    [
+        ("logit_ptr", 0, b"\x0a\x00", "class id 10 is not below 10"),
+        ("logit_ptr", 6, b"\x00\x7c", "not a finite number"),  # infinity
+        ("logit_ptr", 6, b"\x00\x7e", "not a finite number"),  # NaN
+        ("logit_ptr", 6, b"\x00\x3c", "not a finite number up to 0"),  # 1.0
+        ("logit_ptr", 8, b"\x00\x00", "not sorted"),
+        ("view_ptr", 24, b"\x14\x00\x00\x00", "partner is not one of the 20 images"),
+    ],
+)
+def test_records_are_checked_on_access(folder, field, offset, value, text):
+    data = bytearray((folder / "reinforced.beton").read_bytes())
+    at = int(getattr(ReinforcedBeton.open(folder / "reinforced.beton"), field)[7]) + offset
+    data[at : at + len(value)] = value
+    (folder / "records.beton").write_bytes(data)
+    beton = ReinforcedBeton.open(folder / "records.beton")
+    beton.views(6)
+    beton.logits(6)
+    assert beton.is_intact(6)
+    assert not beton.is_intact(7)
+    with pytest.raises(UserError, match=f"sample 7: .*{text}"):
+        beton.views(7)
+        beton.logits(7)
+
+
+def test_bad_headers_are_refused():
+    good = {
+        "views": 2,
+        "topk": 3,
+        "num_classes": 10,
+        "num_images": 20,
+        "fingerprint": "0" * 32,
+        "mixes": False,
+        "policy": asdict(Policy()),
+        "teachers": ("a", "b"),
+        "resolution": 224,
+        "seed": 0,
+    }
+    header = ReinforcedHeader(**good)
+    assert ReinforcedHeader.unpack(header.pack().ljust(1024, b"\0")) == header
+    assert header.policy["scale"] == [0.08, 1.0]
+    for changes in (
+        {"views": 0},
+        {"views": True},
+        {"topk": 11},
+        {"num_images": 1 << 32},
+        {"fingerprint": "xyz"},
+        {"mixes": 1},
+        {"teachers": "a"},
+        {"teachers": ["long name " * 10] * 10},
+        {"seed": -1},
+        {"num_classes": 65536, "topk": 65535, "views": 65535},
+        {"resolution": "224"},
+    ):
+        with pytest.raises(UserError, match="reinforced header"):
+            ReinforcedHeader(**good | changes)
+    for text in (b"{", b"[]", b'{"views": 1}', b'"a"', b"\xff", b"[" * 900):
+        raw = b"FFDRRNF1" + len(text).to_bytes(2, "little") + text
+        with pytest.raises(UserError, match="reinforced header: unreadable"):
+            ReinforcedHeader.unpack(raw.ljust(1024, b"\0"))
+
+
+def test_writer_refuses_what_a_reader_would(folder, tmp_path):
+    images = ImageBeton.open(folder / "images.beton")
+    header = ReinforcedBeton.open(folder / "reinforced.beton").header
+    views, ids = np.zeros(2, MIXED_DTYPE), np.array([[1, 2, 3]] * 2, np.uint16)
+    log_probs = np.array([[-1, -2, -3]] * 2, np.float16)
+    partner = views.copy()
+    partner["mix"]["partner"] = 20
+    with ReinforcedWriter(tmp_path / "y.beton", header, images) as writer:
+        for bad, text in (
+            ((views["first"], ids, log_probs), "views: "),
+            ((views[:1], ids, log_probs), "views: "),
+            ((views, ids.astype(np.int64), log_probs), "ids: int64"),
+            ((views, ids, log_probs.astype(np.float32)), "log_probs: float32"),
+            ((partner, ids, log_probs), "partner"),
+            ((views, ids + np.uint16(8), log_probs), "class id 11"),
+            ((views, ids, log_probs[:, ::-1]), "not sorted"),
+            ((views, ids, -log_probs), "up to 0"),
+            ((views, ids, log_probs * np.float16("nan")), "finite"),
+            ((views, ids * np.uint16(0), log_probs), "twice"),
+            ((views, ids, np.full_like(log_probs, -65504)), "unused entry"),
+        ):
+            with pytest.raises(ValueError, match=text):
+                writer.append(*bad)
+        assert writer.done == 0
+    with pytest.raises(UserError, match="is the image beton itself"):
+        ReinforcedWriter(images.path, header, images)
+
+
+def test_a_large_file_opens_fast_and_small(tmp_path):
+    """ImageNet's size: 1,281,167 images of 400 views. The data is a hole in a sparse file."""
+    count, path = 1_281_167, tmp_path / "large.beton"
+    header = ReinforcedHeader(400, 10, 1000, count, "0" * 32, False, asdict(Policy()), ("a",), 224, 0)
+    specs, sample = header.specs(), header.view_bytes + header.logit_bytes
+    metadata = np.zeros(count, layout.metadata_dtype(specs))
+    metadata["aug_params"] = layout.data_start(specs, count) + np.arange(count, dtype=np.uint64) * sample
+    metadata["logits"] = metadata["aug_params"] + np.uint64(header.view_bytes)
+    allocations = np.empty((count, 2), ALLOC_DTYPE)
+    allocations["sample_id"] = np.arange(count)[:, None]
+    allocations["ptr"] = np.stack([metadata["aug_params"], metadata["logits"]], axis=1)
+    allocations["size"] = header.view_bytes, header.logit_bytes
+    with path.open("w+b") as file:
+        file.seek(int(metadata["aug_params"][-1]) + sample)
+        layout.write_tables(file, specs, 1 << 23, metadata, np.zeros(count, "<u4"), [allocations.ravel()])
+    code = f"""
+import time
+from ffdr.beton.read import ReinforcedBeton
+start = time.perf_counter()
+assert len(ReinforcedBeton.open({str(path)!r})) == {count}
+peak = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
+print(time.perf_counter() - start, int(peak[0]) / 1024)
+"""
+    runs = [subprocess.check_output([sys.executable, "-c", code], text=True).split() for _ in range(2)]
+    seconds, mebibytes = (min(float(run[k]) for run in runs) for k in (0, 1))
+    assert seconds < 2
+    assert mebibytes < 200
+    path.unlink()

@@ -1,0 +1,121 @@
+"""Scores by hand, against torchmetrics and scikit-learn, over uneven batches."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from ffdr.errors import UserError
+from ffdr.evaluate.metrics import Scores, evaluate
+from ffdr.targets import SparseTargets
+
+
+class Given:
+    """A loader whose "images" are the logits themselves."""
+
+    def __init__(self, logits, labels, sizes):
+        self.parts = list(zip(logits.split(sizes), labels.split(sizes), strict=True))
+        self.num_images, self.num_classes = len(logits), logits.shape[1]
+        self.epochs = []
+
+    def __len__(self):
+        return len(self.parts)
+
+    def __iter__(self):
+        for logits, labels in self.parts:
+            yield logits, SparseTargets(labels[:, None], torch.zeros(len(labels), 1), labels), torch.arange(len(labels))
+
+    def set_epoch(self, epoch):
+        self.epochs.append(epoch)
+
+
+def given(n=101, C=10, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, C, (n,), generator=generator)
+    logits = torch.randn(n, C, generator=generator) * 2
+    logits[torch.arange(n), labels] += 1.5
+    return logits, labels
+
+
+def test_by_hand():
+    probs = torch.tensor([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4], [0.1, 0.8, 0.1], [0.05, 0.05, 0.9]])
+    labels = torch.tensor([0, 0, 1, 1])
+    scores = Scores(3)
+    scores.update(probs.log()[:3], labels[:3])
+    scores.update(probs.log()[3:], labels[3:])
+    result = scores.compute()
+    assert result["top1"] == 0.5 and result["top5"] == 1.0 and result["images"] == 4
+    assert result["nll"] == pytest.approx(-(math.log(0.7) + math.log(0.3) + math.log(0.8) + math.log(0.05)) / 4)
+    assert result["brier"] == pytest.approx(
+        ((0.09 + 0.04 + 0.01) + (0.49 + 0.09 + 0.16) + (0.01 + 0.04 + 0.01) + (0.0025 + 0.9025 + 0.81)) / 4, abs=1e-6
+    )
+    # Four images in four bins: |correct - confidence| each.
+    assert result["ece"] == pytest.approx((0.3 + 0.4 + 0.2 + 0.9) / 4, abs=1e-6)
+
+
+def test_bins_are_fifteenths():
+    """0.41 and 0.45 share the bin [6/15, 7/15), where right and wrong cancel; 0.48 lies in the next."""
+    probs = torch.tensor([[0.41, 0.3, 0.29], [0.45, 0.3, 0.25], [0.48, 0.3, 0.22]])
+    scores = Scores(3)
+    scores.update(probs.log(), torch.tensor([0, 1, 0]))
+    assert scores.compute()["ece"] == pytest.approx(2 / 3 * abs(0.43 - 0.5) + 1 / 3 * 0.52, abs=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [[101], [32, 32, 32, 5], [100, 1]])
+def test_agrees_with_scikit_learn_and_torchmetrics(sizes):
+    logits, labels = given()
+    loader = Given(logits, labels, sizes)
+    result = evaluate(torch.nn.Identity(), loader)
+    probs = logits.softmax(1)
+    assert loader.epochs == [0]
+    assert result["top1"] == accuracy_score(labels, logits.argmax(1))
+    assert result["top5"] == pytest.approx(top_k_accuracy_score(labels, logits, k=5), abs=1e-6)
+    assert result["nll"] == pytest.approx(log_loss(labels, logits.double().softmax(1), labels=range(10)), abs=1e-6)
+    one_hot = np.eye(10)[labels]
+    assert result["brier"] == pytest.approx(((probs.numpy() - one_hot) ** 2).sum(1).mean(), abs=1e-6)
+    expected = multiclass_calibration_error(probs, labels, 10, n_bins=15, norm="l1")
+    assert result["ece"] == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_top5_of_fewer_classes_is_certain():
+    logits, labels = given(C=3)
+    assert evaluate(torch.nn.Identity(), Given(logits, labels, 50))["top5"] == 1.0
+
+
+def test_confident_mistakes_have_finite_scores():
+    logits = torch.tensor([[1e4, 0.0], [0.0, 1e4]])
+    result = evaluate(torch.nn.Identity(), Given(logits, torch.tensor([1, 1]), 2))
+    assert result["nll"] == pytest.approx(5000) and result["brier"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_of_the_model_comes_back(training):
+    model = torch.nn.Dropout(0.5).train(training)
+    logits, labels = given()
+    result = evaluate(model, Given(logits, labels, 50))
+    assert model.training is training
+    assert result == evaluate(torch.nn.Identity(), Given(logits, labels, 50))
+
+
+def test_low_precision_is_close():
+    logits, labels = given()
+    model = torch.nn.Linear(10, 10)
+    torch.nn.init.eye_(model.weight)
+    full = evaluate(model, Given(logits, labels, 50))
+    low = evaluate(model, Given(logits, labels, 50), dtype=torch.bfloat16)
+    assert low["nll"] == pytest.approx(full["nll"], rel=0.02) and low["nll"] != full["nll"]
+
+
+def test_answers_that_are_no_numbers_are_told():
+    with pytest.raises(UserError, match="not finite"):
+        evaluate(torch.nn.Identity(), Given(torch.full((2, 3), torch.nan), torch.tensor([0, 1]), 2))
+
+
+def test_no_images_is_an_error():
+    loader = Given(*given(), 50)
+    loader.parts = []
+    with pytest.raises(UserError, match="no images"):
+        evaluate(torch.nn.Identity(), loader)
