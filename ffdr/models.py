@@ -7,10 +7,11 @@ num_classes=..., checkpoint_path=path)`` reads it without ffdr. The file's metad
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from ffdr.errors import UserError, nearest
 from ffdr.options import ModelOptions
 
 _MARK = "ffdr_model"
-"""Metadata key that tells our files from others; its value is the layout's version."""
+"""Metadata key that tells our files from others; its value is the ``ModelInfo`` as JSON."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +50,17 @@ class ModelInfo:
     """fingerprint of the data that the model was trained on; empty: unknown"""
 
     def to_metadata(self) -> dict[str, str]:
-        """The fields as strings, the only values that a safetensors header holds."""
-        text = {"format": "pt", _MARK: "1"}
-        for key, value in asdict(self).items():
-            text[key] = ",".join(map(repr, value)) if isinstance(value, tuple) else str(value)
-        return text
+        """The fields as one string: safetensors stores several in no particular order, and bytes must not vary."""
+        return {_MARK: json.dumps({"version": 1, **asdict(self)})}
 
     @classmethod
     def from_metadata(cls, text: dict[str, str]) -> ModelInfo:
-        """The reverse of ``to_metadata``. Raises KeyError or ValueError for what it did not write."""
-        if text[_MARK] != "1":
-            raise ValueError(f"layout version {text[_MARK]}, but this ffdr reads 1")
-        parse = {"int": int, "float": float, "str": str, "tuple[float, ...]": _floats}
-        return cls(**{field.name: parse[str(field.type)](text[field.name]) for field in fields(cls)})
-
-
-def _floats(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+        """The reverse of ``to_metadata``. Raises KeyError, TypeError or ValueError for what it did not write."""
+        values = json.loads(text[_MARK])
+        version = values.pop("version")
+        if version != 1:
+            raise ValueError(f"layout version {version}, but this ffdr reads 1")
+        return cls(**(values | {key: tuple(values[key]) for key in ("mean", "std")}))
 
 
 def class_digest(names: Iterable[str]) -> str:
@@ -186,7 +181,7 @@ def read_info(path: str | Path) -> ModelInfo | None:
         return None
     try:
         return ModelInfo.from_metadata(text)
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged metadata ({error})") from error
 
 

@@ -4,17 +4,21 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+import torch
+from betons import PLAIN, TOPK, VIEWS
 
-from ffdr.augment.policy import Policy
 from ffdr.bench.corpus import make_photos
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.reinforced import ReinforcedHeader, ReinforcedWriter
 from ffdr.beton.write import write_images
-from ffdr.options import WriteOptions
+from ffdr.models import ModelInfo, build_model, save_model
+from ffdr.options import ModelOptions, WriteOptions
 
-VIEWS, TOPK = 4, 3
-PLAIN = Policy(scale=(0.3, 1.0))
-MIXING = Policy(scale=(0.3, 1.0), mixup=0.5, cutmix=0.5)
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """The models of these tests are tiny, and waiting for a second core costs more than it gives."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +55,21 @@ def reinforce(folder):
         return out
 
     return make
+
+
+@pytest.fixture(scope="session")
+def reinforced_digits(digits, reinforce):
+    return reinforce(digits, PLAIN)
+
+
+@pytest.fixture(scope="session")
+def teacher(folder):
+    """NAME:CHECKPOINT of an untrained model for ten classes at 32 px."""
+    torch.manual_seed(0)
+    path = folder / "teacher.safetensors"
+    info = ModelInfo("test_efficientnet", 10, 32, (0.3,) * 3, (0.35,) * 3)
+    save_model(path, build_model(ModelOptions(name=info.name), 10, 32), info)
+    return f"{info.name}:{path}"
 
 
 def _write_reinforced(images, policy, seed, out):

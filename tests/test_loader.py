@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from conftest import MIXING, PLAIN, VIEWS
+from betons import MIXING, PLAIN, VIEWS
 from PIL import Image
 from torchvision.transforms import functional as F
 

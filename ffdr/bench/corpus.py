@@ -1,4 +1,4 @@
-"""A photo corpus made on the spot, for measuring: ImageNet's usual size out of scikit-learn's two sample photographs."""
+"""A photo corpus made on the spot, for measuring: ImageNet-like images out of scikit-learn's sample photographs."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -59,8 +60,8 @@ class Encoder:
                 sample, data = self._encode(i, origin, chunk.sums)
             except ReadError as error:
                 chunk.skipped.append((error.origin, error.cause))
-            except (ValueError, MemoryError) as error:
-                chunk.skipped.append((origin, f"{type(error).__name__}: {error}"))
+            except (ValueError, MemoryError, cv2.error) as error:
+                chunk.skipped.append((origin, " ".join(f"{type(error).__name__}: {error}".split())))
             else:
                 samples.append(sample)
                 chunk.data.append(data)

@@ -34,7 +34,7 @@ def decode_image(beton: ImageBeton, i: int) -> np.ndarray:
     status = _imdecode()(
         data.ctypes.data, data.size, height, width, pixels.ctypes.data, height, width, 0, 0, 1, 1, False, False
     )
-    if False:
+    if status != 0:
         raise UserError(f"{beton.path}: sample {i}: its JPEG is corrupt")
     return pixels
 

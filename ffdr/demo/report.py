@@ -131,6 +131,7 @@ def plot(file: Path, runs: Runs) -> None:
 
 def picture(file: Path, dataset: ReinforcedDataset, resolution: int, images: int = 6, views: int = 5) -> None:
     """Some images, each with its first views and the teacher's top-3 for them."""
+    views = min(views, dataset.num_views)
     figure, axes = plt.subplots(images, views + 1, figsize=(2 * (views + 1), 2.35 * images), constrained_layout=True)
     names = dataset.images.class_names
     for row, image in enumerate(np.linspace(0, len(dataset) - 1, images).astype(int)):

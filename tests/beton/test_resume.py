@@ -237,6 +237,17 @@ def test_stopped_reinforcement_resumes(undisturbed, tmp_path, stop):
             assert np.array_equal(found, expected)
 
 
+def test_only_intact_reinforcements_are_kept(undisturbed, tmp_path):
+    images = ImageBeton.open(undisturbed)
+    write_reinforced(tmp_path / "whole.beton", images)
+    unfinished = tmp_path / "y.beton.partial"
+    for damage, done in ((lambda data: data[:-1], 0), (lambda data: data[:-1000] + bytes(999) + data[-1:], 0)):
+        write_reinforced(tmp_path / "y.beton", images, 700)
+        unfinished.write_bytes(damage(unfinished.read_bytes()))
+        assert write_reinforced(tmp_path / "y.beton", images) == done  # all 700 were one record of the journal
+        assert (tmp_path / "y.beton").read_bytes() == (tmp_path / "whole.beton").read_bytes()
+
+
 def test_another_reinforcement_starts_afresh(undisturbed, tmp_path, capfd):
     images = ImageBeton.open(undisturbed)
     write_reinforced(tmp_path / "y.beton", images, 500)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ffdr.bench.corpus import make_photos
 from ffdr.beton import layout, write
-from ffdr.beton.jpeg import read_offset_table
+from ffdr.beton.jpeg import encode_jpeg, read_offset_table
 from ffdr.beton.layout import JPG, RAW, origin_key
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton, manifest_path
@@ -265,9 +265,15 @@ def test_jpeg_that_is_corrupt_or_of_another_size(photos, tmp_path):
     frame = data.index(b"\xff\xc0", start)
     data[frame + 5] ^= 0x10  # 4,096 rows more than there is memory for
     data[int(beton.data_ptr[8])] = 0
+    tables = data.index(b"\xff\xc4", int(beton.data_ptr[10]))
+    data[tables + 4] = 0xFF  # a Huffman table of no known class
+    scan = data.index(b"\xff\xda", int(beton.data_ptr[11])) + 40
+    data[scan : scan + 2] = b"\xff\xd9"  # ends before its pixels do
+    small, start = encode_jpeg(np.zeros((16, 16, 3), np.uint8), 90), int(beton.data_ptr[12])
+    data[start : start + len(small)] = small  # a good JPEG, but it would leave most of the image as it was
     beton.path.write_bytes(data)
     beton = ImageBeton.open(beton.path)
-    for i in (7, 8):
+    for i in (7, 8, 10, 11, 12):
         assert not beton.is_intact(i)
         with pytest.raises(UserError, match=f"sample {i}"):
             decode_image(beton, i)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -168,14 +169,23 @@ def test_cifar100(tmp_path):
     assert [source.origin(i) for i in (0, 6)] == ["train/00000", "train/00006"]
 
 
+class Code:
+    """Its pickle makes a folder when it is read by an unpickler that lets it."""
+
+    def __reduce__(self):
+        return (os.mkdir, ("it ran",))
+
+
 @pytest.mark.parametrize(
     "changes",
-    [{"data": print}, {"data": np.zeros((7, 5), np.uint8)}, {"fine_labels": [200] * 7}, {"fine_labels": ["a"] * 7}],
+    [{"data": Code()}, {"data": np.zeros((7, 5), np.uint8)}, {"fine_labels": [200] * 7}, {"fine_labels": ["a"] * 7}],
 )
-def test_cifar100_runs_no_code_and_checks_shapes(tmp_path, changes):
+def test_cifar100_runs_no_code_and_checks_shapes(tmp_path, monkeypatch, changes):
     write_cifar(tmp_path, **changes)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"write\.path"):
         open_source("cifar100", str(tmp_path), "train")
+    assert not (tmp_path / "it ran").exists()
 
 
 def test_flowers102(tmp_path):
@@ -248,5 +258,5 @@ def test_imagefolder_refuses_what_torchvision_refuses(tree):
 
 def test_import_is_light():
     heavy = "[m for m in ('torch', 'sklearn', 'scipy', 'ffcv') if m in sys.modules]"
-    code = f"import sys, ffdr.data, ffdr.beton.read; print({heavy})"
+    code = f"import sys, ffdr.data, ffdr.beton.write; print({heavy})"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -1,0 +1,22 @@
+"""Constants and helpers of the tests that use the shared betons."""
+
+from ffdr.augment.policy import Policy
+from ffdr.options import DataOptions, ModelOptions, TeacherOptions, TrainOptions, TrainRecipe
+
+VIEWS, TOPK = 4, 3
+PLAIN = Policy(scale=(0.3, 1.0))
+MIXING = Policy(scale=(0.3, 1.0), mixup=0.5, cutmix=0.5)
+
+
+def student_recipe(task, images, reinforced, teacher, out, val="", name="test_efficientnet", **train):
+    """A short run of a tiny model at 32 px."""
+    options = {"epochs": 2, "batch_size": 25, "resolution": 32, "lr": 0.01, "eval_every": 9, **train}
+    return TrainRecipe(
+        train=TrainOptions(task=task, out=str(out), **options),
+        data=DataOptions(
+            train=str(images), val=str(val), reinforced=str(reinforced) if task == "dr" else "", center=1.0, workers=1
+        ),
+        model=ModelOptions(name=name),
+        policy=PLAIN,
+        teacher=TeacherOptions(models=teacher if task == "kd" else ""),
+    )

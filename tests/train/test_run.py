@@ -1,0 +1,82 @@
+"""From a recipe to a trained model, through real betons, for every task; and what is refused before training."""
+
+import json
+
+import pytest
+from betons import student_recipe
+
+from ffdr import recipe
+from ffdr.errors import UserError
+from ffdr.evaluate.run import run as evaluate_run
+from ffdr.models import read_info
+from ffdr.options import EvalOptions, ModelOptions
+from ffdr.train.run import run
+
+
+@pytest.mark.parametrize("task", ["erm", "kd", "dr"])
+def test_every_task_trains_and_its_model_is_evaluated(digits, reinforced_digits, teacher, tmp_path, task):
+    plan = student_recipe(task, digits, reinforced_digits, teacher, tmp_path / "run", epochs=3, val=digits)
+    record = run(plan, progress=False)
+    assert record["epoch"] == 3
+    assert 0 <= record["val_top1"] <= 1
+    checkpoint = tmp_path / "run" / "model.safetensors"
+    info = read_info(checkpoint)
+    assert (info.num_classes, info.resolution) == (10, 32)
+    options = EvalOptions(checkpoint=str(checkpoint), data=str(digits), json=str(tmp_path / "report.json"))
+    report = evaluate_run(options, ModelOptions())
+    assert report["top1"] == pytest.approx(record["val_top1"])
+    assert report["ece"] == pytest.approx(record["val_ece"], abs=1e-6)
+    assert json.loads((tmp_path / "report.json").read_text())["images"] == 100
+
+
+def test_a_resumed_run_ends_with_the_same_model(digits, reinforced_digits, teacher, tmp_path):
+    def train(out, epochs):
+        plan = student_recipe("dr", digits, reinforced_digits, teacher, out, epochs=4, checkpoint_every=1)
+        if epochs == 4:
+            return run(plan, progress=False)
+        from ffdr.train.run import build_trainer
+
+        trainer = build_trainer(plan, progress=False)
+        trainer._begin()
+        for _ in range(epochs):
+            trainer._train_epoch()
+            trainer._save_if_due()
+
+    train(tmp_path / "whole", 4)
+    train(tmp_path / "parts", 2)
+    train(tmp_path / "parts", 4)
+    whole, parts = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+
+
+def test_what_does_not_fit_is_refused_before_training(digits, photos, reinforced_digits, teacher, tmp_path):
+    def refuse(text, task="dr", images=digits, **changes):
+        with pytest.raises(UserError, match=text):
+            run(student_recipe(task, images, reinforced_digits, teacher, tmp_path / "run", **changes), progress=False)
+
+    refuse("fingerprint", images=photos)
+    refuse("test_resnet", name="test_resnett")
+    refuse("classes", val=photos)
+    refuse("do not fill one batch", batch_size=101)
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_eval_refuses_data_of_other_classes(photos, digits, reinforced_digits, teacher, tmp_path):
+    run(student_recipe("erm", digits, reinforced_digits, teacher, tmp_path / "run", epochs=1), progress=False)
+    options = EvalOptions(checkpoint=str(tmp_path / "run" / "model.safetensors"), data=str(photos))
+    with pytest.raises(UserError, match="class names"):
+        evaluate_run(options, ModelOptions())
+
+
+def test_the_recipes_of_the_tree_train(digits, tmp_path):
+    from ffdr.demo.run import RCFG
+
+    plan = recipe.load(
+        "train",
+        RCFG / "erm.yaml",
+        data__train=str(digits),
+        train__out=str(tmp_path / "run"),
+        train__epochs=1,
+        train__warmup_epochs=0,
+    )
+    assert run(plan, progress=False)["epoch"] == 1
