@@ -68,7 +68,7 @@ def evaluation_pixels(images: ImageBeton, info: ModelInfo) -> tuple[np.ndarray, 
     view = {"resolution": info.resolution, "center": info.center, "dtype": torch.uint8}
     loader = ReinforcedLoader(images, batch_size=min(256, images.num_images), **view)
     pixels = np.concatenate([batch.permute(0, 2, 3, 1).numpy() for batch, _, _ in loader])
-    return pixels, images.labels
+    return pixels, images.labels.copy()
 
 
 def robustness(
