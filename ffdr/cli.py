@@ -64,7 +64,8 @@ VERBS: dict[str, Callable[..., None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb. Returns the exit status: 0, or 2 after one line about a mistake in the input."""
+    """Run one verb. Returns the exit status: 0; 2 after one line about a mistake in the input; 1 after one line about a
+    file system that fails (a full disk, a folder that can't be written to); 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words.pop(0) if words else "--help"
     if verb in ("-h", "--help", "help"):
@@ -78,6 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"ffdr {verb}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"ffdr {verb}: {error.filename or 'file system'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"ffdr {verb}: interrupted", file=sys.stderr)
         return 130

@@ -56,7 +56,7 @@ class ModelInfo:
     @classmethod
     def from_metadata(cls, text: dict[str, str]) -> ModelInfo:
         """The reverse of ``to_metadata``. Raises KeyError, TypeError or ValueError for what it did not write."""
-        values = json.loads(text[_MARK])
+        values = dict(json.loads(text[_MARK]))
         version = values.pop("version")
         if version != 1:
             raise ValueError(f"layout version {version}, but this ffdr reads 1")

@@ -124,7 +124,8 @@ def plot(file: Path, runs: Runs) -> None:
         axes.bar(np.arange(len(corruptions)) + 0.2 * (offset - 1.5), heights, 0.2, color=colour, label=name)
     axes.set_xticks(range(len(corruptions)), [c.replace("_", " ") for c in corruptions], rotation=30, ha="right")
     axes.set_title("top-1 under corruption, mean of 5 severities, %")
-    axes.legend(ncols=4, loc="lower left")
+    axes.set_ylim(0, 118)
+    axes.legend(ncols=4, loc="upper right")
     figure.savefig(file, dpi=110)
     plt.close(figure)
 
