@@ -29,7 +29,7 @@ MIX_WITHOUT_PARTNER = 14
 
 STATUS_TEXT = {
     OK: "fine",
-    BAD_SIZE: f"image or output has a side that is not between 1 and {MAX_SIDE} pixels",
+    BAD_SIZE: f"image or output has a side that is not between 1 and {MAX_SIDE} pixels, or the output 2 GiB",
     EMPTY_CROP: "crop box has no width or no height",
     CROP_OUTSIDE: "crop box reaches beyond the image and its border",
     UNKNOWN_FLAG: "unknown flag",
@@ -50,6 +50,7 @@ STATUS_TEXT = {
 _WHOLE = FRACTION + 1
 _FLAGS = FLIP | CENTER | WIDE
 _OP_COUNT = len(OPS)
+_MOST_BYTES = 2**31 - 4  # kernels hold offsets into an output in int32
 
 
 @kernel
@@ -83,7 +84,7 @@ def check_view(views: np.ndarray, row: int, column: int, width: int, height: int
     """Whether ``views[row, column]`` can be replayed on an image of width × height pixels: ``OK`` or why not."""
     shortest = min(min(np.int64(width), np.int64(height)), min(np.int64(out_h), np.int64(out_w)))
     longest = max(max(np.int64(width), np.int64(height)), max(np.int64(out_h), np.int64(out_w)))
-    if shortest < 1 or longest > MAX_SIDE:
+    if shortest < 1 or longest > MAX_SIDE or 3 * np.int64(out_h) * np.int64(out_w) > _MOST_BYTES:
         return BAD_SIZE
     status = _check_crop(views, row, column)
     if status == OK:

@@ -255,15 +255,17 @@ def draw_batch(
     own, other, mixing = np.empty(_VIEW_NUMBERS), np.empty(_VIEW_NUMBERS), np.empty(_MIX_NUMBERS)
     for row in range(images.shape[0]):
         image = np.int64(images[row])
-        _fill(own, key, VIEW, epoch, image)
-        _draw_view(policy_vec, own, np.int64(sizes[image, 0]), np.int64(sizes[image, 1]), views, row, 0)
-        _fill(mixing, key, MIX, epoch, image)
+        # Constants are given as int64: Numba would compile a version of its own for every literal.
+        _fill(own, key, np.int64(VIEW), epoch, image)
+        _draw_view(policy_vec, own, np.int64(sizes[image, 0]), np.int64(sizes[image, 1]), views, row, np.int64(0))
+        _fill(mixing, key, np.int64(MIX), epoch, image)
         if _draw_mix(policy_vec, mixing, key, epoch, image, count, mixes, row):
             partner = np.int64(mixes[row].partner)
-            _fill(other, key, PARTNER_VIEW, epoch, image)
-            _draw_view(policy_vec, other, np.int64(sizes[partner, 0]), np.int64(sizes[partner, 1]), views, row, 1)
+            _fill(other, key, np.int64(PARTNER_VIEW), epoch, image)
+            width, height = np.int64(sizes[partner, 0]), np.int64(sizes[partner, 1])
+            _draw_view(policy_vec, other, width, height, views, row, np.int64(1))
         else:
-            _clear_view(views, row, 1)
+            _clear_view(views, row, np.int64(1))
 
 
 def draw(policy: Policy, seed: int, epoch: int, image: int, sizes: np.ndarray) -> np.void:

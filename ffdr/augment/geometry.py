@@ -55,7 +55,8 @@ def _crop_axis(start: int, size: int, pad: int, length: int, out_length: int) ->
     begin = min(from_fraction(start, canvas), canvas - extent)
     end = begin + extent
     nearest = math.floor(end + 0.5)
-    if abs(end - nearest) * FRACTION <= canvas:  # start and size are each off by half a unit at most
+    # Start and size are each off by half a unit at most. A box of one unit keeps its extent.
+    if nearest > begin and abs(end - nearest) * FRACTION <= canvas:
         end = np.float64(nearest)
     end = min(end, np.float64(canvas))
     low = np.int64(math.floor(begin)) - border

@@ -84,5 +84,5 @@ def float32_at(address: np.uint64, count: int) -> np.ndarray:
 
 @kernel
 def address_of(array: np.ndarray) -> np.uint64:
-    """Address of the first element of a C-contiguous array."""
-    return np.uint64(array.ctypes.data)
+    """Address of the first element of a C-contiguous array; other arrays are refused when the caller is compiled."""
+    return np.uint64(array.reshape(array.size).ctypes.data)

@@ -100,8 +100,8 @@ def _log_gamma_variate(alpha: float, seed: np.uint64, stream: int, epoch: int, i
 @kernel
 def beta(alpha: float, seed: np.uint64, stream: int, epoch: int, image: int) -> float:
     """A Beta(alpha, alpha) variate in [0, 1]; alpha > 0. It may use any number of places of its stream."""
-    first, n = _log_gamma_variate(alpha, seed, stream, epoch, image, 0)
-    second, n = _log_gamma_variate(alpha, seed, stream, epoch, image, n)
+    first, n = _log_gamma_variate(alpha, seed, np.int64(stream), epoch, image, np.int64(0))
+    second, n = _log_gamma_variate(alpha, seed, np.int64(stream), epoch, image, n)
     # x / (x + y) of the two variates x = exp(first), y = exp(second), without overflow.
     if first >= second:
         return 1.0 / (1.0 + math.exp(second - first))

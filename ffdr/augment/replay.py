@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ffdr.augment.check import OK, SHORT_SCRATCH, STATUS_TEXT, WRONG_REGION, check_view
+from ffdr.augment.check import BAD_SIZE, OK, SHORT_SCRATCH, STATUS_TEXT, WRONG_REGION, check_view
 from ffdr.augment.geometry import output_span, view_region
 from ffdr.augment.jit import address_of, bytes_at, kernel
 from ffdr.augment.ops import IMAGE_SLACK, apply_op, op_bytes
@@ -103,6 +103,8 @@ def replay_view(
     ``scratch_bytes`` long, its contents are of no meaning.
     """
     out_h, out_w = out.shape[0], out.shape[1]
+    if pixels.shape[2] != 3 or out.shape[2] != 3:
+        return BAD_SIZE
     left, top, width, height = np.int64(left), np.int64(top), np.int64(width), np.int64(height)
     status = check_view(views, row, column, width, height, out_h, out_w)
     if status != OK:
@@ -120,11 +122,14 @@ def replay_view(
 
 
 @kernel
-def mix_into(out: np.ndarray, partner: np.ndarray, mixes: np.ndarray, row: int) -> None:
+def mix_into(out: np.ndarray, partner: np.ndarray, mixes: np.ndarray, row: int) -> int:
     """Mix the partner's view into ``out``, both uint8 (h, w, 3) and C-contiguous: mixup, then the cutmix box.
 
-    The record must have passed ``check_mix``. Mixup is rounded to the nearest level, its weight to 1/32768.
+    The record must have passed ``check_mix``. Mixup is rounded to the nearest level, its weight to 1/32768. Returns
+    ``OK``, or ``BAD_SIZE`` when the two differ in shape.
     """
+    if out.shape != partner.shape:
+        return BAD_SIZE
     mix = mixes[row]
     first, second = bytes_at(address_of(out), out.size), bytes_at(address_of(partner), out.size)
     if mix.mixup != FRACTION:
@@ -141,6 +146,7 @@ def mix_into(out: np.ndarray, partner: np.ndarray, mixes: np.ndarray, row: int) 
         for y in range(y0, y1):
             for i in range(np.uint64(y * stride + 3 * x0), np.uint64(y * stride + 3 * x1)):
                 first[i] = second[i]
+    return OK
 
 
 def render(image: np.ndarray, view: np.ndarray, resolution: int | tuple[int, int]) -> np.ndarray:

@@ -10,13 +10,21 @@ filters of up to ``FAST_TAPS`` pixels, so the two never differ by more than one.
 
 from __future__ import annotations
 
-import math
+from typing import NamedTuple
 
 import numpy as np
 
-from ffdr.augment.geometry import axis_plans, filter_scale, tap_range
+from ffdr.augment.geometry import axis_plans
 from ffdr.augment.jit import address_of, bytes_at, int16_at, int32_at, kernel
-from ffdr.augment.simd import LANES, blend_columns, blend_rows
+from ffdr.augment.simd import GROUP, LANES, blend_columns, blend_rows
+from ffdr.augment.taps import (
+    build_taps,
+    double_weights,
+    most_spread,
+    most_weights,
+    spread_weights,
+    tap_count,
+)
 from ffdr.augment.view import FLIP
 
 FAST_TAPS = 16
@@ -29,6 +37,32 @@ _COLUMN_ONE = 1 << 14
 _EXACT_BITS = 22
 _SLACK = 64
 """Bytes behind a row that vector loads and stores may touch."""
+_PIXEL = 6
+"""Bytes of a pixel in a blended row."""
+
+
+class _Source(NamedTuple):
+    """The pixels a view reads: their first byte, bytes from row to row, place in the image and extent in pixels."""
+
+    address: np.uint64
+    stride: int
+    x: int
+    y: int
+    columns: int
+    rows: int
+
+
+class _Room(NamedTuple):
+    """Addresses of the parts of the scratch memory."""
+
+    starts_x: np.uint64
+    starts_y: np.uint64
+    weights_x: np.uint64
+    weights_y: np.uint64
+    spread: np.uint64
+    row: np.uint64
+    last: np.uint64
+    end: np.uint64
 
 
 @kernel
@@ -38,203 +72,140 @@ def padded(count: int) -> int:
 
 
 @kernel
-def _weight_bytes(length: int, out_length: int) -> int:
-    """Bytes of an axis's int32 weights at most.
-
-    A filter has ceil(2 * shrink) taps (2 when enlarging); a canvas is at most three images long (``pad`` <= 1).
-    """
-    return padded(4 * (6 * np.int64(length) + 2 * np.int64(out_length) + 16))
+def _lay_out(begin: np.uint64, width: int, height: int, out_h: int, out_w: int) -> _Room:
+    """Places in scratch memory from ``begin`` on, for an image of width × height pixels."""
+    starts_x = np.uint64(begin)
+    starts_y = starts_x + np.uint64(padded(4 * (out_w + GROUP)))
+    weights_x = starts_y + np.uint64(padded(4 * out_h))
+    weights_y = weights_x + np.uint64(padded(4 * most_weights(width, out_w)))
+    spread = weights_y + np.uint64(padded(4 * most_weights(height, out_h)))
+    row = spread + np.uint64(padded(FAST_TAPS * most_spread(out_w)))
+    # The blended row is int16 with slack for the vector code; the exact path keeps int32.
+    last = row + np.uint64(padded(4 * 3 * np.int64(width) + _PIXEL * FAST_TAPS + _SLACK))
+    end = last + np.uint64(padded(3 * np.int64(out_w) + _SLACK))
+    return _Room(starts_x, starts_y, weights_x, weights_y, spread, row, last, end)
 
 
 @kernel
 def resize_bytes(width: int, height: int, out_h: int, out_w: int) -> int:
     """Scratch that ``resize_view`` needs for an image of width × height pixels, bytes. Grows with every argument."""
-    starts = padded(4 * (out_w + 2)) + padded(4 * out_h)
-    weights = _weight_bytes(width, out_w) + _weight_bytes(height, out_h)
-    expanded = padded(8 * (FAST_TAPS + 1) * (out_w + 2))
-    row = padded(2 * (3 * (np.int64(width) + FAST_TAPS + 2)) + _SLACK)
-    exact_row = padded(4 * 3 * np.int64(width))
-    return starts + weights + expanded + row + exact_row + padded(3 * np.int64(out_w) + _SLACK)
+    return np.int64(_lay_out(np.uint64(0), width, height, out_h, out_w).end)
 
 
 @kernel
-def _tap_count(plan: tuple, available: int) -> int:
-    """Taps an output of this axis needs, at most: the filter's width, or all the pixels there are."""
-    begin, end, steps, _, low, _ = plan
-    _, step = filter_scale(begin, end, steps, low)
-    return min(np.int64(math.ceil(2.0 * max(step, 1.0))), np.int64(available))
+def _blend_row(source: np.uint64, stride: np.uint64, weights: np.uint64, taps: int, count: int, row: np.uint64) -> None:
+    """``taps`` rows of ``count`` bytes at ``source`` into int16 at ``row``; count >= LANES.
 
-
-@kernel
-def _build_taps(
-    plan: tuple,
-    count: int,
-    offset: int,
-    available: int,
-    taps: int,
-    one: int,
-    flip: bool,
-    starts: np.ndarray,
-    weights: np.ndarray,
-) -> None:
-    """First pixels (int32, count) and weights (int32, count × taps, summing to ``one``) of an axis's outputs.
-
-    ``offset`` is the image coordinate of the first of ``available`` pixels. Pixels outside them are border: they take
-    their share of the weight and, being black, add nothing. Weights are rounded as a running sum, so that they add up
-    exactly; ``flip`` stores the outputs in reverse.
+    The last block overlaps the one before it. Few taps are spelt out, so that the compiler unrolls their loop.
     """
-    begin, end, steps, first, low, high = plan
-    start, step = filter_scale(begin, end, steps, low)
-    inverse = 1.0 / max(step, 1.0)
-    for i in range(count):
-        slot = count - 1 - i if flip else i
-        from_, to = tap_range(start, step, first + i, low, high)
-        middle = low + start + (np.float64(first + i) + 0.5) * step - 0.5
-        total = 0.0
-        for x in range(from_, to):
-            total += max(0.0, 1.0 - abs(x - middle) * inverse)
-        base = max(min(from_ - offset, available - taps), 0)
-        starts[slot] = base
-        for tap in range(taps):
-            weights[slot * taps + tap] = 0
-        running = 0.0
-        before = np.int64(0)
-        for x in range(from_, to):
-            running += max(0.0, 1.0 - abs(x - middle) * inverse)
-            now = np.int64(running / total * one + 0.5)
-            tap = x - offset - base
-            if 0 <= tap < taps and x >= offset:
-                weights[slot * taps + tap] = now - before
-            before = now
-
-
-@kernel
-def _expand(weights: np.ndarray, count: int, taps: int, pairs: int, target: np.ndarray) -> None:
-    """Weights (count × taps) in the order ``blend_columns`` loads them: (a, b) four times over for each pair of taps.
-
-    One output of zero weights is added, the partner of the last when their number is odd.
-    """
-    for i in range((count + 1) * pairs * 8):
-        target[i] = 0
-    for i in range(count):
-        for tap in range(taps):
-            place = (i * pairs + tap // 2) * 8 + tap % 2
-            for copy in range(4):
-                target[place + 2 * copy] = weights[i * taps + tap]
-
-
-@kernel
-def _blend_row(source: np.uint64, stride: int, weights: np.uint64, taps: int, count: int, row: np.uint64) -> None:
-    """``taps`` rows of ``count`` bytes at ``source`` into int16 at ``row``; count >= 16."""
     lanes = np.uint64(LANES)
     last = np.uint64(count) - lanes
     i = np.uint64(0)
-    if taps == 2:  # the common case, unrolled by the compiler
+    if taps == 2:
         while i < last:
-            blend_rows(row + i + i, source + i, np.uint64(stride), weights, 2)
+            blend_rows(row + i + i, source + i, stride, weights, 2)
             i += lanes
-        blend_rows(row + last + last, source + last, np.uint64(stride), weights, 2)
-        return
-    while i < last:
-        blend_rows(row + i + i, source + i, np.uint64(stride), weights, taps)
-        i += lanes
-    blend_rows(row + last + last, source + last, np.uint64(stride), weights, taps)
+    elif taps == 3:
+        while i < last:
+            blend_rows(row + i + i, source + i, stride, weights, 3)
+            i += lanes
+    elif taps == 4:
+        while i < last:
+            blend_rows(row + i + i, source + i, stride, weights, 4)
+            i += lanes
+    else:
+        while i < last:
+            blend_rows(row + i + i, source + i, stride, weights, taps)
+            i += lanes
+    blend_rows(row + last + last, source + last, stride, weights, taps)
 
 
 @kernel
-def _blend_row_narrow(
-    source: np.uint64, stride: int, weights: np.ndarray, place: int, taps: int, count: int, row: np.ndarray
+def _blend_narrow_row(
+    source: np.uint64, stride: int, weights: np.uint64, taps: int, count: int, row: np.uint64
 ) -> None:
-    """``_blend_row`` for rows below 16 bytes, one at a time."""
+    """``_blend_row`` for rows that are shorter than its blocks, byte by byte."""
     pixels = bytes_at(source, (taps - 1) * stride + count)
+    factors = int16_at(weights, 2 * taps)
+    blended = int16_at(row, count)
     for i in range(count):
-        total = np.int64(0)
+        total = np.int64(128)
         for tap in range(taps):
-            total += np.int64(pixels[tap * stride + i]) * np.int64(weights[place + tap])
-        row[i] = (total + 128) >> 8
+            total += np.int64(pixels[tap * stride + i]) * np.int64(np.uint16(factors[2 * tap]))
+        blended[i] = total >> 8
 
 
 @kernel
-def _filter_row(row: np.uint64, starts: np.ndarray, weights: np.uint64, pairs: int, count: int, out: np.uint64) -> None:
-    """One output row of ``count`` pixels from a blended row; writes up to 5 bytes behind it."""
-    stride = np.uint64(16 * pairs)
-    target = out
-    place = weights
-    i = np.uint64(0)
-    end = np.uint64(count)
-    six = np.uint64(6)
+def _filter_row(row: np.uint64, starts: np.uint64, weights: np.uint64, pairs: int, count: int, out: np.uint64) -> None:
+    """One output row of ``count`` pixels, in whole groups, from a blended row; four bytes more are written."""
+    group, step = np.uint64(4 * GROUP), np.uint64(3 * GROUP)
+    end = out + np.uint64(3 * count)
     if pairs == 1:
-        while i < end:
-            first = row + six * np.uint64(starts[i])
-            second = row + six * np.uint64(starts[i + np.uint64(1)])
-            blend_columns(target, first, second, place, 1)
-            target += six
-            place += np.uint64(32)
-            i += np.uint64(2)
-        return
-    while i < end:
-        first = row + six * np.uint64(starts[i])
-        second = row + six * np.uint64(starts[i + np.uint64(1)])
-        blend_columns(target, first, second, place, pairs)
-        target += six
-        place += stride + stride
-        i += np.uint64(2)
+        while out < end:
+            blend_columns(out, row, starts, weights, 1)
+            out += step
+            starts += group
+            weights += np.uint64(16 * GROUP)
+    elif pairs == 2:
+        while out < end:
+            blend_columns(out, row, starts, weights, 2)
+            out += step
+            starts += group
+            weights += np.uint64(32 * GROUP)
+    else:
+        while out < end:
+            blend_columns(out, row, starts, weights, pairs)
+            out += step
+            starts += group
+            weights += np.uint64(16 * GROUP * pairs)
+
+
+@kernel
+def _prepare_fast(
+    source: _Source, plans: tuple, flip: bool, out_h: int, out_w: int, taps_x: int, taps_y: int, room: _Room
+) -> None:
+    """Weights of both axes in the forms that the vector code loads; horizontal starts in bytes of a blended row."""
+    across, down = plans
+    starts_x, starts_y = int32_at(room.starts_x, out_w + GROUP), int32_at(room.starts_y, out_h)
+    weights_x, weights_y = int32_at(room.weights_x, taps_x * out_w), int32_at(room.weights_y, taps_y * out_h)
+    build_taps(across, out_w, source.x, source.columns, taps_x, np.int64(_COLUMN_ONE), flip, starts_x, weights_x)
+    build_taps(down, out_h, source.y, source.rows, taps_y, np.int64(_ROW_ONE), False, starts_y, weights_y)
+    double_weights(weights_y, taps_y * out_h)
+    spread_weights(weights_x, out_w, taps_x, int16_at(room.spread, most_spread(out_w) * ((taps_x + 1) // 2)))
+    for i in range(out_w):
+        starts_x[i] *= _PIXEL
+    for i in range(out_w, out_w + GROUP):
+        starts_x[i] = 0
 
 
 @kernel
 def _resize_fast(
-    source: np.uint64,
-    stride: int,
-    columns: int,
-    rows: int,
-    plans: tuple,
-    offsets: tuple,
-    flip: bool,
-    out: np.uint64,
-    out_h: int,
-    out_w: int,
-    width: int,
-    height: int,
-    scratch: np.uint64,
+    source: _Source, plans: tuple, flip: bool, out: np.uint64, out_h: int, out_w: int, room: _Room
 ) -> None:
-    """The vector path: filters of at most ``FAST_TAPS`` pixels. ``source`` is the first pixel of the region read."""
-    across, down = plans
-    taps_x, taps_y = _tap_count(across, columns), _tap_count(down, rows)
+    """The vector path: filters of at most ``FAST_TAPS`` pixels."""
+    taps_x, taps_y = tap_count(plans[0], source.columns), tap_count(plans[1], source.rows)
     pairs = (taps_x + 1) // 2
-    starts_x = int32_at(scratch, out_w + 1)
-    scratch += np.uint64(padded(4 * (out_w + 2)))
-    starts_y = int32_at(scratch, out_h)
-    scratch += np.uint64(padded(4 * out_h))
-    weights_x = int32_at(scratch, taps_x * out_w)
-    scratch += np.uint64(_weight_bytes(width, out_w))
-    weights_y = int32_at(scratch, taps_y * out_h)
-    factors_y = scratch
-    scratch += np.uint64(_weight_bytes(height, out_h))
-    expanded = int16_at(scratch, 8 * pairs * (out_w + 1))
-    factors_x = scratch
-    scratch += np.uint64(padded(8 * (FAST_TAPS + 1) * (out_w + 2)))
-    row = scratch
-    narrow = int16_at(row, 3 * columns)
-    last_row = row + np.uint64(padded(2 * (3 * (np.int64(width) + FAST_TAPS + 2)) + _SLACK))
-
-    _build_taps(across, out_w, offsets[0], columns, taps_x, _COLUMN_ONE, flip, starts_x, weights_x)
-    _build_taps(down, out_h, offsets[1], rows, taps_y, _ROW_ONE, False, starts_y, weights_y)
-    starts_x[out_w] = 0
-    _expand(weights_x, out_w, taps_x, pairs, expanded)
+    _prepare_fast(source, plans, flip, out_h, out_w, taps_x, taps_y, room)
+    starts_y = int32_at(room.starts_y, out_h)
+    stride = np.uint64(source.stride)
+    count = 3 * source.columns
+    written = 3 * ((out_w + GROUP - 1) // GROUP * GROUP) + 4
+    total = 3 * out_w * out_h
     for y in range(out_h):
-        place = source + np.uint64(starts_y[y]) * np.uint64(stride)
-        if 3 * columns >= LANES:
-            _blend_row(place, stride, factors_y + np.uint64(4 * taps_y * y), taps_y, 3 * columns, row)
+        place = source.address + np.uint64(starts_y[y]) * stride
+        weights = room.weights_y + np.uint64(4 * taps_y * y)
+        if count >= LANES:
+            _blend_row(place, stride, weights, taps_y, count, room.row)
         else:
-            _blend_row_narrow(place, stride, weights_y, taps_y * y, taps_y, 3 * columns, narrow)
-        target = out + np.uint64(3 * out_w * y)
-        # A row is written with up to five bytes of noise behind it, which the next row overwrites. The last rows, with
-        # nothing behind them, are made aside.
-        if 3 * out_w * (y + 1) + 5 <= 3 * out_w * out_h:
-            _filter_row(row, starts_x, factors_x, pairs, out_w, target)
+            _blend_narrow_row(place, source.stride, weights, taps_y, count, room.row)
+        # A row is written with some noise behind it, which the next rows overwrite. The last ones, with nothing behind
+        # them, are made aside.
+        begin = 3 * out_w * y
+        if begin + written <= total:
+            _filter_row(room.row, room.starts_x, room.spread, pairs, out_w, out + np.uint64(begin))
         else:
-            _filter_row(row, starts_x, factors_x, pairs, out_w, last_row)
-            _copy(last_row, target, 3 * out_w)
+            _filter_row(room.row, room.starts_x, room.spread, pairs, out_w, room.last)
+            _copy(room.last, out + np.uint64(begin), 3 * out_w)
 
 
 @kernel
@@ -245,55 +216,47 @@ def _copy(source: np.uint64, target: np.uint64, count: int) -> None:
 
 
 @kernel
+def _blend_row_exact(source: _Source, start: int, weights: np.ndarray, place: int, taps: int, row: np.ndarray) -> None:
+    """``taps`` rows from row ``start`` on into int32 (3 × columns) in units of 2**-22; weights[place:] are theirs."""
+    count = np.uint64(3 * source.columns)
+    for i in range(count):
+        row[i] = 0
+    for tap in range(taps):
+        weight = np.int32(weights[place + tap])
+        pixels = bytes_at(source.address + np.uint64((start + tap) * source.stride), 3 * source.columns)
+        for i in range(count):
+            row[i] += np.int32(np.int32(pixels[i]) * weight)  # at most 255 << 22 in all
+
+
+@kernel
 def _resize_exact(
-    source: np.uint64,
-    stride: int,
-    columns: int,
-    rows: int,
-    plans: tuple,
-    offsets: tuple,
-    flip: bool,
-    out: np.uint64,
-    out_h: int,
-    out_w: int,
-    width: int,
-    height: int,
-    scratch: np.uint64,
+    source: _Source, plans: tuple, flip: bool, out: np.uint64, out_h: int, out_w: int, room: _Room
 ) -> None:
     """The path of wide filters: 22-bit weights, sums in 32 bits down and 64 bits across."""
     across, down = plans
-    taps_x, taps_y = _tap_count(across, columns), _tap_count(down, rows)
-    starts_x = int32_at(scratch, out_w)
-    scratch += np.uint64(padded(4 * (out_w + 2)))
-    starts_y = int32_at(scratch, out_h)
-    scratch += np.uint64(padded(4 * out_h))
-    weights_x = int32_at(scratch, taps_x * out_w)
-    scratch += np.uint64(_weight_bytes(width, out_w))
-    weights_y = int32_at(scratch, taps_y * out_h)
-    scratch += np.uint64(_weight_bytes(height, out_h))
-    row = int32_at(scratch, 3 * columns)
-    count = np.uint64(3 * columns)
-    pixels = bytes_at(source, (rows - 1) * stride + 3 * columns)
+    taps_x, taps_y = tap_count(across, source.columns), tap_count(down, source.rows)
+    starts_x, starts_y = int32_at(room.starts_x, out_w), int32_at(room.starts_y, out_h)
+    weights_x, weights_y = int32_at(room.weights_x, taps_x * out_w), int32_at(room.weights_y, taps_y * out_h)
+    row = int32_at(room.row, 3 * source.columns)
     target = bytes_at(out, 3 * out_h * out_w)
-
-    one = 1 << _EXACT_BITS
-    _build_taps(across, out_w, offsets[0], columns, taps_x, one, flip, starts_x, weights_x)
-    _build_taps(down, out_h, offsets[1], rows, taps_y, one, False, starts_y, weights_y)
+    one = np.int64(1 << _EXACT_BITS)
+    build_taps(across, out_w, source.x, source.columns, taps_x, one, flip, starts_x, weights_x)
+    build_taps(down, out_h, source.y, source.rows, taps_y, one, False, starts_y, weights_y)
     for y in range(out_h):
-        for i in range(count):
-            row[i] = 0
-        for tap in range(taps_y):
-            weight = weights_y[y * taps_y + tap]
-            begin = np.uint64((starts_y[y] + tap) * stride)
-            for i in range(count):
-                row[i] += np.int32(pixels[begin + i]) * weight  # at most 255 << 22
+        _blend_row_exact(source, starts_y[y], weights_y, y * taps_y, taps_y, row)
         for x in range(out_w):
-            for channel in range(3):
-                total = np.int64(1) << (2 * _EXACT_BITS - 1)
-                place = 3 * np.int64(starts_x[x]) + channel
-                for tap in range(taps_x):
-                    total += np.int64(row[place + 3 * tap]) * np.int64(weights_x[x * taps_x + tap])
-                target[3 * (y * out_w + x) + channel] = np.uint8(total >> (2 * _EXACT_BITS))
+            red = green = blue = np.int64(1) << (2 * _EXACT_BITS - 1)
+            place = np.uint64(3 * starts_x[x])
+            for tap in range(np.uint64(taps_x)):
+                weight = np.int64(weights_x[x * taps_x + tap])
+                red += weight * row[place]
+                green += weight * row[place + np.uint64(1)]
+                blue += weight * row[place + np.uint64(2)]
+                place += np.uint64(3)
+            begin = 3 * (y * out_w + x)
+            target[begin] = red >> (2 * _EXACT_BITS)
+            target[begin + 1] = green >> (2 * _EXACT_BITS)
+            target[begin + 2] = blue >> (2 * _EXACT_BITS)
 
 
 @kernel
@@ -318,13 +281,13 @@ def resize_view(
     hold ``region``, the pixels that ``view_region`` names. scratch: address of ``resize_bytes`` bytes.
     """
     plans = axis_plans(views, row, column, width, height, out_h, out_w)
+    room = _lay_out(scratch, width, height, out_h, out_w)
     x0, y0, x1, y1 = region
     stride = 3 * np.int64(pixels.shape[1])
-    source = address_of(pixels) + np.uint64((y0 - top) * stride + 3 * (x0 - left))
-    columns, rows = x1 - x0, y1 - y0
+    first = address_of(pixels) + np.uint64((y0 - top) * stride + 3 * (x0 - left))
+    source = _Source(first, stride, x0, y0, x1 - x0, y1 - y0)
     flip = views[row, column].flags & FLIP != 0
-    fast = max(_tap_count(plans[0], columns), _tap_count(plans[1], rows)) <= FAST_TAPS
-    if fast:
-        _resize_fast(source, stride, columns, rows, plans, (x0, y0), flip, out, out_h, out_w, width, height, scratch)
+    if max(tap_count(plans[0], source.columns), tap_count(plans[1], source.rows)) <= FAST_TAPS:
+        _resize_fast(source, plans, flip, out, out_h, out_w, room)
     else:
-        _resize_exact(source, stride, columns, rows, plans, (x0, y0), flip, out, out_h, out_w, width, height, scratch)
+        _resize_exact(source, plans, flip, out, out_h, out_w, room)

@@ -17,8 +17,10 @@ from numba.extending import intrinsic
 
 _I8, _I16, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 
-LANES = 16
-"""Bytes that ``blend_rows`` handles at a time."""
+LANES = 32
+"""Bytes of a row that ``blend_rows`` makes at a time."""
+GROUP = 4
+"""Pixels that ``blend_columns`` makes at a time."""
 
 
 def _vector(element: ir.Type, values: list[int]) -> ir.Constant:
@@ -45,76 +47,76 @@ def _shuffle(builder: Any, first: Any, second: Any, order: list[int]) -> Any:
 
 @intrinsic
 def blend_rows(typingctx: Any, target: Any, source: Any, stride: Any, weights: Any, taps: Any) -> Any:
-    """Weighted sum of ``taps`` rows, 16 bytes of each, into 16 int16 at ``target`` in units of 1/128.
+    """Weighted sum of ``taps`` rows, 32 bytes of each, into 32 int16 at ``target`` in units of 1/128.
 
-    target, source, weights: addresses (uint64); stride: bytes from row to row (uint64); taps: int64; weights: int32 in
-    units of 1/32768, summing to at most 32768. Each product is cut to 1/128; half a unit a tap but the first makes up
-    for it on average, and is too little to change a plain copy.
+    target, source, weights: addresses (uint64); stride: bytes from row to row (uint64); taps: int64; weights: for each
+    row the same number twice, uint16 in units of 1/32768, summing to at most 32768. Products are cut to 1/128; half a
+    unit a tap makes up for it on average, and is too little to change a plain copy.
     """
+    half = LANES // 2
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         to, from_, step, factors, count = arguments
-        short, wide = ir.VectorType(_I16, LANES), ir.VectorType(_I32, LANES)
-        bias = builder.trunc(builder.lshr(count, ir.Constant(_I64, 1)), _I16)
-        total = cgutils.alloca_once_value(builder, _splat(builder, bias, LANES))
+        short, wide = ir.VectorType(_I16, half), ir.VectorType(_I32, half)
+        bias = _splat(builder, builder.trunc(builder.lshr(count, ir.Constant(_I64, 1)), _I16), half)
+        totals = [cgutils.alloca_once_value(builder, bias) for _ in range(2)]
         with cgutils.for_range(builder, count) as loop:
             address = builder.add(from_, builder.mul(loop.index, step))
-            values = builder.zext(_load(builder, address, ir.VectorType(_I8, LANES)), short)
-            scaled = builder.shl(values, _vector(_I16, [8] * LANES))
-            # Loaded anew for each block of 16: a weight widened outside the loop would hide from LLVM that this is a
-            # 16-bit multiply-high, one instruction instead of six.
+            # Loaded anew for each block: a weight widened outside the loop would hide from LLVM that this is a 16-bit
+            # multiply-high, one instruction instead of six.
             where = builder.add(factors, builder.shl(loop.index, ir.Constant(_I64, 2)))
-            weight = _splat(builder, _load(builder, where, _I16), LANES)
-            product = builder.mul(builder.zext(scaled, wide), builder.zext(weight, wide))
-            high = builder.trunc(builder.lshr(product, _vector(_I32, [16] * LANES)), short)
-            builder.store(builder.add(builder.load(total), high), total)
-        _store(builder, builder.load(total), to)
+            weight = builder.bitcast(_splat(builder, _load(builder, where, _I32), half // 2), short)
+            for part, total in enumerate(totals):
+                place = builder.add(address, ir.Constant(_I64, part * half))
+                values = builder.zext(_load(builder, place, ir.VectorType(_I8, half)), short)
+                scaled = builder.shl(values, _vector(_I16, [8] * half))
+                product = builder.mul(builder.zext(scaled, wide), builder.zext(weight, wide))
+                high = builder.trunc(builder.lshr(product, _vector(_I32, [16] * half)), short)
+                builder.store(builder.add(builder.load(total), high), total)
+        for part, total in enumerate(totals):
+            _store(builder, builder.load(total), builder.add(to, ir.Constant(_I64, part * LANES)))
         return context.get_dummy_value()
 
     return types.void(types.uint64, types.uint64, types.uint64, types.uint64, types.int64), code
 
 
 @intrinsic
-def blend_columns(typingctx: Any, target: Any, first: Any, second: Any, weights: Any, pairs: Any) -> Any:
-    """Two neighbouring output pixels from a row of int16 RGB pixels; writes 4 bytes at ``target`` and 4 at + 3.
+def blend_columns(typingctx: Any, target: Any, row: Any, starts: Any, weights: Any, pairs: Any) -> Any:
+    """Four neighbouring output pixels from a row of int16 RGB pixels, 12 bytes; writes 16 bytes at ``target``.
 
-    first, second: addresses of the first pixel under each one's filter; weights: address of int16 in units of
-    1/16384, for either pixel ``pairs`` groups of (a, b) four times over; pairs: int64. The row is in units of 1/128 and
-    the sum is rounded to whole grey levels. Reads 12 * pairs + 4 bytes at either address; the fourth byte of a pixel is
-    noise that the next pixel overwrites.
+    row: address of the row, in units of 1/128; starts: address of four int32, bytes from there to the first pixel
+    under each output's filter; weights: address of int16 in units of 1/16384, for each pair of taps and each of the
+    four pixels (a, b) four times over; pairs: pairs of taps, int64. Sums are rounded to whole grey levels. Reads
+    12 * pairs + 4 bytes from each start on; the last four bytes written are noise that the next pixels overwrite.
     """
-    even, odd = list(range(0, 16, 2)), list(range(1, 16, 2))
-    # r0 g0 b0 r1 g1 b1 . . of both pixels to r0 r1 g0 g1 b0 b1 . .
-    order = [0, 3, 1, 4, 2, 5, 6, 7]
-    order = order + [8 + lane for lane in order]
+    lanes = 8 * GROUP
+    # r0 g0 b0 r1 g1 b1 . . of every pixel to r0 r1 g0 g1 b0 b1 . .
+    order = [8 * pixel + lane for pixel in range(GROUP) for lane in (0, 3, 1, 4, 2, 5, 6, 7)]
+    # r g b . of every pixel to r g b r g b r g b r g b . . . . All lanes stay in use: were some dropped, LLVM would
+    # take the multiply-add apart.
+    compact = [4 * pixel + lane for pixel in range(GROUP) for lane in range(3)] + [3, 7, 11, 15]
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        to, left, right, factors, count = arguments
-        eight, wide = ir.VectorType(_I16, 8), ir.VectorType(_I32, 16)
-        span = builder.shl(count, ir.Constant(_I64, 4))
-        total = cgutils.alloca_once_value(builder, _vector(_I32, [1 << 20] * 8))
+        to, from_, offsets, factors, count = arguments
+        eight, wide = ir.VectorType(_I16, 8), ir.VectorType(_I32, lanes)
+        places = [
+            builder.add(from_, builder.zext(_load(builder, builder.add(offsets, ir.Constant(_I64, 4 * i)), _I32), _I64))
+            for i in range(GROUP)
+        ]
+        total = cgutils.alloca_once_value(builder, _vector(_I32, [1 << 20] * (lanes // 2)))
         with cgutils.for_range(builder, count) as loop:
-            offset = builder.mul(loop.index, ir.Constant(_I64, 12))
-            pixels = _shuffle(
-                builder,
-                _load(builder, builder.add(left, offset), eight),
-                _load(builder, builder.add(right, offset), eight),
-                order,
-            )
-            where = builder.add(factors, builder.shl(loop.index, ir.Constant(_I64, 4)))
-            weight = _shuffle(
-                builder,
-                _load(builder, where, eight),
-                _load(builder, builder.add(where, span), eight),
-                list(range(16)),
-            )
+            along = builder.mul(loop.index, ir.Constant(_I64, 12))
+            parts = [_load(builder, builder.add(place, along), eight) for place in places]
+            halves = [_shuffle(builder, parts[i], parts[i + 1], list(range(16))) for i in (0, 2)]
+            pixels = _shuffle(builder, *halves, order)
+            where = builder.add(factors, builder.shl(loop.index, ir.Constant(_I64, 6)))
+            weight = _load(builder, where, ir.VectorType(_I16, lanes))
             product = builder.mul(builder.sext(pixels, wide), builder.sext(weight, wide))
-            both = builder.add(_shuffle(builder, product, product, even), _shuffle(builder, product, product, odd))
-            builder.store(builder.add(builder.load(total), both), total)
-        grey = builder.lshr(builder.load(total), _vector(_I32, [21] * 8))
-        packed = builder.bitcast(builder.trunc(grey, ir.VectorType(_I8, 8)), ir.VectorType(_I32, 2))
-        _store(builder, builder.extract_element(packed, ir.Constant(_I32, 0)), to)
-        _store(builder, builder.extract_element(packed, ir.Constant(_I32, 1)), builder.add(to, ir.Constant(_I64, 3)))
+            even, odd = (_shuffle(builder, product, product, list(range(i, lanes, 2))) for i in range(2))
+            builder.store(builder.add(builder.load(total), builder.add(even, odd)), total)
+        grey = builder.lshr(builder.load(total), _vector(_I32, [21] * (lanes // 2)))
+        levels = builder.trunc(grey, ir.VectorType(_I8, lanes // 2))
+        _store(builder, _shuffle(builder, levels, levels, compact), to)
         return context.get_dummy_value()
 
     return types.void(types.uint64, types.uint64, types.uint64, types.uint64, types.int64), code

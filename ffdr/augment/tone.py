@@ -12,15 +12,15 @@ import numpy as np
 from ffdr.augment.jit import bytes_at, int32_at, kernel
 
 _RED, _GREEN, _BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
-_ZERO, _TOP = np.float32(0.0), np.float32(255.0)
+_TOP = np.float32(255.0)
 _LANES = 4
 """Histograms kept side by side, so that a run of equal pixels does not wait for its own counts."""
 
 
 @kernel
 def _clamped(value: np.float32) -> np.uint8:
-    """A float32 clamped to 0..255 and cut to a whole level."""
-    return np.uint8(np.int32(min(max(value, _ZERO), _TOP)))
+    """A float32 cut to a whole level and clamped to 0..255; the same as clamped first, and cheaper."""
+    return np.uint8(min(max(np.int32(value), np.int32(0)), np.int32(255)))
 
 
 @kernel
@@ -82,24 +82,27 @@ def contrast(factor: float, source: np.uint64, target: np.uint64, pixels: int) -
 
 
 @kernel
-def _sharpen_row(
-    ratio: np.float32, rest: np.float32, from_: np.ndarray, to: np.ndarray, begin: np.uint64, stride: np.uint64
+def _sharpen(
+    ratio: np.float32, rest: np.float32, from_: np.ndarray, to: np.ndarray, begin: int, end: int, stride: int
 ) -> None:
-    """One inner row: blend with the 3 × 3 blur (weights 1 and, in the middle, 5); its ends blend with themselves."""
-    three = np.uint64(3)
-    end = begin + stride
-    for i in range(begin, begin + three):
-        own = np.float32(from_[i])
-        to[i] = _clamped(ratio * own + rest * own)
-    for i in range(begin + three, end - three):
-        above, below = i - stride, i + stride
-        total = np.int32(from_[above - three]) + np.int32(from_[above]) + np.int32(from_[above + three])
-        total += np.int32(from_[i - three]) + np.int32(5) * np.int32(from_[i]) + np.int32(from_[i + three])
-        total += np.int32(from_[below - three]) + np.int32(from_[below]) + np.int32(from_[below + three])
+    """Bytes [begin, end): blend with the blur of their 3 × 3 neighbours, weights 1 and, in the middle, 5."""
+    right, below = np.uint64(3), np.uint64(stride)
+    for i in range(np.uint64(begin), np.uint64(end)):
+        above, under = i - below, i + below
+        total = np.int32(from_[above - right]) + np.int32(from_[above]) + np.int32(from_[above + right])
+        total += np.int32(from_[i - right]) + np.int32(5) * np.int32(from_[i]) + np.int32(from_[i + right])
+        total += np.int32(from_[under - right]) + np.int32(from_[under]) + np.int32(from_[under + right])
         # total / 13 rounded to the nearest: 13 is odd, so there are no ties; exact for totals up to 13 * 255.
         blurred = np.int32((np.int32(total) + np.int32(6)) * np.int32(5042)) >> np.int32(16)
         to[i] = _clamped(ratio * np.float32(from_[i]) + rest * np.float32(np.int32(blurred)))
-    for i in range(end - three, end):
+
+
+@kernel
+def _blend_with_itself(
+    ratio: np.float32, rest: np.float32, from_: np.ndarray, to: np.ndarray, begin: int, end: int
+) -> None:
+    """Bytes [begin, end) of the border, which torchvision does not blur but blends all the same."""
+    for i in range(np.uint64(begin), np.uint64(end)):
         own = np.float32(from_[i])
         to[i] = _clamped(ratio * own + rest * own)
 
@@ -108,21 +111,19 @@ def _sharpen_row(
 def sharpness(factor: float, source: np.uint64, target: np.uint64, out_h: int, out_w: int) -> None:
     """Blend with the blurred image; images of at most 2 pixels on a side are only copied."""
     ratio, rest = np.float32(factor), np.float32(1.0 - factor)
-    stride = np.uint64(3 * out_w)
-    count = np.uint64(3 * out_w * out_h)
-    from_, to = bytes_at(source, 3 * out_w * out_h), bytes_at(target, 3 * out_w * out_h)
+    stride = 3 * np.int64(out_w)
+    count = stride * out_h
+    from_, to = bytes_at(source, count), bytes_at(target, count)
     if out_h <= 2 or out_w <= 2:
-        for i in range(count):
+        for i in range(np.uint64(count)):
             to[i] = from_[i]
         return
-    for i in range(stride):
-        own = np.float32(from_[i])
-        to[i] = _clamped(ratio * own + rest * own)
-    for y in range(np.uint64(1), np.uint64(out_h - 1)):
-        _sharpen_row(ratio, rest, from_, to, y * stride, stride)
-    for i in range(count - stride, count):
-        own = np.float32(from_[i])
-        to[i] = _clamped(ratio * own + rest * own)
+    # All inner rows in one go, as if each ran on into the next; the border is put right afterwards.
+    _sharpen(ratio, rest, from_, to, stride + 3, count - stride - 3, stride)
+    _blend_with_itself(ratio, rest, from_, to, np.int64(0), stride + 3)
+    for end in range(2 * stride, count - stride, stride):
+        _blend_with_itself(ratio, rest, from_, to, end - 3, end + 3)
+    _blend_with_itself(ratio, rest, from_, to, count - stride - 3, count)
 
 
 @kernel

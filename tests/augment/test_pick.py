@@ -1,0 +1,49 @@
+"""No view comes twice before all K came once, and every view is as likely as any other."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ffdr.augment.jit import kernel
+from ffdr.augment.pick import pick_view
+
+
+@kernel
+def _table(seed, images, epochs, K, out):
+    for image in range(images):
+        for epoch in range(epochs):
+            out[image, epoch] = pick_view(seed, epoch, image, K)
+
+
+def picks(images, epochs, K, seed=3):
+    out = np.empty((images, epochs), np.int64)
+    _table(np.uint64(seed), images, epochs, K, out)
+    return out
+
+
+@pytest.mark.parametrize("K", [1, 2, 3, 4, 7, 16, 50, 400])
+def test_every_cycle_shows_every_view_once(K):
+    table = picks(images=20, epochs=3 * K, K=K)
+    for cycle in np.split(table, 3, axis=1):
+        assert np.array_equal(np.sort(cycle, axis=1), np.tile(np.arange(K), (20, 1)))
+
+
+@pytest.mark.parametrize("K", [2, 3, 10, 400])
+def test_any_epoch_shows_any_view_equally_often(K):
+    table = picks(images=8000, epochs=2, K=K)
+    for epoch in range(2):
+        assert stats.chisquare(np.bincount(table[:, epoch], minlength=K)).pvalue > 1e-3
+
+
+def test_all_orders_of_four_views_are_equally_likely():
+    orders = picks(images=6000, epochs=4, K=4) @ np.array([64, 16, 4, 1])
+    _, counts = np.unique(orders, return_counts=True)
+    assert len(counts) == 24
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_cycles_images_and_seeds_have_orders_of_their_own():
+    first, second = np.split(picks(images=2, epochs=100, K=50), 2, axis=1)
+    assert not np.array_equal(first[0], second[0])
+    assert not np.array_equal(first[0], first[1])
+    assert not np.array_equal(first[0], picks(images=1, epochs=50, K=50, seed=4)[0])
