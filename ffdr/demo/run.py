@@ -168,7 +168,7 @@ def setting(
     return [
         f"Students: {plan['model']['name']} on {len(dataset)} training images, {plan['train']['epochs']} epochs of "
         f"{len(dataset) // plan['train']['batch_size']} steps, the same for every task; {options.seeds} seeds.",
-        f"Teacher: {', '.join(header.teachers)}, averaged; trained on the whole training split of 1,098 images, "
+        f"Teacher: {', '.join(TEACHERS)}, averaged; trained on the whole training split of 1,098 images, "
         "of which the students' images are a part. It has seen more data than they have, as the paper's teachers had.",
         f"Reinforced beton: {header.views} views an image, all {header.topk} probabilities; made once for all seeds in "
         f"{reinforcing:.0f} s, which the training times below don't contain.",

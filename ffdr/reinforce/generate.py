@@ -50,7 +50,7 @@ def generate(options: ReinforceOptions, policy: Policy, teacher_options: Teacher
         num_classes=images.num_classes,
         mixes=policy.mixes,
         policy=asdict(policy),
-        teachers=teacher.names,
+        teachers=teacher.signatures(),
         resolution=options.resolution,
         seed=options.seed,
         fingerprint=images.fingerprint,

@@ -5,6 +5,7 @@ Shape suffixes: B images, H and W pixels, C classes, T kept entries (top-k).
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -85,6 +86,10 @@ class Teacher:
         """The members' model names."""
         return tuple(member.name for member in self.members)
 
+    def signatures(self) -> tuple[str, ...]:
+        """``NAME@DIGEST`` of each member: eight hexadecimal digits that change with any weight."""
+        return tuple(f"{member.name}@{_weights_digest(member.model)}" for member in self.members)
+
     def log_probs(self, pixels: torch.Tensor) -> torch.Tensor:
         """Log of the averaged probabilities, (B, C) float32 on the teacher's device.
 
@@ -141,6 +146,14 @@ class Teacher:
         with torch.autocast(self.device.type, self._dtype) if self._dtype else nullcontext():
             logits = member.model(x)
         return logits.float().log_softmax(1)
+
+
+def _weights_digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:8]
 
 
 def _renormalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float], member: Member) -> torch.Tensor:

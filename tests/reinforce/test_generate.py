@@ -41,7 +41,9 @@ def test_stored_views_and_logits(digits, teachers, tmp_path, policy):
     out = generate(options(digits, tmp_path / "r.beton"), policy, teachers, progress=False)
     images, file = ImageBeton.open(digits), ReinforcedBeton.open(out)
     assert file.header.policy["mixup"] == policy.mixup
-    assert file.header.teachers == ("test_efficientnet", "test_efficientnet")
+    names, digests = zip(*(name.split("@") for name in file.header.teachers), strict=True)
+    assert names == ("test_efficientnet", "test_efficientnet")
+    assert digests[0] != digests[1]
     teacher = Teacher.from_options(teachers, 10, "cpu")
     dataset = ReinforcedDataset(digits, out)
     for image in (0, 41, 99):
