@@ -5,11 +5,12 @@ The map, bottom up (arrows between folders point one way):
 - ``augment/``   policies, view records, drawing them, and the Numba kernels that replay them
 - ``beton/``     image betons and reinforced betons: write, read, check; the FFCV decoders
 - ``data/``      source datasets: digits, image folders, torchvision's
-- ``loader.py``  ``ReinforcedLoader`` and ``ReinforcedDataset``
+- ``loader.py``  ``ReinforcedLoader`` and ``ReinforcedDataset``; ``protocol.py`` is what training asks of a loader
+- ``targets.py`` and ``models.py``: sparse targets; timm models built, saved and loaded
 - ``reinforce/`` teachers, and making a reinforced beton
-- ``train/``     tasks (ERM, KD, DR), the fit loop, losses, checkpoints
 - ``evaluate/``  accuracy, calibration, corruptions
-- ``bench/``     measurements
+- ``train/``     tasks (ERM, KD, DR), the fit loop, losses, checkpoints
+- ``bench/`` and ``demo/``: measurements; the whole path on digits
 - ``cli.py`` and ``recipe.py``: one function a verb; YAML and flags become the dataclasses of ``options.py``
 """
 

@@ -235,3 +235,19 @@ def test_random_access_refuses_what_is_not_there(digits, reinforce):
         dataset.view(100, 0)
     with pytest.raises(IndexError, match="view 4"):
         dataset.view(0, VIEWS)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16])
+def test_batches_on_a_gpu_are_those_on_the_cpu(digits, reinforce, dtype):
+    options = {**U8, "dtype": dtype, "seed": 2}
+    pair = (ReinforcedLoader(digits, reinforce(digits, MIXING), device=device, **options) for device in ("cpu", "cuda"))
+    kept = [list(loader) for loader in pair]  # all batches of an epoch at once: none may be overwritten by a later one
+    for (cpu, cpu_targets, cpu_index), (gpu, gpu_targets, gpu_index) in zip(*kept, strict=True):
+        assert gpu.device.type == "cuda"
+        assert gpu.is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(cpu.float(), gpu.cpu().float(), atol=2e-2 if dtype is torch.bfloat16 else 1e-5)
+        assert torch.equal(cpu_targets.ids, gpu_targets.ids.cpu())
+        assert torch.equal(cpu_targets.log_probs, gpu_targets.log_probs.cpu())
+        assert torch.equal(cpu_index, gpu_index)

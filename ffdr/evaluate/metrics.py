@@ -11,7 +11,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from ffdr.errors import UserError
-from ffdr.train.protocol import BatchLoader
+from ffdr.protocol import BatchLoader
 
 ECE_BINS = 15
 

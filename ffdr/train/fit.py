@@ -19,11 +19,11 @@ from ffdr.errors import UserError
 from ffdr.evaluate.metrics import evaluate
 from ffdr.models import ModelInfo, autocast_dtype, build_model, fixed_size, save_model
 from ffdr.options import ModelOptions, TrainOptions
+from ffdr.protocol import BatchLoader
 from ffdr.targets import SparseTargets
 from ffdr.train.checkpoint import get_rng, load_checkpoint, save_checkpoint, set_rng
 from ffdr.train.log import JsonLog
 from ffdr.train.optim import build_optimizer, build_schedule, has_fused
-from ffdr.train.protocol import BatchLoader
 from ffdr.train.step import FiniteGuard, StopRequest, Stopwatch
 from ffdr.train.tasks import LiveTeacher, build_task
 

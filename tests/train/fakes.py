@@ -1,4 +1,4 @@
-"""A loader in memory that keeps the promises of ffdr.train.protocol, for tests."""
+"""A loader in memory that keeps the promises of ffdr.protocol, for tests."""
 
 import numpy as np
 import torch
