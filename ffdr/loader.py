@@ -11,6 +11,7 @@ import torch
 
 from ffdr.augment.policy import Policy
 from ffdr.beton.decode import Replayer
+from ffdr.beton.order import EpochOrder, rank_and_world_size
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.stream import Batch, BatchStream
 from ffdr.beton.views import DrawnViews, FixedView, StoredViews, ViewSource
@@ -31,28 +32,42 @@ class ReinforcedLoader:
 
     Iterating yields ``(images, targets, index)``: images (B, 3, H, W) in channels_last memory format on ``device``;
     :class:`~ffdr.targets.SparseTargets` on ``device``; index (B,) int64 of the images in the beton, on the CPU. Same
-    seed, same bytes, for any number of threads. Each pass is an epoch; ``set_epoch`` names the next one.
+    seed, same bytes, for any number of threads. Each pass is an epoch; ``set_epoch`` names the next one. One pass is
+    read at a time: with the first batch of a newer one, the older raises RuntimeError.
+
+    On several ranks, all of the same ``batch_size``, batch b of all ranks together is batch b of a single process with
+    ``batch_size`` × ``world_size``. Training shows full batches only, the evaluation view every image once: the last
+    batch is shared out, so a rank may have one batch less.
+
+    Memory: (``batches_ahead`` + 2) × ``batch_size`` × (3 × ``resolution``² + 8 × T + 32) bytes of buffers, with T
+    target entries an image, and scratch for each decoding thread; with ``os_cache=False`` also the file's pages for the
+    images on their way, of which a random order has nearly all. ``memory_bytes`` is the sum.
 
     Args:
         images: image beton (path or opened).
         reinforced: reinforced beton of these images (path or opened).
-        batch_size: images a batch.
+        batch_size: images a batch, on this rank.
         resolution: side of the square views, in pixels.
         device: where batches go.
         dtype: torch.uint8 for the pixels as they are, 0..255; a floating dtype normalises them on the device.
         policy: what may be drawn, for training on labels.
         center: share of the resized short side that the evaluation view keeps.
         seed: of order, draws and choice of views.
-        shuffle: random order; None: unless it is the evaluation view.
+        order: "random"; "sequential", as in the file; "quasi_random", which has at most 128 pages (1 GiB) of the file
+            in use at a time, for files larger than memory: if these are sorted by class, a batch has no more classes
+            than that. None: random, sequential for the evaluation view.
         drop_last: leave out an incomplete last batch; None: unless it is the evaluation view.
         workers: decoding threads; 0: one a core.
         mean, std: per channel, of pixels in [0, 1]; None: the manifest's.
         batches_ahead: batches decoded in advance.
+        os_cache: read the images through the operating system's cache, which all processes share; False: into memory
+            of this process, a page of the file at a time. Not for views that mix images.
+        rank, world_size: of this process among those that share an epoch; None: as torch.distributed has it.
         reuse_buffers: with uint8 on the CPU, hand out the decoder's own buffer, valid until the next batch, instead
             of a copy.
 
     Raises:
-        UserError: files that don't fit together, impossible options.
+        UserError: files that don't fit together, impossible options; while iterating, a page that can't be read.
         ReplayError: while iterating, a sample that can't be decoded, by its number.
     """
 
@@ -68,12 +83,15 @@ class ReinforcedLoader:
         policy: Policy | None = None,
         center: float = 0.875,
         seed: int = 0,
-        shuffle: bool | None = None,
+        order: str | None = None,
         drop_last: bool | None = None,
         workers: int = 0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         batches_ahead: int = 3,
+        os_cache: bool = True,
+        rank: int | None = None,
+        world_size: int | None = None,
         reuse_buffers: bool = False,
     ) -> None:
         self.images = _open_images(images)
@@ -88,22 +106,28 @@ class ReinforcedLoader:
         self.std = tuple(std or self.images.std)
         self._copy = not reuse_buffers
         self._labels = self.images.labels
-        drop_last = not evaluation if drop_last is None else drop_last
-        if drop_last and self.images.num_images < batch_size:
-            raise UserError(
-                f"{self.images.path}: {self.images.num_images} images do not fill one batch of {batch_size}; "
-                "use a smaller batch"
-            )
+        rank, world_size = rank_and_world_size(rank, world_size)
+        self._order = EpochOrder(
+            order or ("sequential" if evaluation else "random"),
+            self.images.data_ptr,
+            seed,
+            batch_size=batch_size,
+            drop_last=not evaluation if drop_last is None else drop_last,
+            rank=rank,
+            world_size=world_size,
+        )
+        views = self._view_source(reinforced, policy, center)
+        if not os_cache and views.mixes:
+            raise UserError("os_cache=False: a partner's page need not be in memory when images are mixed; use True")
         self._stream = BatchStream(
             self.images,
-            self._view_source(reinforced, policy, center),
-            batch_size,
+            views,
+            self._order,
             resolution,
             threads=workers,
-            seed=seed,
-            shuffle=not evaluation if shuffle is None else shuffle,
-            drop_last=drop_last,
             batches_ahead=batches_ahead,
+            os_cache=os_cache,
+            device=self.device,
         )
         self._scale = 1.0 / (255.0 * torch.tensor(self.std, device=self.device).view(1, 3, 1, 1))
         self._shift = 255.0 * torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1)
@@ -127,8 +151,13 @@ class ReinforcedLoader:
         """Images in the file, each shown once an epoch (less an incomplete last batch, if that is dropped)."""
         return self.images.num_images
 
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of memory that this loader holds: buffers, scratch, pages of the current pass."""
+        return self._stream.memory_bytes
+
     def __len__(self) -> int:
-        """Batches in a full epoch."""
+        """Batches in a full epoch, on this rank."""
         return len(self._stream)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, SparseTargets, torch.Tensor]]:
@@ -140,6 +169,8 @@ class ReinforcedLoader:
                 # Counted before it is handed out: a state taken in the loop's body includes the batch at hand.
                 self._at = (epoch, number)
                 yield self._to_device(batch)
+            if self._at == (epoch, len(self)):  # the last batch of all ranks may have no part for this one
+                self._at = (epoch + 1, 0)
         finally:
             batches.close()
 
@@ -164,29 +195,41 @@ class ReinforcedLoader:
         """The next pass is this epoch, from its first batch."""
         self._next = self._at = (epoch, 0)
 
+    def set_resolution(self, resolution: int) -> None:
+        """Views of the coming passes have this side, in pixels; nothing is compiled anew. Ends an unfinished pass.
+
+        Raises:
+            UserError: no pixel at all.
+        """
+        self._stream.set_resolution(resolution)
+
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands: seed, epoch, batches handed out in it, and the images' fingerprint."""
+        """Where the loader stands, equal on all ranks: seed, order, epoch, batches handed out in it, images of a batch
+        over all ranks, and the images' fingerprint."""
         epoch, batch = self._at
-        if batch >= len(self):
+        if batch >= self._order.global_batches:
             epoch, batch = epoch + 1, 0
         return {
             "seed": self.seed,
+            "order": self._order.kind,
             "epoch": epoch,
             "batch": batch,
-            "batch_size": self.batch_size,
+            "global_batch_size": self._order.global_batch_size,
             "fingerprint": self.images.fingerprint,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after the last batch of the state; the next pass yields the rest of that epoch.
 
+        The number of ranks may have changed, if their batches together are as large as before.
+
         Raises:
-            UserError: the state is of other images, another seed or batch size; both values are named.
+            UserError: the state is of other images, another seed, order or global batch size; both values are named.
         """
         mine = self.state_dict()
-        for key in ("fingerprint", "seed", "batch_size"):
-            if state[key] != mine[key]:
-                raise UserError(f"loader state: {key} was {state[key]}, but this loader's is {mine[key]}")
+        for key in ("fingerprint", "seed", "order", "global_batch_size"):
+            if state.get(key) != mine[key]:
+                raise UserError(f"loader state: {key} was {state.get(key)}, but this loader's is {mine[key]}")
         self._next = self._at = (int(state["epoch"]), int(state["batch"]))
 
     def close(self) -> None:

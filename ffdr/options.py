@@ -20,6 +20,7 @@ TASKS = ("erm", "kd", "dr")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 RESIDUALS = ("smooth", "renormalise")
 OPTIMIZERS = ("sgd", "adamw")
+ORDERS = ("random", "sequential", "quasi_random")
 
 
 def _one_of(key: str, value: Any, allowed: Sequence[str]) -> None:
@@ -141,8 +142,13 @@ class DataOptions:
     """evaluation view: share of the resized short side that the centre crop keeps (224 of 256)"""
     workers: int = 0
     """decoding threads; 0: one a core"""
+    order: str = "random"
+    """of the training images: random, quasi_random (reads stay local on a disk), sequential"""
+    os_cache: bool = True
+    """read through the system's page cache; false: pages held by this process, for files larger than memory"""
 
     def __post_init__(self) -> None:
+        _one_of("data.order", self.order, ORDERS)
         _between("data.center", self.center, 0.1, 1.0)
         _between("data.workers", self.workers, 0, 1024)
         for key in ("mean", "std"):

@@ -78,7 +78,7 @@ def test_a_drawn_view_depends_on_the_image_and_not_on_its_batch(digits):
     by_size = []
     for batch_size in (8, 25):
         options = {**U8, "batch_size": batch_size}
-        loader = ReinforcedLoader(digits, policy=MIXING, shuffle=False, drop_last=False, **options)
+        loader = ReinforcedLoader(digits, policy=MIXING, order="sequential", drop_last=False, **options)
         by_size.append(collect(loader))
     assert all(np.array_equal(a, b) for a, b in zip(*by_size, strict=True))
 

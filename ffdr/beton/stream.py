@@ -4,18 +4,24 @@ FFCV opens the file, schedules pages, owns the batch buffers and runs the produc
 the bytes of each sample lie; ours (``_Replay``) turns them into a batch. What stock FFCV does and we don't:
 
 - an exception in the producer thread leaves the consumer waiting for ever: here it is raised in the consumer;
-- an iterator that is dropped half-way keeps its thread and buffers: here ``close`` ends the thread;
+- an iterator that is dropped half-way keeps its thread and buffers: here ``close`` ends the thread, and so does the end
+  of the process;
 - every epoch allocates (and pins) all buffers anew: here they are kept;
-- constructing a Loader changes torch's thread count: here it is put back.
+- a buffer may be overwritten while a GPU still copies from it, because only a CUDA stream waits, not the producer
+  thread that writes: here the thread waits;
+- constructing a Loader changes torch's thread count: here it is put back;
+- tables from samples to pages and back, as Python sets, stay in memory: here they are dropped.
 """
 
 from __future__ import annotations
 
+import atexit
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import lru_cache
 from queue import Empty, Full
+from weakref import WeakSet
 
 import numba
 import numpy as np
@@ -23,15 +29,16 @@ import torch
 from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 from ffcv.loader import Loader
 from ffcv.loader.epoch_iterator import IS_CUDA, EpochIterator
+from ffcv.memory_managers import ProcessCacheManager
 from ffcv.pipeline.allocation_query import AllocationQuery
+from ffcv.pipeline.graph import Graph
 from ffcv.pipeline.operation import Operation
 from ffcv.pipeline.pipeline_spec import PipelineSpec
 from ffcv.pipeline.state import State
-from ffcv.traversal_order.base import TraversalOrder
 
-from ffdr.augment.jit import kernel
-from ffdr.augment.random import ORDER, uniform
 from ffdr.beton.decode import Replayer, blank_views
+from ffdr.beton.order import EpochOrder
+from ffdr.beton.pages import PageCache
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.views import ViewSource
 from ffdr.errors import UserError
@@ -44,31 +51,42 @@ until the next batch is asked for."""
 class BatchStream:
     """Replayed batches of one image beton, epoch after epoch.
 
-    Memory: (batches_ahead + 2) batches of H×W×3 bytes an image, and the ``Replayer``'s scratch.
+    Args:
+        images: image beton.
+        views: records and targets of a batch.
+        order: which image comes when; it knows the batch size.
+        resolution: side of the views, in pixels.
+        threads: decoding threads; 0: one a core.
+        batches_ahead: batches decoded in advance.
+        os_cache: read through the memory map; otherwise into this process's own pages.
+        device: where the consumer copies batches to, perhaps without waiting.
     """
 
     def __init__(
         self,
         images: ImageBeton,
         views: ViewSource,
-        batch_size: int,
+        order: EpochOrder,
         resolution: int,
+        *,
         threads: int = 0,
-        seed: int = 0,
-        shuffle: bool = True,
-        drop_last: bool = True,
         batches_ahead: int = 3,
+        os_cache: bool = True,
+        device: torch.device | None = None,
     ) -> None:
-        threads = thread_count(threads)
-        self._order = _EpochOrder(images.num_images, seed, shuffle)
-        self._replay = _Replay(Replayer(images, resolution, threads), views)
+        if batches_ahead < 1:
+            raise UserError(f"batches_ahead: {batches_ahead}, but at least one batch is decoded in advance")
+        self.images, self.order = images, order
+        self._threads = thread_count(threads)
+        self._replay = _Replay(_new_replayer(images, resolution, self._threads), views)
         with _torch_threads_kept():
             self._loader = _Loader(
                 str(images.path),
-                batch_size=batch_size,
-                num_workers=threads,
-                order=self._order,
-                drop_last=drop_last,
+                batch_size=order.batch_size,
+                num_workers=self._threads,
+                order=order,
+                drop_last=order.drop_last,
+                os_cache=os_cache,
                 batches_ahead=batches_ahead,
                 pipelines={
                     **dict.fromkeys(images.field_names),
@@ -76,15 +94,34 @@ class BatchStream:
                 },
                 custom_fields=images.custom_fields,
             )
+        self._loader.prepare(images, device)
         self._epoch: _Epoch | None = None
 
     def __len__(self) -> int:
         return len(self._loader)
 
-    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from ``first_batch`` on. One epoch is read at a time: asking for another ends it."""
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the batch buffers, the replayer's scratch and the pages that the current epoch holds."""
+        scratch = sum(part.nbytes for part in self._replay.replayer._room)
+        return self._loader.memory_bytes + scratch
+
+    def set_resolution(self, resolution: int) -> None:
+        """Change the side of the views from the next epoch on; ends an unfinished one. Compiles nothing."""
         self.close()
-        self._order.first = first_batch * self._loader.batch_size
+        self._replay.replayer = _new_replayer(self.images, resolution, self._threads)
+        self._loader.allocate()
+
+    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from ``first_batch`` on.
+
+        One epoch is read at a time: with the first batch of another, this one ends.
+
+        Raises:
+            RuntimeError: in the older of two iterators, once the newer has begun.
+        """
+        self._end(RuntimeError("this pass was ended by a newer one over the same loader, which reads one at a time"))
+        self.order.first_batch = first_batch
         self._replay.epoch = epoch
         self._loader.next_epoch = epoch
         self._epoch = current = iter(self._loader)
@@ -96,9 +133,18 @@ class BatchStream:
 
     def close(self) -> None:
         """End the producer thread, if one is running."""
+        self._end(None)
+
+    def _end(self, error: Exception | None) -> None:
         if self._epoch is not None:
-            self._epoch.close()
+            self._epoch.close(error)
             self._epoch = None
+
+
+def _new_replayer(images: ImageBeton, resolution: int, threads: int) -> Replayer:
+    if resolution < 1:
+        raise UserError(f"resolution: {resolution}, but a view has at least one pixel")
+    return Replayer(images, resolution, threads)
 
 
 def thread_count(asked: int) -> int:
@@ -107,35 +153,6 @@ def thread_count(asked: int) -> int:
     if asked > available:
         raise UserError(f"workers: {asked} decoding threads asked for, but this process may use {available} cores")
     return asked or available
-
-
-class _EpochOrder(TraversalOrder):
-    """Which image comes when: a permutation keyed by (seed, epoch), or the file's order.
-
-    Sorting counter-based random keys gives the same permutation on every machine and NumPy version.
-    """
-
-    def __init__(self, count: int, seed: int, shuffle: bool) -> None:
-        self.count, self.seed, self.shuffle = count, seed, shuffle
-        self.first = 0
-        """Images already consumed, when an epoch is resumed half-way."""
-
-    def __call__(self, loader: Loader) -> _EpochOrder:
-        return self  # FFCV instantiates orders with the loader; this one needs nothing from it
-
-    def sample_order(self, epoch: int) -> np.ndarray:
-        """(N,) int64 image indices."""
-        if not self.shuffle:
-            return np.arange(self.count)
-        return np.argsort(_sort_keys(self.seed, epoch, self.count), kind="stable")
-
-
-@kernel
-def _sort_keys(seed: int, epoch: int, count: int) -> np.ndarray:
-    keys = np.empty(count, np.float64)
-    for image in range(count):
-        keys[image] = uniform(seed, ORDER, epoch, image, 0)
-    return keys
 
 
 class _Locate(SimpleRGBImageDecoder):
@@ -191,14 +208,39 @@ class _Replay(Operation):
 class _Loader(Loader):
     """FFCV's Loader, iterating with :class:`_Epoch`."""
 
-    def __init__(self, *arguments: object, **options: object) -> None:
-        super().__init__(*arguments, **options)
-        # Only one epoch is alive at a time, so all epochs can share their buffers.
-        self.graph.allocate_memory = lru_cache(maxsize=1)(self.graph.allocate_memory)
+    def prepare(self, images: ImageBeton, device: torch.device | None) -> None:
+        """Complete the construction: memory manager, buffers."""
+        if isinstance(self.memory_manager, ProcessCacheManager):
+            self.memory_manager = PageCache(images, self.memory_manager)
+        else:
+            self.memory_manager.sample_to_pages = self.memory_manager.page_to_samples = {}
+            self.memory_manager.ptr_to_size = {}
+        self.first_traversal_order = None
+        self.device = device if device is not None and device.type == "cuda" else None
+        self.allocate()
+
+    def allocate(self) -> None:
+        """New buffers, for this and all coming epochs: only one is alive at a time."""
+        if IS_CUDA:
+            torch.cuda.synchronize(self.device)  # the old ones may still be read
+        slots = self.batches_ahead + 2
+        self.buffers = buffers = Graph.allocate_memory(self.graph, self.batch_size, slots)
+        self.graph.allocate_memory = lambda batch_size, slots: buffers
+        self.in_use: list[torch.cuda.Event | None] = [None] * slots
+        """What the device must have done before a slot may be written again."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the buffers and of the pages in memory."""
+        nodes = [parts for kind in self.buffers.values() for parts in kind.values() if parts is not None]
+        parts = [part for node in nodes for part in (node if isinstance(node, tuple) else (node,))]
+        return sum(part.nbytes for part in parts) + getattr(self.memory_manager, "memory_bytes", 0)
+
+    def __len__(self) -> int:
+        return len(self.traversal_order)
 
     def __iter__(self) -> _Epoch:
-        order = self.next_traversal_order()[: len(self) * self.batch_size]
-        return _Epoch(self, order[self.traversal_order.first :])
+        return _Epoch(self, self.next_traversal_order())
 
 
 class _Epoch(EpochIterator):
@@ -206,7 +248,9 @@ class _Epoch(EpochIterator):
 
     def __init__(self, loader: _Loader, order: Sequence[int]) -> None:
         self.error: BaseException | None = None
+        self.handed_out: int | None = None
         super().__init__(loader, order)
+        _running.add(self)
 
     def run(self) -> None:
         """The producer thread."""
@@ -214,57 +258,86 @@ class _Epoch(EpochIterator):
             self._produce()
         except BaseException as error:  # whatever it is, the consumer must see it rather than wait
             self.error = error
+        finally:
+            self.memory_context.__exit__(None, None, None)
+            self.storage_state = None
         self._put(None)
 
     def _produce(self) -> None:
-        slots = self.loader.batches_ahead + 2
-        consumed = [None] * slots
+        in_use = self.loader.in_use
         for number, indices in enumerate(self.iter_ixes):
-            slot = number % slots
-            batch = self.run_pipeline(number, indices, slot, consumed[slot])
+            slot = number % len(in_use)
+            if in_use[slot] is not None:
+                in_use[slot].synchronize()
+            batch = self.run_pipeline(number, indices, slot, None)
             if not self._put((slot, batch)):
                 return
-            if IS_CUDA:
-                # The consumer has by now enqueued its work on the batch before the queued ones: that slot may be
-                # overwritten once this event has passed.
-                event = torch.cuda.Event()
-                event.record(self.current_stream)
-                consumed[(slot + 1) % slots] = event
 
     def _put(self, item: object) -> bool:
-        """Queue an item unless the consumer has gone; whether it was queued."""
+        """Queue an item unless the consumer has gone; whether to go on."""
         while not self.terminate_event.is_set():
             try:
                 self.output_queue.put(item, timeout=0.1)
-                return True
+                return not self.terminate_event.is_set()
             except Full:
                 continue
         return False
 
     def __next__(self) -> tuple:
-        if self.closed:
-            raise StopIteration
-        try:
-            return super().__next__()
-        except StopIteration:
-            if self.error is not None:
-                raise self.error from None
-            raise
+        self._give_back()
+        if not self.closed:
+            item = self.output_queue.get()
+            if item is not None:
+                self.handed_out, batch = item
+                return batch
+            self.close()
+        error, self.error = self.error, None
+        raise error or StopIteration
 
-    def close(self) -> None:
-        """Stop the producer and wait for it; safe to call again."""
-        if self.closed:
+    def _give_back(self) -> None:
+        """The consumer is done with its batch, but for what it asked the device to do."""
+        if IS_CUDA and self.handed_out is not None:
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(self.loader.device))
+            self.loader.in_use[self.handed_out] = event
+        self.handed_out = None
+
+    def close(self, error: Exception | None = None) -> None:
+        """Stop the producer and wait for it; safe to call again.
+
+        Args:
+            error: raised in a consumer that asks for more; None: it just ends.
+        """
+        if threading.current_thread() is self:
+            # The garbage collector found the iterator while it ran in this thread; locks may be held, so only:
+            self.terminate_event.set()
             return
-        self.closed = True
+        if not self.closed:
+            self.closed = True
+            self.error = self.error or error
+            self._give_back()
         self.terminate_event.set()
-        try:
-            while True:  # room for a producer that is blocked in put
-                self.output_queue.get_nowait()
-        except Empty:
-            pass
+        self._drain()  # makes room for a producer that is blocked in put
         if self.is_alive():
             self.join()
-        self.memory_context.__exit__(None, None, None)
+            self._drain()
+        with suppress(Full):
+            self.output_queue.put_nowait(None)  # for a consumer that waits in another thread
+
+    def _drain(self) -> None:
+        with suppress(Empty):
+            while True:
+                self.output_queue.get_nowait()
+
+
+_running: WeakSet[_Epoch] = WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Threads that still decode while the interpreter is taken down would crash it."""
+    for epoch in list(_running):
+        epoch.close()
 
 
 @contextmanager

@@ -32,6 +32,8 @@ class ViewSource(Protocol):
 
     entries: int
     """T, the number of target entries."""
+    mixes: bool
+    """Whether an image may be mixed with another one."""
 
     def fill(
         self,
@@ -49,6 +51,7 @@ class FixedView:
     """The evaluation view: resize, then cut the centre that is ``center`` of the short side. Targets: the label."""
 
     entries = 1
+    mixes = False
 
     def __init__(self, labels: np.ndarray, center: float) -> None:
         self.labels = labels
@@ -81,6 +84,7 @@ class DrawnViews:
     def __init__(self, policy: Policy, seed: int, images: ImageBeton) -> None:
         if policy.mixes and images.num_images < 2:
             raise UserError(f"{images.path}: mixing needs two images, the file has {images.num_images}")
+        self.mixes = policy.mixes
         self.entries = 2 if policy.mixes else 1
         self.seed = seed
         self.labels = images.labels
@@ -115,6 +119,7 @@ class StoredViews:
         self.reinforced = reinforced
         self.seed = seed
         self.entries = reinforced.header.topk
+        self.mixes = reinforced.header.mixes
 
     def fill(
         self,

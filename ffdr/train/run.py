@@ -42,6 +42,8 @@ def build_trainer(recipe: TrainRecipe, progress: bool | None = None) -> Trainer:
         seed=train.seed,
         device=device,
         workers=data.workers,
+        order=data.order,
+        os_cache=data.os_cache,
         **normalisation,
     )
     teacher = Teacher.from_options(recipe.teacher, loader.num_classes, device) if train.task == "kd" else None

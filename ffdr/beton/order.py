@@ -1,0 +1,193 @@
+"""Which image comes when: traversal orders, and how the ranks of a distributed run share them.
+
+Every rank derives the same order of all images from (seed, epoch) and takes its part of each global batch, so that the
+ranks' batches together are the batch of one process that is as large. Random numbers come from a counter-based
+generator: the same order on every machine and version of NumPy.
+
+Shapes: N images, P pages of the file.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from ffcv.loader import Loader
+from ffcv.traversal_order.base import TraversalOrder
+
+from ffdr.augment.jit import kernel
+from ffdr.augment.random import ORDER, uniform
+from ffdr.errors import UserError, nearest
+from ffdr.options import ORDERS
+
+BUFFER_PAGES = 128
+"""Pages that ``quasi_random`` mixes at any time: 1 GiB of the file at the usual 8 MiB a page."""
+
+# Places of the stream ORDER: what a number is for.
+_SHUFFLE, _PAGE, _WITHIN_PAGE, _JITTER = range(4)
+
+
+class EpochOrder(TraversalOrder):
+    """One rank's images of an epoch, batch after batch, as FFCV's Loader asks for them.
+
+    A global batch has ``batch_size`` × ``world_size`` images; rank r takes its contiguous part r. With ``drop_last``
+    only full global batches are shown, and all ranks have equally many; without, the last one is shared out as evenly
+    as it goes, nobody is shown twice, and a rank may have one batch less.
+
+    Args:
+        kind: one of ``ORDERS``.
+        data_ptr: (N,) uint64 where in the file each image lies.
+        seed: of the order.
+        batch_size: images a batch of this rank.
+        drop_last: leave out an incomplete last global batch.
+        rank: of this process, below ``world_size``.
+        world_size: processes that share an epoch.
+
+    Raises:
+        UserError: an order that does not exist, or too few images for one batch.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        data_ptr: np.ndarray,
+        seed: int = 0,
+        *,
+        batch_size: int,
+        drop_last: bool,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if kind not in ORDERS:
+            raise UserError(f"order: {kind!r} is not one of {', '.join(ORDERS)}{nearest(str(kind), ORDERS)}")
+        if batch_size < 1:
+            raise UserError(f"batch_size: {batch_size}, but a batch has at least one image")
+        self.kind, self.seed, self.drop_last = kind, seed, drop_last
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.first_batch = 0
+        """Batches already consumed, when an epoch is resumed half-way."""
+        self._data_ptr = data_ptr
+        self._page_N = np.zeros(0, np.int64)
+        if drop_last and len(data_ptr) < self.global_batch_size:
+            ranks = f" ({batch_size} on each of {world_size} ranks)" if world_size > 1 else ""
+            raise UserError(
+                f"batch_size: {len(data_ptr)} images do not fill one batch of {self.global_batch_size}{ranks}; "
+                "use a smaller batch"
+            )
+
+    def __call__(self, loader: Loader) -> EpochOrder:
+        """FFCV instantiates an order with the loader; this one only learns the file's page size."""
+        if self.kind == "quasi_random":
+            self._page_N = page_numbers(self._data_ptr, int(loader.reader.page_size))
+        return self
+
+    @property
+    def global_batch_size(self) -> int:
+        """Images a batch over all ranks."""
+        return self.batch_size * self.world_size
+
+    @property
+    def global_batches(self) -> int:
+        """Batches of an epoch over all ranks."""
+        full, rest = divmod(len(self._data_ptr), self.global_batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def __len__(self) -> int:
+        """Batches of an epoch on this rank."""
+        start, stop = self._last_part()
+        return len(self._data_ptr) // self.global_batch_size + (stop > start)
+
+    def sample_order(self, epoch: int) -> np.ndarray:
+        """(n,) int64 images of this rank, from ``first_batch`` on."""
+        order_N = global_order(self.kind, len(self._data_ptr), self.seed, epoch, self._page_N)
+        size, part = self.global_batch_size, slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        full = len(order_N) // size
+        first = min(self.first_batch, full)
+        batches = order_N[: full * size].reshape(full, size)[first:, part].ravel()
+        if self.first_batch > full:
+            return batches
+        start, stop = self._last_part()
+        return np.concatenate([batches, order_N[start:stop]])
+
+    def _last_part(self) -> tuple[int, int]:
+        """Where this rank's part of the incomplete last batch starts and stops in the global order."""
+        count = len(self._data_ptr)
+        rest = 0 if self.drop_last else count % self.global_batch_size
+        start = count - rest
+        return start + rest * self.rank // self.world_size, start + rest * (self.rank + 1) // self.world_size
+
+
+def rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Which of how many processes this one is: as given, else torch.distributed's, else the only one.
+
+    Raises:
+        UserError: one of both without the other; a rank that is not below the world size.
+    """
+    if rank is None and world_size is None:
+        distributed = torch.distributed
+        if distributed.is_available() and distributed.is_initialized():
+            return distributed.get_rank(), distributed.get_world_size()
+        return 0, 1
+    if rank is None or world_size is None:
+        raise UserError(f"rank {rank}, world_size {world_size}: give both or none")
+    if not 0 <= rank < world_size:
+        raise UserError(f"rank: {rank} is not one of the {world_size} ranks from 0 on")
+    return rank, world_size
+
+
+def page_numbers(data_ptr: np.ndarray, page_size: int) -> np.ndarray:
+    """On which page of the file each image lies, counting only pages with images: (N,) int64 below P."""
+    pages = data_ptr // np.uint64(page_size)
+    return np.unique(pages, return_inverse=True)[1].astype(np.int64).reshape(-1)
+
+
+def global_order(kind: str, count: int, seed: int, epoch: int, page_N: np.ndarray) -> np.ndarray:
+    """All images of an epoch in order: (N,) int64. ``page_N`` is only needed for ``quasi_random``."""
+    if kind == "sequential":
+        return np.arange(count)
+    if kind == "quasi_random" and page_N.max(initial=0) >= BUFFER_PAGES:
+        return quasi_random(seed, epoch, page_N, BUFFER_PAGES)
+    return np.argsort(_keys(seed, epoch, count, _SHUFFLE), kind="stable")
+
+
+def quasi_random(seed: int, epoch: int, page_N: np.ndarray, buffer: int) -> np.ndarray:
+    """All images, so ordered that at most ``buffer`` pages of the file are in use at any place: (N,) int64.
+
+    Pages enter in random order, one every unit of time, and stay for ``buffer`` units, over which their shuffled
+    images are spread evenly. A batch so takes about as many images from each page in use, which is as well as the
+    buffer can spread classes if the file is sorted by class. What the first pages would show while the buffer fills
+    is spread over half a buffer's time, and likewise what the last ones show while it empties.
+
+    Args:
+        seed: of the order.
+        epoch: of the order.
+        page_N: page of each image, all numbers below P in use.
+        buffer: pages in use at a time, fewer than P.
+    """
+    count_P = np.bincount(page_N)
+    pages = len(count_P)
+    page_order = np.argsort(_keys(seed, epoch, pages, _PAGE), kind="stable")
+    enters_P = np.empty(pages, np.int64)
+    enters_P[page_order] = np.arange(pages)
+    # Images by page, in the order of pages, shuffled within.
+    shuffled = (_keys(seed, epoch, len(page_N), _WITHIN_PAGE) * 2.0**32).astype(np.int64)
+    images = np.argsort(enters_P[page_N] << 32 | shuffled, kind="stable")
+    counts = count_P[page_order]
+    enters = np.repeat(np.arange(pages), counts)
+    place = np.arange(len(page_N)) - np.repeat(np.cumsum(counts) - counts, counts)
+    jitter = _keys(seed, epoch, len(page_N), _JITTER)
+    time = enters + buffer * ((place + jitter) / counts[enters])
+    filling, emptying = time < buffer, time >= pages
+    half = buffer / 2
+    early, late = enters[filling], enters[emptying]
+    time[filling] = half + half * ((time[filling] - early) / (buffer - early))
+    time[emptying] = pages + half * ((time[emptying] - pages) / (late + buffer - pages))
+    return images[np.argsort(time, kind="stable")]
+
+
+@kernel
+def _keys(seed: int, epoch: int, count: int, place: int) -> np.ndarray:
+    """(count,) float64 random numbers in [0, 1)."""
+    keys = np.empty(count, np.float64)
+    for item in range(count):
+        keys[item] = uniform(seed, ORDER, epoch, item, place)
+    return keys
