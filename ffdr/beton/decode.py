@@ -2,7 +2,8 @@
 
 One decoder serves training, evaluation, the teacher and random access (``Replayer``). It reads the image beton through
 memory addresses, so it works on FFCV's page cache and on a plain memory map alike, and it reports a bad sample by its
-number and stage instead of crashing or handing out stale pixels.
+number and stage instead of crashing or handing out stale pixels. Of a JPEG with a row table only the part that a view
+reads is decoded (``splice.py``).
 
 Shapes: B images in the batch, H×W output, T threads.
 """
@@ -20,12 +21,14 @@ from numba import prange, set_num_threads, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ffdr.augment.check import OK, STATUS_TEXT, check_mix
+from ffdr.augment.check import OK, STATUS_TEXT, check_mix, check_view
+from ffdr.augment.geometry import view_region
 from ffdr.augment.jit import address_of, bytes_at, kernel, parallel_kernel
 from ffdr.augment.replay import mix_into, replay_view, scratch_bytes
 from ffdr.augment.view import MIX_DTYPE, VIEW_DTYPE
 from ffdr.beton.layout import JPG, RAW
 from ffdr.beton.read import ImageBeton
+from ffdr.beton.splice import splice
 from ffdr.errors import UserError
 
 # Statuses of this stage; those of a bad view record come from augment.check.
@@ -93,6 +96,8 @@ class _Workspace(NamedTuple):
 
     canvas: np.ndarray
     """(T, bytes) uint8, a decoded image"""
+    jpeg: np.ndarray
+    """(T, bytes) uint8, the part of a JPEG that a view needs"""
     scratch: np.ndarray
     """(T, bytes) uint8 for replay_view"""
     partner: np.ndarray
@@ -117,6 +122,22 @@ def _jpeg_has_size(data: np.ndarray, width: int, height: int) -> bool:
 
 
 @kernel
+def _decode_region(
+    imdecode: int, data: np.ndarray, width: int, height: int, region: tuple, jpeg: np.ndarray, canvas: np.ndarray
+) -> tuple[int, int, int, int, int]:
+    """Decode at least ``region`` of a JPEG of width × height pixels to the beginning of ``canvas``.
+
+    Returns a status and the decoded pixels' left, top, width and height.
+    """
+    size, left, top, wide, high = splice(data, width, height, region, jpeg)
+    source, size = (address_of(jpeg), size) if size > 0 else (address_of(data), np.int64(len(data)))
+    failed = _imdecode(
+        np.uint64(imdecode), source, np.uint64(size), np.uint32(high), np.uint32(wide), address_of(canvas)
+    )
+    return (OK if failed == 0 else BAD_JPEG), left, top, wide, high
+
+
+@kernel
 def _replay_stored(
     stored: _Stored,
     image: int,
@@ -127,6 +148,7 @@ def _replay_stored(
     column: int,
     out: np.ndarray,
     canvas: np.ndarray,
+    jpeg: np.ndarray,
     scratch: np.ndarray,
 ) -> int:
     """Pixels of one view of one stored image, whose bytes lie at ``address``. Returns a status, ``OK`` for success."""
@@ -136,17 +158,18 @@ def _replay_stored(
         if np.int64(size) != width * height * 3:
             return BAD_RAW_SIZE
         pixels = data.reshape((height, width, 3))
-    else:
-        if not _jpeg_has_size(data, width, height):
-            return BAD_JPEG
-        failed = _imdecode(
-            np.uint64(stored.imdecode), np.uint64(address), np.uint64(size), np.uint32(height), np.uint32(width),
-            address_of(canvas),
-        )  # fmt: skip
-        if failed != 0:
-            return BAD_JPEG
-        pixels = canvas[: height * width * 3].reshape((height, width, 3))
-    return replay_view(pixels, 0, 0, width, height, views, row, column, out, scratch)
+        return replay_view(pixels, 0, 0, width, height, views, row, column, out, scratch)
+    if not _jpeg_has_size(data, width, height):
+        return BAD_JPEG
+    status = check_view(views, row, column, width, height, out.shape[0], out.shape[1])
+    if status != OK:
+        return status
+    region = view_region(views, row, column, width, height, out.shape[0], out.shape[1])
+    status, left, top, wide, high = _decode_region(stored.imdecode, data, width, height, region, jpeg, canvas)
+    if status != OK:
+        return status
+    pixels = canvas[: high * wide * 3].reshape((high, wide, 3))
+    return replay_view(pixels, left, top, width, height, views, row, column, out, scratch)
 
 
 @kernel
@@ -158,6 +181,7 @@ def _replay_sample(
     row: int,
     out: np.ndarray,
     canvas: np.ndarray,
+    jpeg: np.ndarray,
     scratch: np.ndarray,
     partner_out: np.ndarray,
 ) -> int:
@@ -165,12 +189,12 @@ def _replay_sample(
     image, partner = np.int64(span[0]), np.int64(mixes[row].partner)
     status = check_mix(mixes, row, image, len(stored.modes))
     if status == OK:
-        status = _replay_stored(stored, image, span[1], span[2], views, row, 0, out, canvas, scratch)
+        status = _replay_stored(stored, image, span[1], span[2], views, row, 0, out, canvas, jpeg, scratch)
     if status != OK or partner == image:
         return status
     address = np.uint64(stored.base) + stored.data_ptr[partner]
     size = stored.data_size[partner]
-    status = _replay_stored(stored, partner, address, size, views, row, 1, partner_out, canvas, scratch)
+    status = _replay_stored(stored, partner, address, size, views, row, 1, partner_out, canvas, jpeg, scratch)
     if status == OK:
         mix_into(out, partner_out, mixes, row)
     return status
@@ -191,16 +215,16 @@ def _replay_batch(
     for thread in prange(threads):
         for i in range(thread, len(spans), threads):
             status[i] = _replay_sample(
-                stored, spans[i], views, mixes, i, out[i], room.canvas[thread], room.scratch[thread],
-                room.partner[thread],
+                stored, spans[i], views, mixes, i, out[i], room.canvas[thread], room.jpeg[thread],
+                room.scratch[thread], room.partner[thread],
             )  # fmt: skip
 
 
 class Replayer:
     """Turns (image, view record) into pixels, in ``threads`` threads, at one resolution.
 
-    Holds all scratch memory: per thread one decoded image of the largest stored size, the kernels' scratch and one
-    output. Not to be called from two Python threads at once.
+    Holds all scratch memory: per thread one decoded image of the largest stored size, one JPEG of the most stored
+    bytes, the kernels' scratch and one output. Not to be called from two Python threads at once.
     """
 
     def __init__(self, images: ImageBeton, resolution: int, threads: int) -> None:
@@ -212,10 +236,13 @@ class Replayer:
             images.modes, images.sizes, images.data_ptr, images.data_size, base, _address_of(lib.imdecode)
         )
         widths, heights = images.sizes.astype(np.int64).T
-        largest = int((widths * heights * 3)[images.modes == JPG].max(initial=0))
+        jpegs = images.modes == JPG
+        largest = int((widths * heights * 3)[jpegs].max(initial=0))
+        longest = int(images.data_size[jpegs].max(initial=0))
         room = scratch_bytes(int(widths.max()), int(heights.max()), resolution, resolution)
         self._room = _Workspace(
             np.zeros((threads, largest + _SLACK), np.uint8),
+            np.zeros((threads, longest), np.uint8),
             np.zeros((threads, room), np.uint8),
             np.zeros((threads, *self.shape), np.uint8),
         )
