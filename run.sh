@@ -4,12 +4,14 @@
 #   ./run.sh test [ARGS]     install what is missing, then the tests (ARGS go to pytest)
 #   ./run.sh lint            install what is missing, then ruff
 #   ./run.sh setup           only install
-#   ./run.sh ffdr VERB ...   a verb of the command line
+#   ./run.sh ffdr VERB ...   a verb of the command line, in the folder it is called from
 # FFDR_VENV names the virtual environment (default .venv). A second call installs nothing.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+caller=$PWD
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+venv=$(realpath -m "${FFDR_VENV:-$here/.venv}")
+cd "$here"
 
-venv=${FFDR_VENV:-.venv}
 stamp=$venv/.ffdr-installed
 
 say() { printf 'run.sh: %s\n' "$*" >&2; }
@@ -49,7 +51,7 @@ install_packages() {
   command -v apt-get >/dev/null || die "missing system packages (Debian's names): $*"
   say "installing system packages: $*"
   "${root[@]}" apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
 pip_install() {
@@ -82,6 +84,6 @@ case $verb in
   demo) setup; exec "$venv/bin/ffdr" demo "$@" ;;
   test) setup; exec "$venv/bin/python" -m pytest "$@" ;;
   lint) setup; exec "$venv/bin/ruff" check . ;;
-  ffdr) setup; exec "$venv/bin/ffdr" "$@" ;;
+  ffdr) setup; cd "$caller"; exec "$venv/bin/ffdr" "$@" ;;
   *) say "unknown command '$verb'; one of: setup, demo, test, lint, ffdr"; exit 2 ;;
 esac

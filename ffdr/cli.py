@@ -65,7 +65,7 @@ VERBS: dict[str, Callable[..., None]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit status: 0; 2 after one line about a mistake in the input; 1 after one line about a
-    file system that fails (a full disk, a folder that can't be written to); 130 when interrupted."""
+    file system or memory that fails (a full disk, too large a batch); 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words.pop(0) if words else "--help"
     if verb in ("-h", "--help", "help"):
@@ -81,6 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except OSError as error:
         print(f"ffdr {verb}: {error.filename or 'file system'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if type(error).__name__ not in ("MemoryError", "OutOfMemoryError"):  # the latter is torch's, not imported here
+            raise
+        print(f"ffdr {verb}: out of memory: {' '.join(str(error).split())[:200]}; try smaller batches", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"ffdr {verb}: interrupted", file=sys.stderr)

@@ -137,8 +137,7 @@ class ReinforcedLoader:
         self, reinforced: str | Path | ReinforcedBeton | None, policy: Policy | None, center: float
     ) -> ViewSource:
         if reinforced is not None:
-            if not isinstance(reinforced, ReinforcedBeton):
-                reinforced = ReinforcedBeton.open(reinforced, self.images)
+            reinforced = _open_reinforced(reinforced, self.images)
             self.num_classes = reinforced.header.num_classes
             return StoredViews(reinforced, self.seed)
         self.num_classes = self.images.num_classes
@@ -247,9 +246,7 @@ class ReinforcedDataset:
 
     def __init__(self, images: Images, reinforced: str | Path | ReinforcedBeton) -> None:
         self.images = _open_images(images)
-        if not isinstance(reinforced, ReinforcedBeton):
-            reinforced = ReinforcedBeton.open(reinforced, self.images)
-        self.reinforced = reinforced
+        self.reinforced = reinforced = _open_reinforced(reinforced, self.images)
         self._source = StoredViews(reinforced, seed=0)
         self._replayers: dict[int, Replayer] = {}
 
@@ -270,7 +267,9 @@ class ReinforcedDataset:
         if not 0 <= image < len(self) or not 0 <= view < self.num_views:
             raise IndexError(f"image {image}, view {view}: there are {len(self)} images of {self.num_views} views")
         views, mixes, ids, log_probs = self._source.read(image, view)
-        replayer = self._replayers.setdefault(resolution, Replayer(self.images, resolution, threads=1))
+        if resolution not in self._replayers:
+            self._replayers[resolution] = Replayer(self.images, resolution, threads=1)
+        replayer = self._replayers[resolution]
         pixels = np.empty((1, *replayer.shape), np.uint8)
         replayer(replayer.spans(np.array([image])), views, mixes, pixels)
         label = torch.from_numpy(self.images.labels[[image]])
@@ -279,3 +278,11 @@ class ReinforcedDataset:
 
 def _open_images(images: Images) -> ImageBeton:
     return images if isinstance(images, ImageBeton) else ImageBeton.open(images)
+
+
+def _open_reinforced(reinforced: str | Path | ReinforcedBeton, images: ImageBeton) -> ReinforcedBeton:
+    """The reinforced beton, which must be of these images, whoever opened it."""
+    if not isinstance(reinforced, ReinforcedBeton):
+        return ReinforcedBeton.open(reinforced, images)
+    reinforced.header.check_images(reinforced.path, images)
+    return reinforced

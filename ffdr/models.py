@@ -63,6 +63,11 @@ class ModelInfo:
         return cls(**(values | {key: tuple(values[key]) for key in ("mean", "std")}))
 
 
+def best_device() -> torch.device:
+    """The GPU, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def class_digest(names: Iterable[str]) -> str:
     """16 hexadecimal digits that stand for the class names in order."""
     return hashlib.sha256("\0".join(names).encode()).hexdigest()[:16]

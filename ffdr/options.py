@@ -6,12 +6,10 @@ rest of the package sees nothing but them. The text below a field is its help on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ffdr.augment.policy import Policy
-from ffdr.errors import UserError, nearest
+from ffdr.errors import UserError, between, one_of
 
 SOURCES = ("digits", "imagefolder", "cifar100", "flowers102", "food101")
 MODES = ("jpg", "raw", "proportion")
@@ -21,16 +19,6 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 RESIDUALS = ("smooth", "renormalise")
 OPTIMIZERS = ("sgd", "adamw")
 ORDERS = ("random", "sequential", "quasi_random")
-
-
-def _one_of(key: str, value: Any, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise UserError(f"{key}: {value!r} is not one of {', '.join(allowed)}{nearest(str(value), allowed)}")
-
-
-def _between(key: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise UserError(f"{key}: {value} is not between {low:g} and {high:g}")
 
 
 @dataclass(frozen=True)
@@ -61,14 +49,14 @@ class WriteOptions:
     """an image that can't be read: stop the run, or skip it and list it in the manifest"""
 
     def __post_init__(self) -> None:
-        _one_of("write.source", self.source, SOURCES)
-        _one_of("write.mode", self.mode, MODES)
-        _one_of("write.on_error", self.on_error, ON_ERROR)
-        _between("write.quality", self.quality, 1, 100)
-        _between("write.proportion", self.proportion, 0, 1)
-        _between("write.max_resolution", self.max_resolution, 0, 65535)
-        _between("write.per_class", self.per_class, 0, 10**9)
-        _between("write.workers", self.workers, 0, 1024)
+        one_of("write.source", self.source, SOURCES)
+        one_of("write.mode", self.mode, MODES)
+        one_of("write.on_error", self.on_error, ON_ERROR)
+        between("write.quality", self.quality, 1, 100)
+        between("write.proportion", self.proportion, 0, 1)
+        between("write.max_resolution", self.max_resolution, 0, 65535)
+        between("write.per_class", self.per_class, 0, 10**9)
+        between("write.workers", self.workers, 0, 1024)
         if not self.out:
             raise UserError("write.out: give the image beton to write, for example --write.out=train.beton")
         if self.source != "digits" and not self.path:
@@ -82,16 +70,16 @@ class TeacherOptions:
     models: str = ""
     """NAME[:CHECKPOINT],… — timm models; a checkpoint of ffdr train or one that timm loads"""
     resolution: int = 0
-    """pixels the teacher sees; 0: what its checkpoint says, else the resolution of the views"""
+    """pixels the teacher sees; 0: what its checkpoint or timm's configuration says"""
     batch_size: int = 256
     """views a forward pass"""
     precision: str = "auto"
     """auto, float32, bfloat16 or float16; auto: bfloat16 where a GPU has it, else float32"""
 
     def __post_init__(self) -> None:
-        _one_of("teacher.precision", self.precision, PRECISIONS)
-        _between("teacher.batch_size", self.batch_size, 1, 10**6)
-        _between("teacher.resolution", self.resolution, 0, 4096)
+        one_of("teacher.precision", self.precision, PRECISIONS)
+        between("teacher.batch_size", self.batch_size, 1, 10**6)
+        between("teacher.resolution", self.resolution, 0, 4096)
 
 
 @dataclass(frozen=True)
@@ -106,8 +94,8 @@ class ReinforceOptions:
     """views an image (K; the paper's NS)"""
     topk: int = 10
     """teacher entries stored a view (k); never more than there are classes"""
-    resolution: int = 224
-    """pixels at which a teacher without a resolution of its own sees the views"""
+    resolution: int = 0
+    """pixels at which every teacher sees the views; 0: each its own"""
     seed: int = 0
     """seed of the draws"""
     workers: int = 0
@@ -117,11 +105,11 @@ class ReinforceOptions:
         for key in ("images", "out"):
             if not getattr(self, key):
                 raise UserError(f"reinforce.{key}: give the path of a .beton file")
-        _between("reinforce.views", self.views, 1, 65535)
-        _between("reinforce.topk", self.topk, 1, 65535)
-        _between("reinforce.resolution", self.resolution, 1, 4096)
-        _between("reinforce.seed", self.seed, 0, 2**63 - 1)
-        _between("reinforce.workers", self.workers, 0, 1024)
+        between("reinforce.views", self.views, 1, 65535)
+        between("reinforce.topk", self.topk, 1, 65535)
+        between("reinforce.resolution", self.resolution, 0, 4096)
+        between("reinforce.seed", self.seed, 0, 2**63 - 1)
+        between("reinforce.workers", self.workers, 0, 1024)
 
 
 @dataclass(frozen=True)
@@ -148,30 +136,30 @@ class DataOptions:
     """read through the system's page cache; false: pages held by this process, for files larger than memory"""
 
     def __post_init__(self) -> None:
-        _one_of("data.order", self.order, ORDERS)
-        _between("data.center", self.center, 0.1, 1.0)
-        _between("data.workers", self.workers, 0, 1024)
+        one_of("data.order", self.order, ORDERS)
+        between("data.center", self.center, 0.1, 1.0)
+        between("data.workers", self.workers, 0, 1024)
         for key in ("mean", "std"):
             value = getattr(self, key)
             if len(value) not in (0, 3):
                 raise UserError(f"data.{key}: {len(value)} values, but 3 channels (or none: the manifest's)")
-        if any(value <= 0 for value in self.std):
-            raise UserError(f"data.std: {self.std} must be positive")
+            for number in value:
+                between(f"data.{key}", number, 0 if key == "mean" else 1e-6, 1)
 
 
 @dataclass(frozen=True)
 class ModelOptions:
     """The model that is trained or evaluated."""
 
-    name: str = "resnet50"
-    """any timm model"""
+    name: str = ""
+    """any timm model; trained from random weights unless model.checkpoint is given"""
     drop_path: float = 0.0
     """stochastic depth, where the model has it"""
     checkpoint: str = ""
     """weights to start from; a head of another size is made anew"""
 
     def __post_init__(self) -> None:
-        _between("model.drop_path", self.drop_path, 0, 0.99)
+        between("model.drop_path", self.drop_path, 0, 0.99)
 
 
 @dataclass(frozen=True)
@@ -224,10 +212,10 @@ class TrainOptions:
     """go on from the folder's last checkpoint, if there is one"""
 
     def __post_init__(self) -> None:
-        _one_of("train.task", self.task, TASKS)
-        _one_of("train.optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("train.precision", self.precision, PRECISIONS)
-        _one_of("train.residual", self.residual, RESIDUALS)
+        one_of("train.task", self.task, TASKS)
+        one_of("train.optimizer", self.optimizer, OPTIMIZERS)
+        one_of("train.precision", self.precision, PRECISIONS)
+        one_of("train.residual", self.residual, RESIDUALS)
         for key, low, high in (
             ("epochs", 1, 10**6),
             ("batch_size", 1, 10**6),
@@ -246,7 +234,11 @@ class TrainOptions:
             ("eval_every", 1, 10**6),
             ("checkpoint_every", 1, 10**6),
         ):
-            _between(f"train.{key}", getattr(self, key), low, high)
+            between(f"train.{key}", getattr(self, key), low, high)
+        if self.task == "dr" and self.label_smoothing:
+            raise UserError("train.label_smoothing: task dr does not smooth labels; leave it out")
+        if self.task == "erm" and (self.temperature, self.teacher_weight) != (1, 1):
+            raise UserError("train.temperature, train.teacher_weight: task erm has no teacher; leave them out")
         if not self.out:
             raise UserError("train.out: give the folder of the run, for example --train.out=runs/erm")
 
@@ -271,8 +263,8 @@ class EvalOptions:
     def __post_init__(self) -> None:
         if not self.data:
             raise UserError("eval.data: give the image beton to evaluate on")
-        _between("eval.batch_size", self.batch_size, 1, 10**6)
-        _between("eval.resolution", self.resolution, 0, 4096)
+        between("eval.batch_size", self.batch_size, 1, 10**6)
+        between("eval.resolution", self.resolution, 0, 4096)
 
 
 @dataclass(frozen=True)
@@ -282,15 +274,15 @@ class DemoOptions:
     out: str = "results/demo"
     """folder of the table, plot, picture and summary"""
     work: str = "runs/demo"
-    """folder of the betons and runs; made anew each time"""
+    """folder of the betons and runs, which are overwritten"""
     seeds: int = 5
     """students trained by each task"""
     epochs: int = 0
     """epochs of a student; 0: as the recipes say"""
 
     def __post_init__(self) -> None:
-        _between("demo.seeds", self.seeds, 1, 1000)
-        _between("demo.epochs", self.epochs, 0, 10**6)
+        between("demo.seeds", self.seeds, 1, 1000)
+        between("demo.epochs", self.epochs, 0, 10**6)
 
 
 BENCHES = ("epoch",)
@@ -308,8 +300,8 @@ class BenchOptions:
     """file to write the figures to"""
 
     def __post_init__(self) -> None:
-        _between("bench.images", self.images, 64, 10**7)
-        _between("bench.repeats", self.repeats, 3, 1000)
+        between("bench.images", self.images, 64, 10**7)
+        between("bench.repeats", self.repeats, 3, 1000)
 
 
 # One class a verb: its fields are the sections that the verb's recipe may have.
@@ -355,6 +347,8 @@ class TrainRecipe:
             raise UserError(f"data.reinforced: task {task} does not read it; use --train.task=dr or leave it out")
         if task == "kd" and not self.teacher.models:
             raise UserError("teacher.models: task kd asks a live teacher; name it")
+        if not self.model.name:
+            raise UserError("model.name: name a timm model, for example --model.name=resnet50")
         if task != "kd" and self.teacher.models:
             raise UserError(f"teacher.models: task {task} has no live teacher; use --train.task=kd or leave it out")
 
@@ -369,6 +363,8 @@ class EvalRecipe:
     def __post_init__(self) -> None:
         if self.eval.checkpoint and self.model != ModelOptions():
             raise UserError("model: eval.checkpoint already says what the model is; give one of both")
+        if not self.eval.checkpoint and not self.model.name:
+            raise UserError("eval.checkpoint: give a trained model, or name one with --model.name")
 
 
 @dataclass(frozen=True)

@@ -144,20 +144,24 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     return files, flags
 
 
-def _read_yaml(file: Path, known: dict[str, Field], verb: str) -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) pairs of a recipe, those of its ``base`` first."""
+def _read_yaml(
+    file: Path, known: dict[str, Field], verb: str, above: tuple[Path, ...] = ()
+) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) pairs of a recipe, those of its ``base`` first. ``above``: the recipes it is the base of."""
+    if file.resolve() in above:
+        raise UserError(f"{file}: is its own base")
     try:
-        with open(file) as handle:
+        with open(file, encoding="utf-8") as handle:
             content = yaml.load(handle, _StrictLoader)  # a SafeLoader
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{file}: a recipe is a mapping of sections, not {type(content).__name__}")
     base = content.pop("base", None)
     if base is not None:
-        yield from _read_yaml(file.parent / str(base), known, verb)
+        yield from _read_yaml(file.parent / str(base), known, verb, (*above, file.resolve()))
     for key, value in _flatten(content):
         _require_known(key, known, str(file), verb)
         if value is None:

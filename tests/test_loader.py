@@ -161,9 +161,12 @@ def test_a_state_of_another_run_is_refused(digits, photos):
         ReinforcedLoader(photos, policy=PLAIN, **U8).load_state_dict(state)
 
 
-def test_a_reinforcement_of_other_images_is_refused(digits, photos, reinforce):
+@pytest.mark.parametrize("open_first", [False, True])
+@pytest.mark.parametrize("face", [lambda *files: ReinforcedLoader(*files, **U8), ReinforcedDataset])
+def test_a_reinforcement_of_other_images_is_refused(digits, photos, reinforce, face, open_first):
+    reinforced = reinforce(digits, PLAIN)
     with pytest.raises(UserError) as caught:
-        ReinforcedLoader(photos, reinforce(digits, PLAIN), **U8)
+        face(photos, ReinforcedBeton.open(reinforced) if open_first else reinforced)
     for path in (digits, photos):
         assert ImageBeton.open(path).fingerprint in str(caught.value)
 

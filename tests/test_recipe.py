@@ -9,7 +9,7 @@ from ffdr import recipe
 from ffdr.errors import UserError
 from ffdr.options import RECIPES
 
-TRAIN = ["--train.out=run", "--data.train=x.beton"]
+TRAIN = ["--train.out=run", "--data.train=x.beton", "--model.name=resnet18"]
 RCFG = Path(__file__).parent.parent / "rcfg"
 
 
@@ -68,7 +68,12 @@ def test_recipes_are_frozen():
         (["--data.reinforced=r.beton"], ["data.reinforced", "task erm"]),
         (["--train.task=kd"], ["teacher.models", "task kd"]),
         (["--teacher.models=resnet18"], ["teacher.models", "task erm"]),
-        (["--data.std=0,1,1"], ["data.std", "positive"]),
+        (["--data.std=0,1,1"], ["data.std", "between 1e-06 and 1"]),
+        (["--data.mean=124,116,104"], ["data.mean", "between 0 and 1"]),
+        (["--data.std=nan,1,1"], ["data.std", "nan"]),
+        (["--model.name="], ["model.name"]),
+        (["--train.temperature=2"], ["train.temperature", "task erm"]),
+        (["--train.task=dr", "--train.label_smoothing=0.1"], ["train.label_smoothing", "task dr"]),
         (["--data.mean=0.5"], ["data.mean", "3 channels"]),
         (["--config-file=/no/such.yaml"], ["/no/such.yaml", "No such file"]),
     ],
@@ -93,6 +98,7 @@ def test_mistakes_are_one_line_with_key_value_and_remedy(flags, parts):
         ("train: {bn_wd: 1}", "unknown key train.bn_wd"),
         ("!!python/object/apply:os.system ['true']", "not YAML"),
         ("reinforce: {views: 3}", "unknown key reinforce.views"),
+        ("base: x.yaml", "is its own base"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, text, part):

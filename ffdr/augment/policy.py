@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ffdr.errors import UserError, nearest
+from ffdr.errors import UserError, between, one_of
 
 CROPS = ("resized", "padded", "whole")
 
@@ -50,8 +50,7 @@ class Policy:
     """Kept share of the first image ~ Beta(alpha, alpha)."""
 
     def __post_init__(self) -> None:
-        if self.crop not in CROPS:
-            raise UserError(f"policy.crop: {self.crop!r} is not one of {', '.join(CROPS)}{nearest(self.crop, CROPS)}")
+        one_of("policy.crop", self.crop, CROPS)
         for name in ("flip", "randaugment", "erase", "mixup", "cutmix"):
             self._check(name, 0.0, 1.0)
         self._check("padding", 0.0, 1.0)
@@ -71,9 +70,7 @@ class Policy:
                 raise UserError(f"policy.{name}: {low},{high} is not a range within {lowest:g},{highest:g}")
 
     def _check(self, name: str, low: float, high: float) -> None:
-        value = getattr(self, name)
-        if not low <= value <= high:
-            raise UserError(f"policy.{name}: {value} is not between {low:g} and {high:g}")
+        between(f"policy.{name}", getattr(self, name), low, high)
 
     @property
     def mixes(self) -> bool:

@@ -21,8 +21,9 @@ from ffdr.bench.corpus import CLASSES, make_photos
 from ffdr.bench.environment import environment
 from ffdr.bench.statistics import median_interval
 from ffdr.beton.write import write_images
+from ffdr.errors import UserError
 from ffdr.loader import ReinforcedLoader
-from ffdr.models import ModelInfo, build_model, save_model
+from ffdr.models import ModelInfo, best_device, build_model, save_model
 from ffdr.options import BenchOptions, ModelOptions, ReinforceOptions, TeacherOptions, TrainOptions, WriteOptions
 from ffdr.reinforce.generate import generate
 from ffdr.train.tasks import Task, build_task
@@ -34,9 +35,11 @@ MODEL = "test_efficientnet"
 
 def bench_epoch(options: BenchOptions) -> None:
     """Time epochs in turn, ERM then DR, with the loader alone and with a training step; print and store the ratios."""
+    if options.json and not Path(options.json).parent.is_dir():
+        raise UserError(f"bench.json: there is no folder {Path(options.json).parent}")
     with tempfile.TemporaryDirectory() as folder:
         images, reinforced = _make_data(Path(folder), options.images)
-        shared = {"batch_size": BATCH, "resolution": RESOLUTION, "device": _device()}
+        shared = {"batch_size": BATCH, "resolution": RESOLUTION, "device": best_device()}
         loaders = {
             "erm": ReinforcedLoader(images, policy=Policy(), **shared),
             "dr": ReinforcedLoader(images, reinforced, **shared),
@@ -79,7 +82,8 @@ def _read(loader: ReinforcedLoader) -> None:
 def _training(task_name: str, loader: ReinforcedLoader) -> Callable[[], None]:
     """A plain loop over one epoch: task, backward, step."""
     torch.manual_seed(0)
-    model = build_model(ModelOptions(name=MODEL), CLASSES, RESOLUTION).to(_device(), memory_format=torch.channels_last)
+    model = build_model(ModelOptions(name=MODEL), CLASSES, RESOLUTION)
+    model = model.to(best_device(), memory_format=torch.channels_last)
     task = build_task(TrainOptions(task=task_name, out="unused"), CLASSES)
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
     return lambda: _train_epoch(model, task, optimizer, loader)
@@ -108,10 +112,6 @@ def _ratios(epochs: dict[str, Callable[[], None]], repeats: int) -> dict:
     ratios = np.divide(seconds["dr"], seconds["erm"])
     median, interval = median_interval(ratios)
     return {"median": median, "interval": interval, "ratios": ratios.tolist(), "seconds": seconds}
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _wait(device: torch.device) -> None:

@@ -13,5 +13,6 @@ Files, bottom up:
 - ``pixels.py``      single images in Python
 - ``fields.py``      the custom fields as FFCV knows them
 
-- ``decode.py``, ``stream.py``, ``views.py``: from stored bytes to finished batches, inside FFCV
+- ``splice.py``, ``decode.py``, ``views.py``, ``order.py``, ``pages.py``, ``stream.py``: from stored bytes to finished
+  batches, inside FFCV
 """

@@ -181,8 +181,10 @@ class ReinforcedWriter:
     Use as a context manager; leaving it without ``finish`` keeps the partial file for the next run.
     """
 
-    def __init__(self, path: str | Path, header: ReinforcedHeader, images: ImageBeton) -> None:
-        """Start ``path``.partial, or go on with one of the same header.
+    def __init__(self, path: str | Path, header: ReinforcedHeader, images: ImageBeton, identity: str = "") -> None:
+        """Start ``path``.partial, or go on with one of the same header and identity.
+
+        identity: whatever else decides what is appended, such as the teacher's precision; it is not stored in the file.
 
         Raises:
             UserError: the header does not fit the images; the file can't be written.
@@ -202,7 +204,7 @@ class ReinforcedWriter:
         self._checksums = np.empty(header.num_images, np.uint32)
         self._pending: list[int] = []
         self._done = 0
-        self._partial = Partial(self.path, b"reinforced\0" + header.pack(), self._is_complete)
+        self._partial = Partial(self.path, b"reinforced\0" + header.pack() + identity.encode(), self._is_complete)
         self._partial.file.truncate(self._allocator.end)
 
     @property

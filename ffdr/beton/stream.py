@@ -29,8 +29,9 @@ import torch
 from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 from ffcv.loader import Loader
 from ffcv.loader.epoch_iterator import IS_CUDA, EpochIterator
-from ffcv.memory_managers import ProcessCacheManager
+from ffcv.memory_managers import OSCacheManager, ProcessCacheManager
 from ffcv.pipeline.allocation_query import AllocationQuery
+from ffcv.pipeline.compiler import Compiler
 from ffcv.pipeline.graph import Graph
 from ffcv.pipeline.operation import Operation
 from ffcv.pipeline.pipeline_spec import PipelineSpec
@@ -203,6 +204,27 @@ class _Replay(Operation):
             return buffers
 
         return replay
+
+
+_FILE = numba.types.Array(numba.uint8, 1, "C", readonly=True)
+_MAPPED = numba.types.Tuple([_FILE, numba.uint64[::1], numba.uint64[::1]])
+
+
+def _compile_mapped_reader(manager: OSCacheManager) -> Callable:
+    """FFCV's reader of the mapped file, with a type of its own for the read-only map.
+
+    FFCV's version marks Numba's one shared type of byte arrays as read-only, after which no kernel that had used it
+    before can be compiled again in this process.
+    """
+
+    def read(address: int, state: tuple) -> np.ndarray:
+        size = state[2][np.searchsorted(state[1], address)]
+        return state[0][address : address + size]
+
+    return Compiler.compile(read, _FILE(numba.uint64, _MAPPED))
+
+
+OSCacheManager.compile_reader = _compile_mapped_reader
 
 
 class _Loader(Loader):

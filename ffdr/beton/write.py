@@ -68,6 +68,9 @@ def write_images(options: WriteOptions, progress: bool = True) -> Path:
     selected = select(source.labels, options.per_class)
     if not len(selected):
         raise UserError(f"write.path: the source {options.source} has no images in {options.split!r}")
+    manifest = manifest_path(options.out)
+    if manifest.exists() and MANIFEST_FORMAT.encode() not in manifest.read_bytes():
+        raise UserError(f"{manifest}: is not a manifest of ffdr, which would replace it; choose another write.out")
     return _Writer(options, source, selected).run(progress)
 
 

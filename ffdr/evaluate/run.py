@@ -16,7 +16,7 @@ from ffdr.evaluate.corruptions import CorruptedImages
 from ffdr.evaluate.metrics import evaluate
 from ffdr.evaluate.robustness import evaluate_corruptions
 from ffdr.loader import ReinforcedLoader
-from ffdr.models import ModelInfo, class_digest, load_model, load_named
+from ffdr.models import ModelInfo, best_device, class_digest, load_model, load_named
 from ffdr.options import EvalOptions, ModelOptions
 
 Report = dict[str, Any]
@@ -48,7 +48,7 @@ def run(options: EvalOptions, model_options: ModelOptions) -> Report:
 def evaluate_model(model: nn.Module, info: ModelInfo, images: ImageBeton, batch_size: int) -> Report:
     """Accuracy and calibration on the evaluation view, fed as the model's info says."""
     _check_classes(info, images)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     loader = ReinforcedLoader(
         images,
         batch_size=min(batch_size, images.num_images),
@@ -75,8 +75,7 @@ def robustness(
     model: nn.Module, info: ModelInfo, corrupted: CorruptedImages, labels: np.ndarray, batch_size: int
 ) -> Report:
     """Accuracy under each corruption and severity, and ``corruption_top1``, the mean over all of them."""
-    device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
-    by_name = evaluate_corruptions(model, corrupted, labels, info.mean, info.std, batch_size, device)
+    by_name = evaluate_corruptions(model, corrupted, labels, info.mean, info.std, batch_size, best_device())
     return {"corruption_top1": by_name.pop("mean"), "corruptions": by_name}
 
 
@@ -95,7 +94,7 @@ def as_text(report: Report) -> str:
 
 
 def _check_classes(info: ModelInfo, images: ImageBeton) -> None:
-    if info.num_classes < images.num_classes:
+    if info.num_classes != images.num_classes and (images.manifest or info.num_classes < images.num_classes):
         raise UserError(f"{images.path}: {images.num_classes} classes, but the model has {info.num_classes}")
     if info.classes and info.classes != class_digest(images.class_names):
         raise UserError(f"{images.path}: its class names are not those that the model was trained with")

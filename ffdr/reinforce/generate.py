@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,12 @@ from ffdr.beton.decode import Replayer, blank_views
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.reinforced import ReinforcedHeader, ReinforcedWriter
 from ffdr.beton.stream import thread_count
+from ffdr.models import best_device
 from ffdr.options import ReinforceOptions, TeacherOptions
 from ffdr.reinforce.teacher import Teacher, topk
 
 Chunk = tuple[np.ndarray, dict[int, torch.Tensor]]
-"""Records (n, K) and, for each resolution R that a teacher asks for (0: none in particular), pixels (n·K, R, R, 3)."""
+"""Records (n, K) and, for each resolution R that a member asks for, pixels (n·K, R, R, 3)."""
 
 
 def generate(options: ReinforceOptions, policy: Policy, teacher_options: TeacherOptions, progress: bool = True) -> Path:
@@ -40,8 +41,10 @@ def generate(options: ReinforceOptions, policy: Policy, teacher_options: Teacher
         UserError: unreadable images, an impossible teacher, options that don't fit together.
     """
     images = ImageBeton.open(options.images)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = Teacher.from_options(teacher_options, images.num_classes, device)
+    if options.resolution:
+        teacher_options = replace(teacher_options, resolution=options.resolution)
+    teacher = Teacher.from_options(teacher_options, images.num_classes, best_device())
+    sides = {member.resolution for member in teacher.members}
     entries = min(options.topk, images.num_classes)
     header = ReinforcedHeader(
         num_images=images.num_images,
@@ -51,12 +54,12 @@ def generate(options: ReinforceOptions, policy: Policy, teacher_options: Teacher
         mixes=policy.mixes,
         policy=asdict(policy),
         teachers=teacher.signatures(),
-        resolution=options.resolution,
+        resolution=sides.pop() if len(sides) == 1 else 0,
         seed=options.seed,
         fingerprint=images.fingerprint,
     )
     with (
-        ReinforcedWriter(options.out, header, images) as writer,
+        ReinforcedWriter(options.out, header, images, teacher.identity()) as writer,
         tqdm(total=images.num_images, unit="img", desc="reinforce", disable=not progress, initial=writer.done) as bar,
     ):
         producer = _ChunkProducer(images, policy, options, teacher)
@@ -81,7 +84,7 @@ class _ChunkProducer:
         self.policy = pack_policy(policy)
         threads = thread_count(options.workers)
         wanted = sorted({member.resolution for member in teacher.members})
-        self.replayers = {side: Replayer(images, side or options.resolution, threads) for side in wanted}
+        self.replayers = {side: Replayer(images, side, threads) for side in wanted}
         self.chunk = max(1, teacher.batch_size // options.views)
 
     def chunks(self, done: int) -> Iterator[tuple[int, Chunk]]:

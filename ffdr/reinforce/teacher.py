@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +85,11 @@ class Teacher:
         """The members' model names."""
         return tuple(member.name for member in self.members)
 
+    def identity(self) -> str:
+        """Everything about the teacher that may change a bit of its answers."""
+        members = [(m.resolution, m.mean, m.std) for m in self.members]
+        return repr((self.signatures(), members, self._dtype, self.batch_size, self.device.type))
+
     def signatures(self) -> tuple[str, ...]:
         """``NAME@DIGEST`` of each member: eight hexadecimal digits that change with any weight."""
         return tuple(f"{member.name}@{_weights_digest(member.model)}" for member in self.members)
@@ -143,7 +147,8 @@ class Teacher:
         if member.resolution and tuple(x.shape[2:]) != size:
             x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, self._dtype) if self._dtype else nullcontext():
+        # Explicitly off for float32: in KD the student's autocast surrounds this.
+        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
             logits = member.model(x)
         return logits.float().log_softmax(1)
 

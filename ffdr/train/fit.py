@@ -131,7 +131,7 @@ class Trainer:
                 self.log.append(record)
                 self._save_if_due()
         self._export()
-        return self.log.records()[-1]
+        return (self.log.records() or [{}])[-1]
 
     # Verbs of fit, in order.
 

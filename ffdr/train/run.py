@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -10,26 +12,29 @@ import torch
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
 from ffdr.loader import ReinforcedLoader
-from ffdr.models import check_name, class_digest
+from ffdr.models import best_device, check_name, class_digest
 from ffdr.options import TrainRecipe
 from ffdr.reinforce.teacher import Teacher
 from ffdr.train.fit import DataInfo, Trainer
 
 
 def run(recipe: TrainRecipe, progress: bool | None = None) -> dict[str, Any]:
-    """Train; returns the last epoch's log record.
+    """Train; returns the last epoch's log record. The recipe, as resolved, is kept as ``recipe.json``.
 
     Raises:
         UserError: files or options that don't fit together, before training starts; a loss that is not finite.
     """
     check_name(recipe.model.name)
-    return build_trainer(recipe, progress).fit()
+    trainer = build_trainer(recipe, progress)
+    trainer.out.mkdir(parents=True, exist_ok=True)
+    (trainer.out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    return trainer.fit()
 
 
 def build_trainer(recipe: TrainRecipe, progress: bool | None = None) -> Trainer:
     """Open the data, load the teacher, build the model."""
     train, data = recipe.train, recipe.data
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     images = ImageBeton.open(data.train)
     reinforced = ReinforcedBeton.open(data.reinforced, images) if data.reinforced else None
     normalisation = {"mean": data.mean or images.mean, "std": data.std or images.std}
@@ -51,7 +56,7 @@ def build_trainer(recipe: TrainRecipe, progress: bool | None = None) -> Trainer:
         **normalisation,
         center=data.center,
         classes=class_digest(images.class_names),
-        fingerprint=_fingerprint(images, reinforced),
+        fingerprint=_fingerprint(recipe, images, reinforced, teacher),
     )
     val_loader = _val_loader(recipe, images, device, normalisation) if data.val else None
     return Trainer(train, recipe.model, info, loader, val_loader, teacher, device, progress)
@@ -78,8 +83,11 @@ def _val_loader(
     )
 
 
-def _fingerprint(images: ImageBeton, reinforced: ReinforcedBeton | None) -> str:
-    """Stands for all that is trained on: the images and, if there is one, the reinforcement's header."""
-    if reinforced is None:
-        return images.fingerprint
-    return hashlib.sha256(images.fingerprint.encode() + reinforced.header.pack()).hexdigest()[:32]
+def _fingerprint(
+    recipe: TrainRecipe, images: ImageBeton, reinforced: ReinforcedBeton | None, teacher: Teacher | None
+) -> str:
+    """Stands for all that is learned from: the images and the reinforcement, or the policy and the live teacher."""
+    parts = [images.fingerprint, reinforced.header.pack().hex() if reinforced else repr(recipe.policy)]
+    if teacher is not None:
+        parts.append(teacher.identity())
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

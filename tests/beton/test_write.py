@@ -296,3 +296,10 @@ def test_full_disk_is_one_line(tmp_path):
     run = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1].endswith("x.beton: can't be written: File too large")
+
+
+def test_a_json_of_somebody_else_is_not_replaced(tmp_path):
+    (tmp_path / "x.json").write_text('{"precious": 1}')
+    with pytest.raises(UserError, match="not a manifest of ffdr"):
+        write_images(WriteOptions(source="digits", out=str(tmp_path / "x.beton"), mode="raw"), progress=False)
+    assert (tmp_path / "x.json").read_text() == '{"precious": 1}'

@@ -32,7 +32,7 @@ def teachers(folder):
 
 
 def options(images, out, **changes):
-    plan = {"views": VIEWS, "topk": TOPK, "resolution": SIDE, "seed": 7, "workers": 1, **changes}
+    plan = {"views": VIEWS, "topk": TOPK, "seed": 7, "workers": 1, **changes}
     return ReinforceOptions(images=str(images), out=str(out), **plan)
 
 
