@@ -8,7 +8,22 @@ from typing import Any
 
 from ffdr import __version__, recipe
 from ffdr.errors import UserError, nearest
-from ffdr.options import BENCHES, BenchRecipe, DemoRecipe, EvalRecipe, ReinforceRecipe, TrainRecipe, WriteRecipe
+from ffdr.options import (
+    BENCHES,
+    BenchRecipe,
+    DemoRecipe,
+    EvalRecipe,
+    ExportRecipe,
+    ImportRecipe,
+    InspectRecipe,
+    PackRecipe,
+    ReinforceRecipe,
+    SplitRecipe,
+    SubsetRecipe,
+    TrainRecipe,
+    VerifyRecipe,
+    WriteRecipe,
+)
 
 
 def demo(options: DemoRecipe) -> None:
@@ -32,6 +47,55 @@ def reinforce(options: ReinforceRecipe) -> None:
     generate(options.reinforce, options.policy, options.teacher)
 
 
+def import_archive(options: ImportRecipe) -> None:
+    """Turn archives of the published format (apple/ml-dr) into a reinforced beton."""
+    from ffdr.reinforce.importing import import_archives
+
+    import_archives(options.import_)
+
+
+def export_archive(options: ExportRecipe) -> None:
+    """Turn a reinforced beton into an archive of the published format (apple/ml-dr)."""
+    from ffdr.reinforce.exporting import export_archive
+
+    export_archive(options.export)
+
+
+def pack(options: PackRecipe) -> None:
+    """Merge images and their reinforcement into one self-contained file."""
+    from ffdr.beton.pack import pack
+
+    pack(options.pack)
+
+
+def split(options: SplitRecipe) -> None:
+    """Take a packed file apart."""
+    from ffdr.beton.pack import split
+
+    split(options.split)
+
+
+def subset(options: SubsetRecipe) -> None:
+    """Fewer images, views or teacher entries out of a full file."""
+    from ffdr.beton.subset import subset
+
+    subset(options.subset)
+
+
+def inspect(options: InspectRecipe) -> None:
+    """Tell what a file holds: header, policy, teacher, statistics, pictures."""
+    from ffdr.inspect.run import inspect
+
+    inspect(options.inspect)
+
+
+def verify(options: VerifyRecipe) -> int:
+    """Read a file whole and check every byte of it; exit status 1 if it is damaged."""
+    from ffdr.beton.verify import verify
+
+    return verify(options.verify)
+
+
 def train(options: TrainRecipe) -> None:
     """Train one model by ERM, KD or DR."""
     from ffdr.train.run import run
@@ -47,16 +111,25 @@ def evaluate(options: EvalRecipe) -> None:
 
 
 def bench(options: BenchRecipe, what: str) -> None:
-    """Measure: epoch (epoch time of DR against ERM)."""
+    """Measure: loader (against its peers), kernels (each operation), epoch (epoch time of DR against ERM)."""
     from ffdr.bench.epoch import bench_epoch
+    from ffdr.bench.kernels import bench_kernels
+    from ffdr.bench.loader import bench_loader
 
-    {"epoch": bench_epoch}[what](options.bench)
+    {"epoch": bench_epoch, "loader": bench_loader, "kernels": bench_kernels}[what](options.bench)
 
 
-VERBS: dict[str, Callable[..., None]] = {
+VERBS: dict[str, Callable[..., int | None]] = {
     "demo": demo,
     "write": write,
     "reinforce": reinforce,
+    "import": import_archive,
+    "export": export_archive,
+    "pack": pack,
+    "split": split,
+    "subset": subset,
+    "inspect": inspect,
+    "verify": verify,
     "train": train,
     "eval": evaluate,
     "bench": bench,
@@ -65,7 +138,7 @@ VERBS: dict[str, Callable[..., None]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit status: 0; 2 after one line about a mistake in the input; 1 after one line about a
-    file system or memory that fails (a full disk, too large a batch); 130 when interrupted."""
+    file system or memory that fails (a full disk, too large a batch), and for a damaged file; 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words.pop(0) if words else "--help"
     if verb in ("-h", "--help", "help"):
@@ -75,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ffdr {__version__}")
         return 0
     try:
-        _run(verb, words)
+        return _run(verb, words) or 0
     except UserError as error:
         print(f"ffdr {verb}: {error}", file=sys.stderr)
         return 2
@@ -90,25 +163,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"ffdr {verb}: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
-def _run(verb: str, words: list[str]) -> None:
+def _run(verb: str, words: list[str]) -> int | None:
     if verb not in VERBS:
         raise UserError(f"no such verb; one of {', '.join(VERBS)}{nearest(verb, VERBS)}")
     if any(word in ("-h", "--help") for word in words):
         print(f"ffdr {verb}: {VERBS[verb].__doc__}\n\n  --config-file RECIPE.yaml\n{recipe.help_text(verb)}")
-        return
+        return None
     positional: list[Any] = []
     if verb == "bench":
         what = words.pop(0) if words else ""
         if what not in BENCHES:
             raise UserError(f"{what!r} is not one of {', '.join(BENCHES)}{nearest(what, BENCHES)}")
         positional.append(what)
-    VERBS[verb](recipe.parse(verb, words), *positional)
+    return VERBS[verb](recipe.parse(verb, words), *positional)
 
 
 def _overview() -> str:
     lines = ["ffdr VERB [--config-file RECIPE.yaml] [--section.name=value ...]", ""]
     lines += [f"  {name:10s} {function.__doc__}" for name, function in VERBS.items()]
-    return "\n".join([*lines, "", "ffdr VERB --help lists the options of a verb."])
+    lines += ["", "ffdr VERB --help lists the options of a verb; --name=value without a section is the verb's own."]
+    return "\n".join(lines)

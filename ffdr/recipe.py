@@ -88,9 +88,9 @@ def parse(verb: str, arguments: Sequence[str], also: Sequence[tuple[str, Any]] =
     Raises:
         UserError: an unknown key or wrong value, with its place, what is allowed and the nearest spelling.
     """
-    files, flags = _split(arguments)
     recipe_class = RECIPES[verb]
     known = _known_keys(recipe_class)
+    files, flags = _split(arguments, verb, known)
     settings: dict[str, tuple[str, Any]] = {}
     for file in files:
         settings.update({key: (str(file), value) for key, value in _read_yaml(Path(file), known, verb)})
@@ -121,18 +121,27 @@ def help_text(verb: str) -> str:
     return "\n".join(lines)
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+def _split(arguments: Sequence[str], verb: str, known: dict[str, Field]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Recipe files and (key, value) pairs of a command line.
+
+    A flag without a dot is one of the verb's own section (``--json``); true or false needs no value; a first word
+    without dashes is the verb's file.
+    """
     files: list[str] = []
     flags: list[tuple[str, str]] = []
     rest = iter(arguments)
-    for word in rest:
+    for number, word in enumerate(rest):
         if word == "-C":
             word = "--config-file"
         if not word.startswith("--"):
-            raise UserError(f"{word!r}: options are written --section.name=value")
+            if number > 0 or f"{verb}.file" not in known:
+                raise UserError(f"{word!r}: options are written --section.name=value")
+            word = f"--file={word}"
         key, equals, value = word[2:].partition("=")
+        if key != "config-file":
+            key = key if "." in key else f"{verb}.{key.replace('-', '_')}"
         if not equals:
-            value = next(rest, None)
+            value = "true" if key in known and known[key].type == "bool" else next(rest, None)
             if value is None:
                 raise UserError(f"--{key}: a value is missing; write --{key}=value")
         if key == "config-file":
@@ -190,7 +199,7 @@ def _require_known(key: str, known: dict[str, Field], where: str, verb: str) -> 
 def _sections(recipe_class: type) -> Iterator[tuple[str, type]]:
     for name, options in get_type_hints(recipe_class).items():
         assert is_dataclass(options)
-        yield name, options
+        yield name.rstrip("_"), options  # import_: Python's own word can't name a field
 
 
 def _known_keys(recipe_class: type) -> dict[str, Field]:
@@ -212,10 +221,10 @@ def _build(recipe_class: type[R], settings: dict[str, tuple[str, Any]]) -> R:
         where, value = settings[key]
         raise UserError(f"{where}: {key}: {_spell(value)!r} is not {config.entries[path].checker.help()}")
     return recipe_class(
-        **{
-            section: options(**{f.name: config[section, f.name] for f in fields(options)})
+        *(
+            options(**{f.name: config[section, f.name] for f in fields(options)})
             for section, options in _sections(recipe_class)
-        }
+        )
     )
 
 

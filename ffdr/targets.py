@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-LOWEST = -65504.0
-"""Log-probability of an unused entry: the lowest finite float16, so that no file and no kernel meets an infinity."""
+from ffdr.beton.header import UNUSED
 
 RESIDUAL_TOLERANCE = 2.0**-7
 """How far the kept probabilities may exceed 1 and still be rounding.
@@ -26,7 +25,7 @@ class MergedTargets:
     """The entries of a batch with every class named once.
 
     ids: (B, T) int64; an unused slot holds the number of classes, so that it points past the last one.
-    logp: (B, T) float log-probabilities; an unused slot holds ``LOWEST``.
+    logp: (B, T) float log-probabilities; an unused slot holds ``UNUSED``.
     used: (B, T) bool, False for an unused slot.
     """
 
@@ -108,8 +107,8 @@ def merge(targets: SparseTargets, num_classes: int) -> MergedTargets:
     probabilities keep their precision for a later temperature. O(T log T) a row, no wait for the device.
     """
     ids_BT = targets.ids.long()
-    logp_BT = targets.log_probs.to(_float_type(targets.log_probs)).clamp_min(LOWEST)
-    used_BT = logp_BT > LOWEST
+    logp_BT = targets.log_probs.to(_float_type(targets.log_probs)).clamp_min(UNUSED)
+    used_BT = logp_BT > UNUSED
     ids_BT = torch.where(used_BT, ids_BT, num_classes)
     if ids_BT.shape[1] < 2:
         return MergedTargets(ids_BT, logp_BT, used_BT)
@@ -121,11 +120,11 @@ def merge(targets: SparseTargets, num_classes: int) -> MergedTargets:
     segment_BT = starts_BT.cumsum(1) - 1
 
     merged_ids_BT = torch.full_like(ids_BT, num_classes).scatter_(1, segment_BT, ids_BT)
-    peak_BT = torch.full_like(logp_BT, LOWEST).scatter_reduce_(1, segment_BT, logp_BT, "amax")
+    peak_BT = torch.full_like(logp_BT, UNUSED).scatter_reduce_(1, segment_BT, logp_BT, "amax")
     scaled_BT = (logp_BT - peak_BT.gather(1, segment_BT)).exp()
     sum_BT = torch.zeros_like(logp_BT).scatter_add_(1, segment_BT, scaled_BT)
     used_BT = merged_ids_BT < num_classes
-    logp_BT = torch.where(used_BT, peak_BT + sum_BT.log(), LOWEST)
+    logp_BT = torch.where(used_BT, peak_BT + sum_BT.log(), UNUSED)
     return MergedTargets(merged_ids_BT, logp_BT, used_BT)
 
 
@@ -135,7 +134,7 @@ def spread(merged: MergedTargets, num_classes: int, residual: str) -> tuple[torc
     With s the sum of the entries and m their number: smooth leaves an entry as it is and gives each of the C - m other
     classes (1 - s) / (C - m); where nothing is left over (s >= 1 but for this dtype's rounding, which a temperature
     would otherwise blow up into mass) or nobody to give it to (m = C), and always in renormalise, an entry is divided
-    by s and the others get nothing (``LOWEST``).
+    by s and the others get nothing (``UNUSED``).
     """
     logp_BT = merged.logp
     left_B = (num_classes - merged.used.sum(1)).to(logp_BT.dtype)
@@ -146,6 +145,6 @@ def spread(merged: MergedTargets, num_classes: int, residual: str) -> tuple[torc
         scaled_B = (left_B == 0) | (log_sum_B >= -logp_BT.shape[1] * torch.finfo(logp_BT.dtype).eps)
     # log(1 - s) through expm1: exact where s is close to 1. The inner where keeps the unused branch finite.
     rest_B = -torch.expm1(torch.where(scaled_B, -1.0, log_sum_B))
-    log_rest_B = torch.where(scaled_B, LOWEST, (rest_B / left_B.clamp_min(1)).log())
+    log_rest_B = torch.where(scaled_B, UNUSED, (rest_B / left_B.clamp_min(1)).log())
     logp_BT = torch.where(scaled_B[:, None], logp_BT - log_sum_B[:, None], logp_BT)
-    return torch.where(merged.used, logp_BT, LOWEST), log_rest_B
+    return torch.where(merged.used, logp_BT, UNUSED), log_rest_B

@@ -1,11 +1,18 @@
 """Constants and helpers of the tests that use the shared betons."""
 
+import numpy as np
+
 from ffdr.augment.policy import Policy
 from ffdr.options import DataOptions, ModelOptions, TeacherOptions, TrainOptions, TrainRecipe
 
 VIEWS, TOPK = 4, 3
 PLAIN = Policy(scale=(0.3, 1.0))
 MIXING = Policy(scale=(0.3, 1.0), mixup=0.5, cutmix=0.5)
+
+
+def put(writer, image, views, ids, log_probs):
+    """Write one image: (K,) records, (K, T) ids and log-probabilities."""
+    writer.put(np.array([image]), views[None], ids[None], log_probs[None])
 
 
 def student_recipe(task, images, reinforced, teacher, out, val="", name="test_efficientnet", **train):

@@ -5,11 +5,12 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from betons import PLAIN, TOPK, VIEWS
+from betons import PLAIN, TOPK, VIEWS, put
 
 from ffdr.bench.corpus import make_photos
+from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton
-from ffdr.beton.reinforced import ReinforcedHeader, ReinforcedWriter
+from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.beton.write import write_images
 from ffdr.models import ModelInfo, build_model, save_model
 from ffdr.options import ModelOptions, WriteOptions
@@ -95,5 +96,5 @@ def _write_reinforced(images, policy, seed, out):
             views = mixed if policy.mixes else np.ascontiguousarray(mixed["first"]).astype(VIEW_DTYPE)
             ids = np.array([rng.permutation(images.num_classes)[:TOPK] for _ in range(VIEWS)], np.uint16)
             probs = -np.sort(-rng.dirichlet(np.ones(TOPK + 1), VIEWS)[:, :TOPK], axis=1)
-            writer.append(views, ids, np.log(probs).astype(np.float16))
+            put(writer, i, views, ids, np.log(probs).astype(np.float16))
         writer.finish()

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from ffdr.targets import LOWEST, RESIDUAL_TOLERANCE, SparseTargets, merge
+from ffdr.beton.header import UNUSED
+from ffdr.targets import RESIDUAL_TOLERANCE, SparseTargets, merge
 
 
 def sparse(ids, probs, dtype=torch.float32):
-    logs = [[math.log(p) if p > 0 else LOWEST for p in row] for row in probs]
+    logs = [[math.log(p) if p > 0 else UNUSED for p in row] for row in probs]
     return SparseTargets(torch.tensor(ids), torch.tensor(logs, dtype=dtype), torch.tensor([row[0] for row in ids]))
 
 

@@ -4,9 +4,10 @@ Files, bottom up:
 
 - ``layout.py``      the bytes of a beton, once for readers and writers; fingerprints and keys
 - ``tables.py``      reads and checks the tables of any beton
+- ``header.py``      header of reinforced betons, and what their records must satisfy
 - ``read.py``        ``ImageBeton`` and ``ReinforcedBeton``: opened, checked, immutable
-- ``reinforced.py``  header, checks and ``ReinforcedWriter`` of reinforced betons
 - ``partial.py``     files in the making, which survive being killed
+- ``reinforced.py``  ``ReinforcedWriter``
 - ``jpeg.py``        JPEGs with restart markers and an offset table
 - ``encode.py``      what the worker processes of a write do
 - ``write.py``       ``write_images``: a source dataset becomes an image beton

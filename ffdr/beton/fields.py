@@ -18,7 +18,7 @@ from ffcv.pipeline.compiler import Compiler
 from ffcv.pipeline.operation import Operation
 from ffcv.pipeline.state import State
 
-from ffdr.beton.reinforced import ReinforcedHeader
+from ffdr.beton.header import ReinforcedHeader
 
 
 class BlockDecoder(Operation):

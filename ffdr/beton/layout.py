@@ -143,6 +143,22 @@ class Allocator:
         return start
 
 
+def equal_regions(start: int, size: int, count: int, page_size: int) -> np.ndarray:
+    """Positions (count,) uint64 that an ``Allocator`` hands out for ``count`` regions of ``size`` bytes each.
+
+    size is at most ``page_size``.
+    """
+    stride = _round_up(size, ALIGNMENT)
+    first = _round_up(start, ALIGNMENT)
+    in_first = max(0, (_round_up(first + 1, page_size) - first - size) // stride + 1)
+    a_page = (page_size - size) // stride + 1
+    number = np.arange(count, dtype=np.uint64)
+    later = np.maximum(number, np.uint64(in_first)) - np.uint64(in_first)  # number among those behind the first page
+    page, place = np.divmod(later, np.uint64(a_page))
+    behind = np.uint64(_round_up(first + 1, page_size)) + page * np.uint64(page_size) + place * np.uint64(stride)
+    return np.where(number < in_first, np.uint64(first) + number * np.uint64(stride), behind)
+
+
 def write_tables(
     file: BinaryIO,
     specs: Sequence[FieldSpec],

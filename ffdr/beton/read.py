@@ -15,8 +15,8 @@ import numpy as np
 
 from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
 from ffdr.beton import layout
+from ffdr.beton.header import ReinforcedHeader, check_logits, check_views
 from ffdr.beton.layout import JPG, RAW
-from ffdr.beton.reinforced import ReinforcedHeader, check_logits, check_views
 from ffdr.beton.tables import Regions, Tables, locked, read_tables, refuse, sample_checksum
 from ffdr.errors import UserError
 

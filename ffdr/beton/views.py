@@ -18,11 +18,9 @@ from ffdr.augment.jit import kernel, parallel_kernel
 from ffdr.augment.pick import pick_view
 from ffdr.augment.policy import Policy
 from ffdr.augment.view import FRACTION, MIX_DTYPE, VIEW_DTYPE, center_view, share_of_first
+from ffdr.beton.header import UNUSED
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
-
-ABSENT = np.float32(-65504)
-"""Log-probability of an unused target entry: the lowest finite float16."""
 
 _HALF = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
 
@@ -108,8 +106,8 @@ class DrawnViews:
             kept = share_of_first(mixes)
             ids[:, 1] = self.labels[mixes["partner"]]
             with np.errstate(divide="ignore"):
-                log_probs[:, 0] = np.maximum(np.log(kept), ABSENT)
-                log_probs[:, 1] = np.maximum(np.log1p(-kept), ABSENT)
+                log_probs[:, 0] = np.maximum(np.log(kept), UNUSED)
+                log_probs[:, 1] = np.maximum(np.log1p(-kept), UNUSED)
 
 
 class StoredViews:

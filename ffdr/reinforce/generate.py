@@ -21,8 +21,9 @@ from ffdr.augment.draw import draw_batch, pack_policy
 from ffdr.augment.policy import Policy
 from ffdr.augment.view import MIXED_DTYPE
 from ffdr.beton.decode import Replayer, blank_views
+from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton
-from ffdr.beton.reinforced import ReinforcedHeader, ReinforcedWriter
+from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.beton.stream import thread_count
 from ffdr.models import best_device
 from ffdr.options import ReinforceOptions, TeacherOptions
@@ -67,10 +68,9 @@ def generate(options: ReinforceOptions, policy: Policy, teacher_options: Teacher
             log_probs = teacher.log_probs_at(pixels)
             ids_T, log_probs_T = topk(log_probs, entries)
             shape = (*records.shape, entries)
-            for n, parts in enumerate(zip(records, ids_T.reshape(shape), log_probs_T.reshape(shape), strict=True)):
-                if first + n >= writer.done:  # a chunk that a killed run had begun is labelled whole, stored in part
-                    writer.append(*parts)
-                    bar.update()
+            index = np.arange(first, first + len(records))
+            writer.put(index, records, ids_T.reshape(shape), log_probs_T.reshape(shape))
+            bar.update(len(index))
         writer.finish()
     return Path(options.out)
 

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ffdr.beton.header import UNUSED
 from ffdr.errors import UserError
 from ffdr.models import autocast_dtype, load_named
 from ffdr.options import TeacherOptions
-from ffdr.targets import LOWEST
 
 EXCESS = 2.0**-10
 """Largest excess over 1 of the stored probabilities of a row, below the 0.001 that readers are promised."""
@@ -190,17 +190,17 @@ def topk(log_probs: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
     kept = min(k, C)
     exact_BT = values[:, :kept].double().cpu().numpy()
     ids_BT = np.zeros((B, k), np.uint16)
-    logs_BT = np.full((B, k), LOWEST, np.float16)
+    logs_BT = np.full((B, k), UNUSED, np.float16)
     ids_BT[:, :kept] = order[:, :kept].cpu().numpy()
     logs_BT[:, :kept] = _to_float16(exact_BT)
-    ids_BT[logs_BT <= LOWEST] = 0
+    ids_BT[logs_BT <= UNUSED] = 0
     return ids_BT, logs_BT
 
 
 def _to_float16(exact_BT: np.ndarray) -> np.ndarray:
     """Round to nearest, and down in rows that would exceed 1 by more than EXCESS; never below -65504."""
-    near_BT = np.clip(exact_BT, LOWEST, 0).astype(np.float16)
+    near_BT = np.clip(exact_BT, UNUSED, 0).astype(np.float16)
     over_B = np.exp(near_BT.astype(np.float64)).sum(1) > 1 + EXCESS
     # One step down where rounding went up: the result is then at most the exact value.
-    up_BT = (near_BT > exact_BT) & over_B[:, None] & (near_BT > LOWEST)
-    return np.where(up_BT, np.nextafter(near_BT, np.float16(LOWEST)), near_BT)
+    up_BT = (near_BT > exact_BT) & over_B[:, None] & (near_BT > UNUSED)
+    return np.where(up_BT, np.nextafter(near_BT, np.float16(UNUSED)), near_BT)

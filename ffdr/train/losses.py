@@ -7,7 +7,8 @@ import math
 import torch
 from torch import nn
 
-from ffdr.targets import LOWEST, SparseTargets, merge, spread
+from ffdr.beton.header import UNUSED
+from ffdr.targets import SparseTargets, merge, spread
 
 
 class SparseTargetLoss(nn.Module):
@@ -91,7 +92,7 @@ class SparseTargetLoss(nn.Module):
         logp_BT, logu_B = spread(merged, C, self.residual)
         if eps > 0:
             share = logp_BT.new_full((), math.log(eps / C))  # a fill on the device: no copy from the host
-            logp_BT = torch.where(merged.used, torch.logaddexp(logp_BT + math.log1p(-eps), share), LOWEST)
+            logp_BT = torch.where(merged.used, torch.logaddexp(logp_BT + math.log1p(-eps), share), UNUSED)
             logu_B = torch.logaddexp(logu_B + math.log1p(-eps), share)
         if self.temperature != 1:
             logp_BT, logu_B = self._tempered(logp_BT, logu_B, merged.used)
@@ -101,11 +102,11 @@ class SparseTargetLoss(nn.Module):
         self, logp_BT: torch.Tensor, logu_B: torch.Tensor, used_BT: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Raise the probabilities to the power 1/t and normalise, in logarithms."""
-        # A class with probability 0 keeps it at any temperature, which LOWEST / t would not show at a high one.
-        absent_B = (logu_B <= LOWEST) | (used_BT.sum(1) == self.num_classes)
+        # A class with probability 0 keeps it at any temperature, which UNUSED / t would not show at a high one.
+        absent_B = (logu_B <= UNUSED) | (used_BT.sum(1) == self.num_classes)
         hot_BT = torch.where(used_BT, logp_BT / self.temperature, -torch.inf)
         hot_B = torch.where(absent_B, -torch.inf, logu_B / self.temperature)
         left_B = (self.num_classes - used_BT.sum(1)).clamp_min(1).to(logp_BT.dtype)
         norm_B = torch.logaddexp(hot_BT.logsumexp(1), hot_B + left_B.log())
-        hot_BT = torch.where(used_BT, hot_BT - norm_B[:, None], LOWEST)
-        return hot_BT, torch.where(absent_B, LOWEST, hot_B - norm_B)
+        hot_BT = torch.where(used_BT, hot_BT - norm_B[:, None], UNUSED)
+        return hot_BT, torch.where(absent_B, UNUSED, hot_B - norm_B)

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from betons import put
 
 from ffdr.augment.policy import Policy
 from ffdr.augment.view import MIXED_DTYPE
 from ffdr.beton import layout
+from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.layout import ALLOC_DTYPE, FIELD_DTYPE, HEADER_DTYPE
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.beton.reinforced import ReinforcedHeader, ReinforcedWriter
+from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.beton.write import write_images
 from ffdr.errors import UserError
 from ffdr.options import WriteOptions
@@ -57,7 +59,7 @@ def make_reinforced(path, images, **changes):
             views = np.zeros(2, MIXED_DTYPE)
             views["mix"]["partner"] = (i + 1) % images.num_images
             ids = np.array([[1, 2, 3], [4, 5, 0]], np.uint16)
-            writer.append(views, ids, np.array([[-0.5, -2, -3], [0, -9, -65504]], np.float16))
+            put(writer, i, views, ids, np.array([[-0.5, -2, -3], [0, -9, -65504]], np.float16))
         writer.finish()
 
 
@@ -131,7 +133,7 @@ def fuzz(folder, seed, rounds):
 
 CHILD = f"""
 import json, resource, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
 from test_hostile import *
 folder = Path(sys.argv[1])
 use(folder / "images.beton")
@@ -228,28 +230,28 @@ def write_specs(name):
     return SPECS if name.startswith("images") else custom
 
 
-def put(array, index, name, value):
+def assign(array, index, name, value):
     array[name][index] = value
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        (lambda m, a: put(m["image"], 3, "width", 0), "sample 3: its image has no pixels"),
-        (lambda m, a: put(m["image"], 3, "mode", 9), "sample 3: its image is stored in a mode"),
-        (lambda m, a: put(m["image"], slice(3, None), "width", 33), "raw image does not have"),
-        (lambda m, a: put(m["image"], 3, "data_ptr", 2**63), "sample 3: image: the pointer leads to nothing"),
-        (lambda m, a: put(m["image"], 3, "data_ptr", int(m["image"]["data_ptr"][3]) + 8), "sample 3: image"),
-        (lambda m, a: put(m, 3, "label", -1), "sample 3: its label is not a class id"),
-        (lambda m, a: put(m, 3, "label", 1 << 16), "sample 3: its label is not a class id"),
-        (lambda m, a: put(m, 3, "origin", 0), "sample 3: origin: the pointer leads to nothing"),
-        (lambda m, a: put(m, 3, "origin", int(m["image"]["data_ptr"][4])), "sample 3: its origin is not three"),
-        (lambda m, a: put(a, 5, "size", 2**64 - 1), "overlap"),
-        (lambda m, a: put(a, 5, "size", int(a["size"][5]) + 64), "overlap"),
-        (lambda m, a: put(a, -1, "size", 1 << 20), "overlap"),
-        (lambda m, a: put(a, -1, "ptr", 2**64 - 8), "overlap"),
-        (lambda m, a: put(a, 0, "ptr", 8), "overlap"),
-        (lambda m, a: put(a, 0, "size", 0), "overlap"),
+        (lambda m, a: assign(m["image"], 3, "width", 0), "sample 3: its image has no pixels"),
+        (lambda m, a: assign(m["image"], 3, "mode", 9), "sample 3: its image is stored in a mode"),
+        (lambda m, a: assign(m["image"], slice(3, None), "width", 33), "raw image does not have"),
+        (lambda m, a: assign(m["image"], 3, "data_ptr", 2**63), "sample 3: image: the pointer leads to nothing"),
+        (lambda m, a: assign(m["image"], 3, "data_ptr", int(m["image"]["data_ptr"][3]) + 8), "sample 3: image"),
+        (lambda m, a: assign(m, 3, "label", -1), "sample 3: its label is not a class id"),
+        (lambda m, a: assign(m, 3, "label", 1 << 16), "sample 3: its label is not a class id"),
+        (lambda m, a: assign(m, 3, "origin", 0), "sample 3: origin: the pointer leads to nothing"),
+        (lambda m, a: assign(m, 3, "origin", int(m["image"]["data_ptr"][4])), "sample 3: its origin is not three"),
+        (lambda m, a: assign(a, 5, "size", 2**64 - 1), "overlap"),
+        (lambda m, a: assign(a, 5, "size", int(a["size"][5]) + 64), "overlap"),
+        (lambda m, a: assign(a, -1, "size", 1 << 20), "overlap"),
+        (lambda m, a: assign(a, -1, "ptr", 2**64 - 8), "overlap"),
+        (lambda m, a: assign(a, 0, "ptr", 8), "overlap"),
+        (lambda m, a: assign(a, 0, "size", 0), "overlap"),
     ],
 )
 def test_each_lie_is_named(folder, changes, text):

@@ -6,13 +6,15 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from betons import put
 
 from ffdr.augment.policy import Policy
 from ffdr.augment.view import MIXED_DTYPE
 from ffdr.beton import layout
+from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.layout import ALLOC_DTYPE
 from ffdr.beton.read import ImageBeton
-from ffdr.beton.reinforced import ReinforcedHeader, ReinforcedWriter
+from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.beton.write import write_images
 from ffdr.errors import UserError
 from ffdr.options import WriteOptions
@@ -79,10 +81,16 @@ def test_writer_refuses_what_a_reader_would(tmp_path):
             ((views, ids, np.full_like(log_probs, -65504)), "unused entry"),
         ):
             with pytest.raises(ValueError, match=text):
-                writer.append(*bad)
+                put(writer, 0, *bad)
         assert writer.done == 0
     with pytest.raises(UserError, match="is the image beton itself"):
         ReinforcedWriter(images.path, header, images)
+
+
+@pytest.mark.parametrize(("start", "size"), [(4096, 100), (4096, 4096), (8191, 24), (12288, 1000), (40_000, 3000)])
+def test_equal_regions_are_those_of_the_allocator(start, size):
+    allocator = layout.Allocator(start, page_size=4096)
+    assert layout.equal_regions(start, size, 50, 4096).tolist() == [allocator.take(size) for _ in range(50)]
 
 
 def test_a_large_file_opens_fast_and_small(tmp_path):

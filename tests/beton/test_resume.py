@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from betons import put
 
 from ffdr.augment.view import MIXED_DTYPE
 from ffdr.beton import partial
+from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.beton.reinforced import ReinforcedHeader, ReinforcedWriter
+from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.beton.write import write_images
 from ffdr.errors import UserError
 from ffdr.options import WriteOptions
@@ -193,7 +195,7 @@ def write_reinforced(path, images, stop=None, **changes):
     with ReinforcedWriter(path, header(images, **changes), images) as writer:
         began = writer.done
         for i in range(began, stop or images.num_images):
-            writer.append(*entries(i))
+            put(writer, i, *entries(i))
         if stop is None:
             writer.finish()
     return began
@@ -201,7 +203,7 @@ def write_reinforced(path, images, stop=None, **changes):
 
 REINFORCE = f"""
 import sys, time
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
 from test_resume import *
 partial.time = time
 from ffdr.beton import reinforced
@@ -214,10 +216,9 @@ def test_killed_reinforcement_resumes(undisturbed, tmp_path):
     images = ImageBeton.open(undisturbed)
     whole, out = tmp_path / "whole.beton", tmp_path / "y.beton"
     assert write_reinforced(whole, images) == 0
-    unfinished = tmp_path / "y.beton.partial"
-    for share in (0.2, 0.6):
-        reached = share * size(whole)
-        assert kill_when(REINFORCE, [str(undisturbed), str(out)], lambda: size(unfinished) > reached)  # noqa: B023
+    journal = tmp_path / "y.beton.partial.journal"
+    for images_done in (200, 600):  # 8 bytes of journal an image
+        assert kill_when(REINFORCE, [str(undisturbed), str(out)], lambda: size(journal) > 8 * images_done)  # noqa: B023
     assert 100 < write_reinforced(out, images) < 1098
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["whole.beton", "y.beton"]
@@ -241,10 +242,10 @@ def test_only_intact_reinforcements_are_kept(undisturbed, tmp_path):
     images = ImageBeton.open(undisturbed)
     write_reinforced(tmp_path / "whole.beton", images)
     unfinished = tmp_path / "y.beton.partial"
-    for damage, done in ((lambda data: data[:-1], 0), (lambda data: data[:-1000] + bytes(999) + data[-1:], 0)):
+    for damage in (lambda data: data[:100_000], lambda data: data[:50_000] + bytes(999) + data[50_999:]):
         write_reinforced(tmp_path / "y.beton", images, 700)
         unfinished.write_bytes(damage(unfinished.read_bytes()))
-        assert write_reinforced(tmp_path / "y.beton", images) == done  # all 700 were one record of the journal
+        assert write_reinforced(tmp_path / "y.beton", images) == 0  # all 700 were one record of the journal
         assert (tmp_path / "y.beton").read_bytes() == (tmp_path / "whole.beton").read_bytes()
 
 
@@ -259,7 +260,7 @@ def test_another_reinforcement_starts_afresh(undisturbed, tmp_path, capfd):
 def test_unfinished_reinforcement_is_no_file(undisturbed, tmp_path):
     images = ImageBeton.open(undisturbed)
     with ReinforcedWriter(tmp_path / "y.beton", header(images), images) as writer:
-        writer.append(*entries(0))
+        put(writer, 0, *entries(0))
         with pytest.raises(ValueError, match="only 1 of 1098"):
             writer.finish()
         with pytest.raises(UserError, match="another run"):

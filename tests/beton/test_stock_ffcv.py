@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from betons import put
 from ffcv import types as ffcv_types
 from ffcv.fields import NDArrayField
 
@@ -13,9 +14,10 @@ from ffdr.augment.policy import Policy
 from ffdr.augment.view import VIEW_DTYPE
 from ffdr.beton import layout
 from ffdr.beton.fields import FIELDS, AugParamsField, LogitsField
+from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import IMAGENET_MEAN, ImageBeton, ReinforcedBeton
-from ffdr.beton.reinforced import ReinforcedHeader, ReinforcedWriter
+from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.beton.write import SPECS, write_images
 from ffdr.errors import UserError
 from ffdr.options import WriteOptions
@@ -140,10 +142,10 @@ def reinforce(path, images, views=2):
     )
     rng = np.random.default_rng(0)
     with ReinforcedWriter(path, header, images) as writer:
-        for _ in range(images.num_images):
+        for i in range(images.num_images):
             records = np.frombuffer(rng.bytes(views * VIEW_DTYPE.itemsize), VIEW_DTYPE)
             ids = np.array([rng.permutation(10)[:4] for _ in range(views)], np.uint16)
-            writer.append(records, ids, -np.sort(rng.random((views, 4))).astype(np.float16))
+            put(writer, i, records, ids, -np.sort(rng.random((views, 4))).astype(np.float16))
         writer.finish()
     return ReinforcedBeton.open(path, images)
 

@@ -68,21 +68,21 @@ def test_threads_and_a_stopped_run_do_not_change_a_byte(digits, teachers, tmp_pa
     two = generate(options(digits, tmp_path / "two.beton", workers=2), MIXING, teachers, progress=False)
     assert two.read_bytes() == whole
 
-    real = generate_module.ReinforcedWriter.append
+    real = generate_module.ReinforcedWriter.put
 
     def failing(writer, *parts):
-        if writer.done == 43:  # inside a chunk: 16 // 3 = 5 images a chunk
+        if writer.done == 45:  # 16 // 3 = 5 images a chunk
             raise OSError("power cut")
         real(writer, *parts)
 
-    monkeypatch.setattr(generate_module.ReinforcedWriter, "append", failing)
+    monkeypatch.setattr(generate_module.ReinforcedWriter, "put", failing)
     with pytest.raises(OSError, match="power cut"):
         generate(options(digits, tmp_path / "cut.beton"), MIXING, teachers, progress=False)
     assert not (tmp_path / "cut.beton").exists()
     started = []
-    monkeypatch.setattr(generate_module.ReinforcedWriter, "append", lambda w, *p: (started.append(w.done), real(w, *p)))
+    monkeypatch.setattr(generate_module.ReinforcedWriter, "put", lambda w, *p: (started.append(w.done), real(w, *p)))
     cut = generate(options(digits, tmp_path / "cut.beton"), MIXING, teachers, progress=False)
-    assert started[0] == 43
+    assert started[0] == 45
     assert cut.read_bytes() == whole
 
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ffdr.beton.header import UNUSED
 from ffdr.errors import UserError
 from ffdr.models import ModelInfo, build_model, save_model
 from ffdr.options import ModelOptions, TeacherOptions
 from ffdr.reinforce.teacher import Member, Teacher, topk
-from ffdr.targets import LOWEST
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -175,7 +175,7 @@ def test_topk_sorts_best_first_and_gives_ties_to_the_lower_id():
 def test_topk_marks_slots_without_probability_as_unused():
     ids, logs = topk(torch.tensor([[-torch.inf, 0.0, -1e6]]), 5)
     assert ids.tolist() == [[1, 0, 0, 0, 0]]
-    assert logs.tolist() == [[0, LOWEST, LOWEST, LOWEST, LOWEST]]
+    assert logs.tolist() == [[0, UNUSED, UNUSED, UNUSED, UNUSED]]
 
 
 @pytest.mark.parametrize("C", [2, 10, 1000, 60000])

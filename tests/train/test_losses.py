@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ffdr.targets import LOWEST, SparseTargets
+from ffdr.beton.header import UNUSED
+from ffdr.targets import SparseTargets
 from ffdr.train.losses import SparseTargetLoss
 
 
@@ -53,7 +54,7 @@ def random_case(B, T, C, seed, kind):
 
 def as_targets(ids, probs, dtype=torch.float64):
     with np.errstate(divide="ignore"):
-        logs = np.maximum(np.log(probs), LOWEST)
+        logs = np.maximum(np.log(probs), UNUSED)
     return SparseTargets(torch.from_numpy(ids), torch.from_numpy(logs).to(dtype), torch.from_numpy(ids[:, 0]))
 
 
@@ -131,7 +132,7 @@ def test_mixing_an_image_with_its_own_class_is_a_plain_label():
     label = torch.tensor([2])
     logits = torch.randn(1, 5)
     for share in (1.0, 0.4):
-        logs = torch.tensor([[math.log(share), math.log(1 - share) if share < 1 else LOWEST]])
+        logs = torch.tensor([[math.log(share), math.log(1 - share) if share < 1 else UNUSED]])
         targets = SparseTargets(torch.tensor([[2, 2]]), logs, label)
         assert SparseTargetLoss(5)(logits, targets).item() == pytest.approx(
             F.cross_entropy(logits, label).item(), abs=1e-6
@@ -151,7 +152,7 @@ def test_low_precision_logits_are_computed_in_float32():
 
 
 def test_large_logits_stay_finite():
-    targets = SparseTargets(torch.tensor([[1, 0]]), torch.tensor([[0.0, LOWEST]]), torch.tensor([1]))
+    targets = SparseTargets(torch.tensor([[1, 0]]), torch.tensor([[0.0, UNUSED]]), torch.tensor([1]))
     logits = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
     loss = SparseTargetLoss(3, 10.0)(logits, targets)
     assert loss.isfinite() and torch.autograd.grad(loss, logits)[0].isfinite().all()

@@ -1,66 +1,16 @@
-"""Every option of every verb, as frozen dataclasses: one class a section of a recipe.
-
-``recipe.py`` fills them from YAML files and flags and checks types; the classes check ranges and combinations, and the
-rest of the package sees nothing but them. The text below a field is its help on the command line.
-"""
+"""Options of teachers, training and evaluation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ffdr.augment.policy import Policy
 from ffdr.errors import UserError, between, one_of
 
-SOURCES = ("digits", "imagefolder", "cifar100", "flowers102", "food101")
-MODES = ("jpg", "raw", "proportion")
-ON_ERROR = ("stop", "skip")
 TASKS = ("erm", "kd", "dr")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 RESIDUALS = ("smooth", "renormalise")
 OPTIMIZERS = ("sgd", "adamw")
 ORDERS = ("random", "sequential", "quasi_random")
-
-
-@dataclass(frozen=True)
-class WriteOptions:
-    """``ffdr write``: a source dataset becomes an image beton."""
-
-    source: str = ""
-    """digits, imagefolder, cifar100, flowers102 or food101"""
-    path: str = ""
-    """folder of the source (digits needs none)"""
-    split: str = "train"
-    """split of the source; imagefolder: subfolder of the path, empty for the path itself"""
-    out: str = ""
-    """image beton to write"""
-    mode: str = "jpg"
-    """jpg, raw, or proportion (a share of the images as JPEG, the rest raw)"""
-    proportion: float = 0.5
-    """share of JPEG images in mode proportion"""
-    max_resolution: int = 0
-    """shrink images so that no side is longer, in pixels; 0 keeps every size"""
-    quality: int = 90
-    """JPEG quality, 1 to 100"""
-    per_class: int = 0
-    """keep at most so many images of each class, first in the source's order; 0 keeps all"""
-    workers: int = 0
-    """processes that read and encode; 0: one a core"""
-    on_error: str = "stop"
-    """an image that can't be read: stop the run, or skip it and list it in the manifest"""
-
-    def __post_init__(self) -> None:
-        one_of("write.source", self.source, SOURCES)
-        one_of("write.mode", self.mode, MODES)
-        one_of("write.on_error", self.on_error, ON_ERROR)
-        between("write.quality", self.quality, 1, 100)
-        between("write.proportion", self.proportion, 0, 1)
-        between("write.max_resolution", self.max_resolution, 0, 65535)
-        between("write.per_class", self.per_class, 0, 10**9)
-        between("write.workers", self.workers, 0, 1024)
-        if not self.out:
-            raise UserError("write.out: give the image beton to write, for example --write.out=train.beton")
-        if self.source != "digits" and not self.path:
-            raise UserError(f"write.path: source {self.source} needs the folder it lies in")
 
 
 @dataclass(frozen=True)
@@ -75,6 +25,8 @@ class TeacherOptions:
     """views a forward pass"""
     precision: str = "auto"
     """auto, float32, bfloat16 or float16; auto: bfloat16 where a GPU has it, else float32"""
+    compile: bool = False
+    """run every teacher through torch.compile"""
 
     def __post_init__(self) -> None:
         one_of("teacher.precision", self.precision, PRECISIONS)
@@ -100,6 +52,8 @@ class ReinforceOptions:
     """seed of the draws"""
     workers: int = 0
     """threads that replay; 0: one a core"""
+    dry_run: bool = False
+    """only print bytes, views and a time estimate from a short measured sample"""
 
     def __post_init__(self) -> None:
         for key in ("images", "out"):
@@ -265,128 +219,3 @@ class EvalOptions:
             raise UserError("eval.data: give the image beton to evaluate on")
         between("eval.batch_size", self.batch_size, 1, 10**6)
         between("eval.resolution", self.resolution, 0, 4096)
-
-
-@dataclass(frozen=True)
-class DemoOptions:
-    """``ffdr demo``: the whole path on scikit-learn's handwritten digits."""
-
-    out: str = "results/demo"
-    """folder of the table, plot, picture and summary"""
-    work: str = "runs/demo"
-    """folder of the betons and runs, which are overwritten"""
-    seeds: int = 5
-    """students trained by each task"""
-    epochs: int = 0
-    """epochs of a student; 0: as the recipes say"""
-
-    def __post_init__(self) -> None:
-        between("demo.seeds", self.seeds, 1, 1000)
-        between("demo.epochs", self.epochs, 0, 10**6)
-
-
-BENCHES = ("epoch",)
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """``ffdr bench``: measurements, each in one paired run."""
-
-    images: int = 1024
-    """images of the corpus that is made for the measurement"""
-    repeats: int = 7
-    """paired repetitions"""
-    json: str = ""
-    """file to write the figures to"""
-
-    def __post_init__(self) -> None:
-        between("bench.images", self.images, 64, 10**7)
-        between("bench.repeats", self.repeats, 3, 1000)
-
-
-# One class a verb: its fields are the sections that the verb's recipe may have.
-
-
-@dataclass(frozen=True)
-class WriteRecipe:
-    """What ``ffdr write`` needs."""
-
-    write: WriteOptions
-
-
-@dataclass(frozen=True)
-class ReinforceRecipe:
-    """What ``ffdr reinforce`` needs."""
-
-    reinforce: ReinforceOptions
-    policy: Policy
-    teacher: TeacherOptions
-
-    def __post_init__(self) -> None:
-        if not self.teacher.models:
-            raise UserError("teacher.models: name the teacher, such as --teacher.models=resnet50:teacher.safetensors")
-
-
-@dataclass(frozen=True)
-class TrainRecipe:
-    """What ``ffdr train`` needs."""
-
-    train: TrainOptions
-    data: DataOptions
-    model: ModelOptions
-    policy: Policy
-    teacher: TeacherOptions
-
-    def __post_init__(self) -> None:
-        task = self.train.task
-        if not self.data.train:
-            raise UserError("data.train: give the image beton to train on")
-        if task == "dr" and not self.data.reinforced:
-            raise UserError("data.reinforced: task dr learns from a reinforced beton; give its path")
-        if task != "dr" and self.data.reinforced:
-            raise UserError(f"data.reinforced: task {task} does not read it; use --train.task=dr or leave it out")
-        if task == "kd" and not self.teacher.models:
-            raise UserError("teacher.models: task kd asks a live teacher; name it")
-        if not self.model.name:
-            raise UserError("model.name: name a timm model, for example --model.name=resnet50")
-        if task != "kd" and self.teacher.models:
-            raise UserError(f"teacher.models: task {task} has no live teacher; use --train.task=kd or leave it out")
-
-
-@dataclass(frozen=True)
-class EvalRecipe:
-    """What ``ffdr eval`` needs."""
-
-    eval: EvalOptions
-    model: ModelOptions
-
-    def __post_init__(self) -> None:
-        if self.eval.checkpoint and self.model != ModelOptions():
-            raise UserError("model: eval.checkpoint already says what the model is; give one of both")
-        if not self.eval.checkpoint and not self.model.name:
-            raise UserError("eval.checkpoint: give a trained model, or name one with --model.name")
-
-
-@dataclass(frozen=True)
-class DemoRecipe:
-    """What ``ffdr demo`` needs."""
-
-    demo: DemoOptions
-
-
-@dataclass(frozen=True)
-class BenchRecipe:
-    """What ``ffdr bench`` needs."""
-
-    bench: BenchOptions
-
-
-RECIPES: dict[str, type] = {
-    "demo": DemoRecipe,
-    "write": WriteRecipe,
-    "reinforce": ReinforceRecipe,
-    "train": TrainRecipe,
-    "eval": EvalRecipe,
-    "bench": BenchRecipe,
-}
-"""The verbs of the command line."""

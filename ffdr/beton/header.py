@@ -1,0 +1,186 @@
+"""The header of a reinforced beton, and what its records must satisfy.
+
+Two custom fields (FFCV type id 255), in the order of the image beton:
+
+- ``aug_params``: pointer to K view records, ``MIXED_DTYPE`` if the policy mixes images, else ``VIEW_DTYPE``;
+- ``logits``: pointer to K times T uint16 class ids followed by T float16 natural log-probabilities, best first. An
+  entry that is not used has id 0 and log-probability -65504.
+
+Both field descriptors hold the header: 8 bytes magic, uint16 length, JSON.
+
+N images, K views an image, T stored teacher entries a view (top-k).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
+from ffdr.beton import layout
+from ffdr.beton.layout import CUSTOM, FieldSpec
+from ffdr.beton.tables import refuse
+from ffdr.errors import UserError
+
+if TYPE_CHECKING:
+    from ffdr.beton.read import ImageBeton
+
+HEADER_MAGIC = b"FFDRRNF1"
+"""Its last character is the layout version."""
+UNUSED = -65504.0
+"""Log-probability of an unused entry: the lowest finite float16, so that no file and no kernel meets an infinity."""
+_ROOM = 1024 - len(HEADER_MAGIC) - 2
+
+
+@dataclass(frozen=True)
+class ReinforcedHeader:
+    """What a reinforced beton holds and what it was made of."""
+
+    views: int
+    """K"""
+    topk: int
+    """T"""
+    num_classes: int
+    num_images: int
+    """N"""
+    fingerprint: str
+    """of the image beton"""
+    mixes: bool
+    """whether records are ``MIXED_DTYPE``"""
+    policy: dict[str, Any]
+    """what the views were drawn from, as plain JSON data"""
+    teachers: tuple[str, ...]
+    resolution: int
+    """pixels a side that the teachers saw; 0: each its own"""
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("views", 1, 65535),
+            ("num_classes", 1, 1 << 16),
+            ("topk", 1, 65535),
+            ("num_images", 1, (1 << 32) - 1),
+            ("resolution", 0, 1 << 16),
+            ("seed", 0, (1 << 63) - 1),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+                raise UserError(f"reinforced header: {name} is {value!r}, not a whole number from {low} to {high}")
+            object.__setattr__(self, name, int(value))  # a NumPy integer is no JSON
+        if self.topk > self.num_classes:
+            raise UserError(f"reinforced header: topk is {self.topk}, but there are {self.num_classes} classes")
+        text = self.fingerprint
+        if not isinstance(text, str) or len(text) != 32 or set(text) - set("0123456789abcdef"):
+            raise UserError(f"reinforced header: fingerprint {text!r} is not 32 hexadecimal digits")
+        if type(self.mixes) is not bool or not isinstance(self.policy, dict):
+            raise UserError("reinforced header: mixes must be true or false, policy a dictionary")
+        if isinstance(self.teachers, str) or not all(isinstance(name, str) for name in self.teachers):
+            raise UserError("reinforced header: teachers must be a list of names")
+        # As JSON has it (lists for tuples), so that a header equals itself read back.
+        object.__setattr__(self, "policy", json.loads(json.dumps(self.policy)))
+        object.__setattr__(self, "teachers", tuple(self.teachers))
+        if self.view_bytes + self.logit_bytes > layout.MAX_PAGE_SIZE:
+            raise UserError(f"reinforced header: {self.views} views of {self.topk} entries are too much for an image")
+        self.pack()
+
+    @property
+    def view_bytes(self) -> int:
+        """Bytes of the records of one image."""
+        return self.views * (MIXED_DTYPE if self.mixes else VIEW_DTYPE).itemsize
+
+    @property
+    def logit_bytes(self) -> int:
+        """Bytes of the teacher's entries of one image."""
+        return self.views * self.topk * 4
+
+    def pack(self) -> bytes:
+        """The arguments of both field descriptors, at most 1024 bytes."""
+        text = json.dumps(asdict(self), separators=(",", ":")).encode()
+        if len(text) > _ROOM:
+            raise UserError(f"reinforced header: {len(text)} bytes, room is for {_ROOM}; shorten the teachers' names")
+        return HEADER_MAGIC + len(text).to_bytes(2, "little") + text
+
+    @classmethod
+    def unpack(cls, arguments: bytes) -> ReinforcedHeader:
+        """The header in a field descriptor's arguments.
+
+        Raises:
+            UserError: it is not one.
+        """
+        if not arguments.startswith(HEADER_MAGIC):
+            raise UserError("reinforced header: not written by ffdr, or by a newer version")
+        start = len(HEADER_MAGIC) + 2
+        length = int.from_bytes(arguments[start - 2 : start], "little")
+        try:
+            return cls(**json.loads(arguments[start : start + length]))
+        except UserError:
+            raise
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"reinforced header: unreadable: {error}") from None
+
+    @classmethod
+    def of_fields(cls, path: Path, specs: Sequence[FieldSpec]) -> ReinforcedHeader:
+        """The header that both fields of a file agree on."""
+        fields = [spec for spec in specs if spec.name in ("aug_params", "logits") and spec.type_id == CUSTOM]
+        if len(fields) != 2:
+            names = ", ".join(spec.name for spec in specs)
+            refuse(path, f"a reinforced beton has fields aug_params and logits; fields here are {names}")
+        if fields[0].arguments != fields[1].arguments:
+            refuse(path, "its two fields have different headers")
+        try:
+            return cls.unpack(fields[0].arguments)
+        except UserError as error:
+            refuse(path, str(error))
+
+    def check_images(self, path: Path, images: ImageBeton) -> None:
+        """Refuse images other than those that were reinforced."""
+        if (self.num_images, self.fingerprint) != (images.num_images, images.fingerprint):
+            raise UserError(
+                f"{path}: made for {self.num_images} images with fingerprint {self.fingerprint}, "
+                f"but {images.path} has {images.num_images} with {images.fingerprint}"
+            )
+        if images.num_classes > self.num_classes:
+            raise UserError(f"{path}: made for {self.num_classes} classes, but {images.path} has {images.num_classes}")
+
+    def specs(self) -> tuple[FieldSpec, FieldSpec]:
+        """The two fields."""
+        return FieldSpec("aug_params", CUSTOM, self.pack()), FieldSpec("logits", CUSTOM, self.pack())
+
+
+def check_views(views: np.ndarray, header: ReinforcedHeader) -> str:
+    """What is wrong with records, (K,) or (n, K), or an empty string."""
+    if header.mixes and (views["mix"]["partner"] >= header.num_images).any():
+        return f"a view's partner is not one of the {header.num_images} images"
+    return ""
+
+
+def check_logits(ids: np.ndarray, log_probs: np.ndarray, header: ReinforcedHeader) -> str:
+    """What is wrong with teacher entries, (K, T) or (n, K, T), or an empty string."""
+    if header.num_classes <= 0xFFFF and (ids >= header.num_classes).any():
+        return f"class id {ids.max()} is not below {header.num_classes}"
+    if not ((log_probs >= UNUSED) & (log_probs <= 0)).all():
+        return "a log-probability is not a finite number up to 0"
+    if (log_probs[..., 1:] > log_probs[..., :-1]).any():
+        return "log-probabilities are not sorted, best first"
+    return ""
+
+
+def check_new_logits(ids: np.ndarray, log_probs: np.ndarray) -> str:
+    """What is wrong with teacher entries about to be written, (K, T) or (n, K, T), or an empty string.
+
+    Two rules that a reader can live without: unused entries have id 0, and no view names a class twice.
+    """
+    used = log_probs > UNUSED
+    if ids[~used].any():
+        return "an unused entry has another id than 0"
+    # Unused entries get numbers that are no ids, all different.
+    distinct = np.where(used, ids, (1 << 16) + np.arange(ids.shape[-1]))
+    distinct.sort(axis=-1)
+    if (distinct[..., 1:] == distinct[..., :-1]).any():
+        return "a class occurs twice in a view"
+    return ""
