@@ -30,14 +30,16 @@ def _digest(folder: Path) -> str:
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
 
 
-def kernel(function: Callable[..., Any], parallel: bool = False) -> Any:
+def kernel(function: Callable[..., Any], parallel: bool = False, inlined: bool = False) -> Any:
     """Compile lazily, without the interpreter lock, and keep the machine code on disk for the next process.
 
     Numba's disk cache only looks at the file that a function stands in, although the machine code contains everything
     the function calls. The stamp below covers this package and the function's own folder, so an upgrade or an edit
     never runs stale code.
     """
-    compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=False, parallel=parallel)(function)
+    compiled = numba.njit(
+        nogil=True, cache=True, error_model="numpy", fastmath=False, parallel=parallel, forceinline=inlined
+    )(function)
     cache_file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
     if hasattr(cache_file, "_source_stamp"):  # numba's private name; without it the cache is merely less careful
         cache_file._source_stamp = (_digest(_HERE), _digest(Path(function.__code__.co_filename).parent))
@@ -46,6 +48,9 @@ def kernel(function: Callable[..., Any], parallel: bool = False) -> Any:
 
 parallel_kernel = functools.partial(kernel, parallel=True)
 """The same for a kernel whose ``prange`` loops run in Numba's threads."""
+
+inlined_kernel = functools.partial(kernel, inlined=True)
+"""The same for a small kernel that becomes part of its callers: a loop that calls it can still become SIMD code."""
 
 
 @intrinsic

@@ -9,22 +9,34 @@ from __future__ import annotations
 
 import numpy as np
 
-from ffdr.augment.jit import kernel
+from ffdr.augment.jit import inlined_kernel, kernel
 from ffdr.augment.random import PICK, philox
 
 _ROUNDS = 32
 """Rounds of the shuffle. The distance of one position from uniform is about 2**-(rounds / 2)."""
 
 _32 = np.uint64(32)
-_ONE = np.uint64(1)
+_ZERO, _ONE = np.uint64(0), np.uint64(1)
 
 
-@kernel
+@inlined_kernel
 def _coin(word: np.uint64) -> np.uint64:
     """One well mixed bit of a 64-bit word (Steele et al. 2014, the finaliser of SplitMix64)."""
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return (word >> np.uint64(40)) & _ONE
+
+
+@inlined_kernel
+def _shuffled(x: np.uint64, round_: int, seed: np.uint64, cycle: np.uint64, image: int, count: np.uint64) -> np.uint64:
+    """Where one round of the shuffle puts position x. Neither divides nor branches, so that loops over images become
+    SIMD code."""
+    w0, w1, w2, _ = philox(np.uint64(seed), np.uint64(round_), np.uint64(PICK), cycle, np.uint64(image))
+    shift = (w0 * count) >> _32  # uniform in [0, K)
+    partner = min(shift - x, shift - x + count)  # (shift - x) mod K: the other one wrapped around below 0
+    larger = max(x, partner)  # both members of a pair must see the same coin
+    coin = _coin(((w1 << _32) | w2) ^ (larger * np.uint64(0x9E3779B97F4A7C15)))
+    return x ^ ((x ^ partner) & (_ZERO - coin))
 
 
 @kernel
@@ -34,16 +46,19 @@ def pick_view(seed: np.uint64, epoch: int, image: int, K: int) -> int:
     Within each cycle of K epochs every view comes exactly once, in an order of its own for every image, cycle and
     seed. A pure function of its arguments.
     """
-    if K <= 1:
-        return 0
+    count = np.uint64(K)
+    cycle, x = np.uint64(epoch) // count, np.uint64(epoch) % count
+    for round_ in range(_ROUNDS):
+        x = _shuffled(x, round_, seed, cycle, image, count)
+    return np.int64(x)
+
+
+@kernel
+def pick_views(seed: np.uint64, epoch: int, images: np.ndarray, K: int, picked: np.ndarray) -> None:
+    """``pick_view`` of many images: (B,) int64 into picked (B,) uint64."""
     count = np.uint64(K)
     cycle = np.uint64(epoch) // count
-    x = np.uint64(epoch) % count
+    picked[:] = np.uint64(epoch) % count
     for round_ in range(_ROUNDS):
-        w0, w1, w2, _ = philox(np.uint64(seed), np.uint64(round_), np.uint64(PICK), cycle, np.uint64(image))
-        shift = (w0 * count) >> _32  # uniform in [0, K)
-        partner = (shift + count - x) % count
-        larger = max(x, partner)  # both members of a pair must see the same coin
-        if _coin(((w1 << _32) | w2) ^ (larger * np.uint64(0x9E3779B97F4A7C15))) == _ONE:
-            x = partner
-    return np.int64(x)
+        for i in range(len(images)):
+            picked[i] = _shuffled(picked[i], round_, seed, cycle, images[i], count)

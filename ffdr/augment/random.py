@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from ffdr.augment.jit import kernel
+from ffdr.augment.jit import inlined_kernel, kernel
 
 # Streams: what a number is for. Numbers of different streams are independent.
 VIEW = 0
@@ -40,7 +40,7 @@ _11 = np.uint64(11)
 _TO_UNIT = 2.0**-53
 
 
-@kernel
+@inlined_kernel
 def philox(
     key: np.uint64, c0: np.uint64, c1: np.uint64, c2: np.uint64, c3: np.uint64
 ) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:

@@ -14,8 +14,8 @@ import numpy as np
 from numba import prange
 
 from ffdr.augment.draw import draw_batch, pack_policy
-from ffdr.augment.jit import kernel, parallel_kernel
-from ffdr.augment.pick import pick_view
+from ffdr.augment.jit import parallel_kernel
+from ffdr.augment.pick import pick_views
 from ffdr.augment.policy import Policy
 from ffdr.augment.view import FRACTION, MIX_DTYPE, VIEW_DTYPE, center_view, share_of_first
 from ffdr.beton.header import UNUSED
@@ -133,9 +133,9 @@ class StoredViews:
 
     def pick(self, epoch: int, index: np.ndarray) -> np.ndarray:
         """Which view each image shows in an epoch: (B,) int64 below K."""
-        picked = np.empty(len(index), np.int64)
-        _pick_views(self.seed, epoch, index, self.reinforced.header.views, picked)
-        return picked
+        picked = np.empty(len(index), np.uint64)
+        pick_views(np.uint64(self.seed), epoch, index, self.reinforced.header.views, picked)
+        return picked.view(np.int64)
 
     def read(self, image: int, view: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Records and targets of one view: views (1, 2), mixes (1,), ids (1, T), log_probs (1, T)."""
@@ -164,12 +164,6 @@ class StoredViews:
                 f"{file.path}: sample {index[bad]}, view {picked[bad]}: a stored class id is not below "
                 f"{header.num_classes} or a log-probability is not a finite number up to 0"
             )
-
-
-@kernel
-def _pick_views(seed: int, epoch: int, index: np.ndarray, views: int, picked: np.ndarray) -> None:
-    for i in range(len(index)):
-        picked[i] = pick_view(seed, epoch, index[i], views)
 
 
 @parallel_kernel

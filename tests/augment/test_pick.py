@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from ffdr.augment.jit import kernel
-from ffdr.augment.pick import pick_view
+from ffdr.augment.pick import pick_view, pick_views
 
 
 @kernel
@@ -47,3 +47,16 @@ def test_cycles_images_and_seeds_have_orders_of_their_own():
     assert not np.array_equal(first[0], second[0])
     assert not np.array_equal(first[0], first[1])
     assert not np.array_equal(first[0], picks(images=1, epochs=50, K=50, seed=4)[0])
+
+
+@pytest.mark.parametrize("K", [1, 3, 400, 65535])
+def test_a_batch_picks_what_its_images_pick(K):
+    images, picked = np.random.default_rng(0).integers(0, 1 << 32, 37), np.empty(37, np.uint64)
+    pick_views(np.uint64(3), 2 * K + 1, images, K, picked)
+    assert picked.tolist() == [pick_view(np.uint64(3), 2 * K + 1, image, K) for image in images]
+    assert picked.max() < K
+
+
+def test_the_choice_stays_the_same_for_ever():
+    """A run that goes on with a newer ffdr must go on with the same views."""
+    assert [pick_view(np.uint64(7), epoch, 11, 10) for epoch in range(12)] == [5, 7, 0, 2, 9, 8, 1, 3, 4, 6, 8, 1]
