@@ -2,8 +2,8 @@
 
 Every parameter has a number of its own in its stream, used or not, so that switching one part of the policy off or on
 leaves the draws of the others as they were. Distributions are torchvision's: RandomResizedCrop, RandomCrop with
-padding, RandomHorizontalFlip, RandAugment and RandomErasing; mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019)
-are drawn per image.
+padding, RandomHorizontalFlip, RandAugment, TrivialAugmentWide, AutoAugment and RandomErasing; mixup (Zhang et al. 2018)
+and cutmix (Yun et al. 2019) are drawn per image.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import math
 
 import numpy as np
 
+from ffdr.augment.autoaugment import BINS as AUTOAUGMENT_BINS
+from ffdr.augment.autoaugment import sub_policies
 from ffdr.augment.geometry import whole_pixels
 from ffdr.augment.jit import kernel
 from ffdr.augment.magnitude import SHARPNESS, SHEAR_X
-from ffdr.augment.policy import CROPS, Policy
+from ffdr.augment.policy import AUGMENTS, CROPS, Policy
 from ffdr.augment.random import CUTMIX_SHARE, MIX, MIXUP_WEIGHT, PARTNER_VIEW, VIEW, beta, uniform
-from ffdr.augment.view import FLIP, FRACTION, MIX_DTYPE, MIXED_DTYPE, OPS, VIEW_DTYPE
+from ffdr.augment.view import FLIP, FRACTION, MIX_DTYPE, MIXED_DTYPE, OPS, VIEW_DTYPE, WIDE
 
 _TRIES = 10
 """Boxes tried before giving up, as in torchvision."""
@@ -30,7 +32,9 @@ _RANDAUGMENT = 23
 _OP0, _SIGN0, _OP1, _SIGN1 = 24, 25, 26, 27
 _ERASE, _ERASE_X, _ERASE_Y = 28, 29, 30
 _ERASE_TRY = 32  # two numbers a try
-_VIEW_NUMBERS = _ERASE_TRY + 2 * _TRIES
+_LEVEL = _ERASE_TRY + 2 * _TRIES
+_APPLY0, _APPLY1 = _LEVEL + 1, _LEVEL + 2
+_VIEW_NUMBERS = _LEVEL + 3
 
 # Numbers of the draws in the stream MIX.
 _MIXUP, _CUTMIX, _PARTNER, _CUT_X, _CUT_Y = 0, 1, 2, 3, 4
@@ -41,23 +45,30 @@ _P_CROP, _P_SCALE, _P_RATIO, _P_PADDING, _P_FLIP = 0, 1, 3, 5, 6
 _P_RANDAUGMENT, _P_OPS, _P_MAGNITUDE, _P_BINS = 7, 8, 9, 10
 _P_ERASE, _P_ERASE_SCALE, _P_ERASE_RATIO = 11, 12, 14
 _P_MIXUP, _P_MIXUP_ALPHA, _P_CUTMIX, _P_CUTMIX_ALPHA = 16, 17, 18, 19
-POLICY_LENGTH = 20
+_P_AUGMENT = 20
+_P_TABLE = 21  # AutoAugment's sub-policies follow: for each of two operations its number, probability, level
 
 _RESIZED, _PADDED = CROPS.index("resized"), CROPS.index("padded")
+_RANDAUGMENT_OPS, _TRIVIAL_OPS = AUGMENTS.index("randaugment"), AUGMENTS.index("trivialaugment")
 _OP_COUNT = len(OPS)
 
 
 def pack_policy(policy: Policy) -> np.ndarray:
-    """A policy as the float64 vector (``POLICY_LENGTH``,) that ``draw_batch`` takes."""
-    return np.array(
+    """A policy as the float64 vector that ``draw_batch`` takes."""
+    kind, _, data_set = policy.augment.partition("_")
+    table = sub_policies(data_set) if kind == "autoaugment" else np.empty(0)
+    bins = AUTOAUGMENT_BINS if kind == "autoaugment" else policy.bins
+    numbers = np.array(
         [
             CROPS.index(policy.crop), *policy.scale, *policy.ratio, policy.padding, policy.flip,
-            policy.randaugment, policy.ops, policy.magnitude, policy.bins,
+            policy.randaugment, policy.ops, policy.magnitude, bins,
             policy.erase, *policy.erase_scale, *policy.erase_ratio,
             policy.mixup, policy.mixup_alpha, policy.cutmix, policy.cutmix_alpha,
+            AUGMENTS.index(policy.augment),
         ],
         np.float64,
     )  # fmt: skip
+    return np.concatenate([numbers, table.ravel()])
 
 
 @kernel
@@ -136,15 +147,40 @@ def _draw_crop(
 
 
 @kernel
-def _draw_op(policy: np.ndarray, op_number: float, sign_number: float) -> tuple[int, int]:
-    """Operation number and signed level."""
-    op = _below(op_number, _OP_COUNT)
-    level = np.int64(policy[_P_MAGNITUDE])
+def _signed(op: int, level: int, number: float) -> int:
+    """The level with a random sign where the operation has two directions; 0 for Identity."""
     if op == 0:
-        level = np.int64(0)
-    if SHEAR_X <= op <= SHARPNESS and sign_number < 0.5:
-        level = -level
-    return op, level
+        return np.int64(0)
+    if SHEAR_X <= op <= SHARPNESS and number < 0.5:
+        return -np.int64(level)
+    return np.int64(level)
+
+
+@kernel
+def _draw_ops(policy: np.ndarray, numbers: np.ndarray, views: np.ndarray, row: int, column: int) -> None:
+    """The operations of RandAugment, TrivialAugmentWide or AutoAugment, as torchvision draws them."""
+    view = views[row, column]
+    op0, op1 = _below(numbers[_OP0], _OP_COUNT), _below(numbers[_OP1], _OP_COUNT)
+    if policy[_P_AUGMENT] == _RANDAUGMENT_OPS:
+        level = np.int64(policy[_P_MAGNITUDE])
+        if policy[_P_OPS] >= 1:
+            view.op0, view.level0 = op0, _signed(op0, level, numbers[_SIGN0])
+        if policy[_P_OPS] >= 2:
+            view.op1, view.level1 = op1, _signed(op1, level, numbers[_SIGN1])
+        return
+    if policy[_P_AUGMENT] == _TRIVIAL_OPS:
+        view.flags |= WIDE
+        level = _below(numbers[_LEVEL], np.int64(policy[_P_BINS]))
+        view.op0, view.level0 = op0, _signed(op0, level, numbers[_SIGN0])
+        return
+    table = policy[_P_TABLE:]
+    place = 6 * _below(numbers[_OP0], len(table) // 6)
+    if numbers[_APPLY0] < table[place + 1]:
+        op0 = np.int64(table[place])
+        view.op0, view.level0 = op0, _signed(op0, np.int64(table[place + 2]), numbers[_SIGN0])
+    if numbers[_APPLY1] < table[place + 4]:
+        op1 = np.int64(table[place + 3])
+        view.op1, view.level1 = op1, _signed(op1, np.int64(table[place + 5]), numbers[_SIGN1])
 
 
 @kernel
@@ -187,10 +223,7 @@ def _draw_view(
     if numbers[_FLIP] < policy[_P_FLIP]:
         view.flags = FLIP
     if numbers[_RANDAUGMENT] < policy[_P_RANDAUGMENT]:
-        if policy[_P_OPS] >= 1:
-            view.op0, view.level0 = _draw_op(policy, numbers[_OP0], numbers[_SIGN0])
-        if policy[_P_OPS] >= 2:
-            view.op1, view.level1 = _draw_op(policy, numbers[_OP1], numbers[_SIGN1])
+        _draw_ops(policy, numbers, views, row, column)
     _draw_erase(policy, numbers, views, row, column)
 
 

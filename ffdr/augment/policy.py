@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ffdr.errors import UserError, between, one_of
 
 CROPS = ("resized", "padded", "whole")
+AUGMENTS = ("randaugment", "trivialaugment", "autoaugment_imagenet", "autoaugment_cifar10", "autoaugment_svhn")
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,11 @@ class Policy:
     """Black border on each side as a share of the image's side (padded); 0.125 is CIFAR's 4 of 32 pixels."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
+    augment: str = "randaugment"
+    """Where operations come from: randaugment (Cubuk et al. 2020), trivialaugment (its "wide" form, Müller & Hutter
+    2021), autoaugment_imagenet, autoaugment_cifar10, autoaugment_svhn (Cubuk et al. 2019); torchvision's operations."""
     randaugment: float = 1.0
-    """Probability that RandAugment is applied (Cubuk et al. 2020; torchvision's 14 operations)."""
+    """Probability that ``augment`` is applied."""
     ops: int = 2
     """RandAugment operations in a row: 0, 1 or 2."""
     magnitude: int = 9
@@ -51,12 +55,15 @@ class Policy:
 
     def __post_init__(self) -> None:
         one_of("policy.crop", self.crop, CROPS)
+        one_of("policy.augment", self.augment, AUGMENTS)
         for name in ("flip", "randaugment", "erase", "mixup", "cutmix"):
             self._check(name, 0.0, 1.0)
         self._check("padding", 0.0, 1.0)
         self._check("ops", 0, 2)
         self._check("bins", 2, 127)
         self._check("magnitude", 0, self.bins - 1)
+        if self.augment != "randaugment" and (self.ops, self.magnitude, self.bins) != (2, 9, 31):
+            raise UserError(f"policy.ops, policy.magnitude, policy.bins: {self.augment} has its own; leave them out")
         for name in ("mixup_alpha", "cutmix_alpha"):
             self._check(name, 0.0, 100.0)
         for name, lowest, highest in (

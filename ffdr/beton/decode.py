@@ -10,16 +10,10 @@ Shapes: B images in the batch, H×W output, T threads.
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from ffcv.libffcv import lib
-from llvmlite import ir
-from numba import prange, set_num_threads, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import prange, set_num_threads
 
 from ffdr.augment.check import OK, STATUS_TEXT, check_mix, check_view
 from ffdr.augment.geometry import view_region
@@ -27,6 +21,7 @@ from ffdr.augment.jit import address_of, bytes_at, kernel, parallel_kernel
 from ffdr.augment.replay import mix_into, replay_view, scratch_bytes
 from ffdr.augment.view import MIX_DTYPE, VIEW_DTYPE
 from ffdr.beton.layout import JPG, RAW
+from ffdr.beton.libjpeg import FUNCTION, decompress, frame_size, make_handles
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.splice import splice
 from ffdr.errors import UserError
@@ -51,29 +46,6 @@ class ReplayError(UserError):
         self.sample = sample
 
 
-@intrinsic
-def _imdecode(
-    typing_context: object, function: object, source: object, size: object, height: object, width: object, out: object
-) -> tuple:
-    """Call FFCV's C function imdecode (full image to RGB) by address; returns its status, 0 for success.
-
-    Numba could call it through ctypes, but then nothing that uses it can be cached on disk.
-    """
-
-    def codegen(context: object, builder: ir.IRBuilder, signature: object, arguments: list) -> ir.Value:
-        function, source, size, height, width, out = arguments
-        i32, i64, pointer = ir.IntType(32), ir.IntType(64), cgutils.voidptr_t
-        c_type = ir.FunctionType(i32, [pointer, i64, i32, i32, pointer] + [i32] * 8)
-        zero, one = i32(0), i32(1)
-        source, out = builder.inttoptr(source, pointer), builder.inttoptr(out, pointer)
-        options = [height, width, zero, zero, one, one, zero, zero]  # crop, offset, scale 1/1, no crop, no flip
-        pointer_to_c = builder.inttoptr(function, c_type.as_pointer())
-        return builder.call(pointer_to_c, [source, size, height, width, out, *options])
-
-    u64, u32 = types.uint64, types.uint32
-    return types.int32(u64, u64, u64, u32, u32, u64), codegen
-
-
 class _Stored(NamedTuple):
     """What the kernels need of an image beton; N images."""
 
@@ -87,13 +59,15 @@ class _Stored(NamedTuple):
     """(N,) uint64"""
     base: int
     """address of the file's first byte in memory"""
-    imdecode: int
-    """address of FFCV's C function"""
+    decompress: int
+    """address of libjpeg-turbo's function: an argument, because compiled code outlives the process"""
 
 
 class _Workspace(NamedTuple):
     """Scratch of the kernels, one row a thread."""
 
+    handles: np.ndarray
+    """(T,) uint64, decompressors"""
     canvas: np.ndarray
     """(T, bytes) uint8, a decoded image"""
     jpeg: np.ndarray
@@ -105,25 +79,15 @@ class _Workspace(NamedTuple):
 
 
 @kernel
-def _jpeg_has_size(data: np.ndarray, width: int, height: int) -> bool:
-    """Whether the frame header of a JPEG says width × height, so that decoding fills exactly that many pixels."""
-    n = len(data)
-    if n < 4 or data[0] != 0xFF or data[1] != 0xD8:
-        return False
-    at = 2
-    while at + 9 <= n:
-        if data[at] != 0xFF:
-            return False
-        marker = data[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker != 0xC4 and marker != 0xC8 and marker != 0xCC:
-            return (data[at + 5] << 8 | data[at + 6]) == height and (data[at + 7] << 8 | data[at + 8]) == width
-        at += 2 + (data[at + 2] << 8 | data[at + 3])
-    return False
-
-
-@kernel
 def _decode_region(
-    imdecode: int, data: np.ndarray, width: int, height: int, region: tuple, jpeg: np.ndarray, canvas: np.ndarray
+    function: int,
+    handle: int,
+    data: np.ndarray,
+    width: int,
+    height: int,
+    region: tuple,
+    jpeg: np.ndarray,
+    canvas: np.ndarray,
 ) -> tuple[int, int, int, int, int]:
     """Decode at least ``region`` of a JPEG of width × height pixels to the beginning of ``canvas``.
 
@@ -131,9 +95,7 @@ def _decode_region(
     """
     size, left, top, wide, high = splice(data, width, height, region, jpeg)
     source, size = (address_of(jpeg), size) if size > 0 else (address_of(data), np.int64(len(data)))
-    failed = _imdecode(
-        np.uint64(imdecode), source, np.uint64(size), np.uint32(high), np.uint32(wide), address_of(canvas)
-    )
+    failed = decompress(np.uint64(function), np.uint64(handle), source, size, wide, high, address_of(canvas))
     return (OK if failed == 0 else BAD_JPEG), left, top, wide, high
 
 
@@ -147,9 +109,8 @@ def _replay_stored(
     row: int,
     column: int,
     out: np.ndarray,
-    canvas: np.ndarray,
-    jpeg: np.ndarray,
-    scratch: np.ndarray,
+    room: _Workspace,
+    thread: int,
 ) -> int:
     """Pixels of one view of one stored image, whose bytes lie at ``address``. Returns a status, ``OK`` for success."""
     data = bytes_at(np.uint64(address), np.int64(size))
@@ -158,18 +119,21 @@ def _replay_stored(
         if np.int64(size) != width * height * 3:
             return BAD_RAW_SIZE
         pixels = data.reshape((height, width, 3))
-        return replay_view(pixels, 0, 0, width, height, views, row, column, out, scratch)
-    if not _jpeg_has_size(data, width, height):
+        return replay_view(pixels, 0, 0, width, height, views, row, column, out, room.scratch[thread])
+    if frame_size(data) != (width, height):
         return BAD_JPEG
     status = check_view(views, row, column, width, height, out.shape[0], out.shape[1])
     if status != OK:
         return status
     region = view_region(views, row, column, width, height, out.shape[0], out.shape[1])
-    status, left, top, wide, high = _decode_region(stored.imdecode, data, width, height, region, jpeg, canvas)
+    canvas = room.canvas[thread]
+    status, left, top, wide, high = _decode_region(
+        stored.decompress, room.handles[thread], data, width, height, region, room.jpeg[thread], canvas
+    )
     if status != OK:
         return status
     pixels = canvas[: high * wide * 3].reshape((high, wide, 3))
-    return replay_view(pixels, left, top, width, height, views, row, column, out, scratch)
+    return replay_view(pixels, left, top, width, height, views, row, column, out, room.scratch[thread])
 
 
 @kernel
@@ -180,21 +144,20 @@ def _replay_sample(
     mixes: np.ndarray,
     row: int,
     out: np.ndarray,
-    canvas: np.ndarray,
-    jpeg: np.ndarray,
-    scratch: np.ndarray,
-    partner_out: np.ndarray,
+    room: _Workspace,
+    thread: int,
 ) -> int:
     """One row of a batch: the image's view, mixed with its partner's if it has one. Returns a status."""
     image, partner = np.int64(span[0]), np.int64(mixes[row].partner)
     status = check_mix(mixes, row, image, len(stored.modes))
     if status == OK:
-        status = _replay_stored(stored, image, span[1], span[2], views, row, 0, out, canvas, jpeg, scratch)
+        status = _replay_stored(stored, image, span[1], span[2], views, row, 0, out, room, thread)
     if status != OK or partner == image:
         return status
     address = np.uint64(stored.base) + stored.data_ptr[partner]
     size = stored.data_size[partner]
-    status = _replay_stored(stored, partner, address, size, views, row, 1, partner_out, canvas, jpeg, scratch)
+    partner_out = room.partner[thread]
+    status = _replay_stored(stored, partner, address, size, views, row, 1, partner_out, room, thread)
     if status == OK:
         mix_into(out, partner_out, mixes, row)
     return status
@@ -214,10 +177,7 @@ def _replay_batch(
     threads = len(room.scratch)
     for thread in prange(threads):
         for i in range(thread, len(spans), threads):
-            status[i] = _replay_sample(
-                stored, spans[i], views, mixes, i, out[i], room.canvas[thread], room.jpeg[thread],
-                room.scratch[thread], room.partner[thread],
-            )  # fmt: skip
+            status[i] = _replay_sample(stored, spans[i], views, mixes, i, out[i], room, thread)
 
 
 class Replayer:
@@ -232,15 +192,14 @@ class Replayer:
         self.threads = threads
         self.shape = (resolution, resolution, 3)
         base = np.uint64(images.memmap.ctypes.data)
-        self._stored = _Stored(
-            images.modes, images.sizes, images.data_ptr, images.data_size, base, _address_of(lib.imdecode)
-        )
+        self._stored = _Stored(images.modes, images.sizes, images.data_ptr, images.data_size, base, FUNCTION)
         widths, heights = images.sizes.astype(np.int64).T
         jpegs = images.modes == JPG
         largest = int((widths * heights * 3)[jpegs].max(initial=0))
         longest = int(images.data_size[jpegs].max(initial=0))
         room = scratch_bytes(int(widths.max()), int(heights.max()), resolution, resolution)
         self._room = _Workspace(
+            make_handles(threads, self),
             np.zeros((threads, largest + _SLACK), np.uint8),
             np.zeros((threads, longest), np.uint8),
             np.zeros((threads, room), np.uint8),
@@ -275,7 +234,3 @@ class Replayer:
 def blank_views(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Room for the records of a batch: views (count, 2) ``VIEW_DTYPE`` and mixes (count,) ``MIX_DTYPE``."""
     return np.zeros((count, 2), VIEW_DTYPE), np.zeros(count, MIX_DTYPE)
-
-
-def _address_of(function: Callable) -> np.uint64:
-    return np.uint64(ctypes.cast(function, ctypes.c_void_p).value)

@@ -78,7 +78,7 @@ class Encoder:
             raise ValueError(f"{width}×{height} pixels are too many; --write.max_resolution shrinks images")
         key = origin_key(origin)
         mode = self._mode(key)
-        stored = encode_jpeg(pixels, self.options.quality) if mode == JPG else pixels.tobytes()
+        stored = encode_jpeg(pixels, self.options.quality, self.options.growth) if mode == JPG else pixels.tobytes()
         _add_sums(pixels, sums)
         facts = np.array([*original, key], "<i8").tobytes()
         padding = bytes(-len(stored) % ALIGNMENT)

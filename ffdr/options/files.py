@@ -31,6 +31,8 @@ class WriteOptions:
     """shrink images so that no side is longer, in pixels; 0 keeps every size"""
     quality: int = 90
     """JPEG quality, 1 to 100"""
+    growth: float = 1.01
+    """how much larger restart segments may make a JPEG; crops of 1.03 decode about a tenth faster, 1 has no segments"""
     per_class: int = 0
     """keep at most so many images of each class, first in the source's order; 0 keeps all"""
     workers: int = 0
@@ -44,6 +46,7 @@ class WriteOptions:
         one_of("write.on_error", self.on_error, ON_ERROR)
         between("write.quality", self.quality, 1, 100)
         between("write.proportion", self.proportion, 0, 1)
+        between("write.growth", self.growth, 1, 2)
         between("write.max_resolution", self.max_resolution, 0, 65535)
         between("write.per_class", self.per_class, 0, 10**9)
         between("write.workers", self.workers, 0, 1024)
@@ -167,6 +170,8 @@ class VerifyOptions:
     """image beton, reinforced beton or packed beton"""
     against: str = ""
     """image beton that a reinforced one must belong to"""
+    decode: bool = False
+    """decode every image, too; images without checksums always are"""
 
     def __post_init__(self) -> None:
         _need("verify", self, "file")

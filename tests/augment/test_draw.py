@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torchvision.transforms import RandomErasing, RandomResizedCrop
+from torchvision.transforms import AutoAugment, AutoAugmentPolicy, RandomErasing, RandomResizedCrop
 
+from ffdr.augment.autoaugment import sub_policies
 from ffdr.augment.check import OK, check_mix, check_view
 from ffdr.augment.draw import draw, draw_batch, pack_policy
 from ffdr.augment.geometry import from_fraction
+from ffdr.augment.magnitude import magnitude
 from ffdr.augment.policy import Policy
-from ffdr.augment.view import FLIP, FRACTION, MIX_DTYPE, OPS, VIEW_DTYPE
+from ffdr.augment.view import FLIP, FRACTION, MIX_DTYPE, OPS, VIEW_DTYPE, WIDE
+from ffdr.errors import UserError
 
 COUNT = 3000
 SIZES = np.tile(np.array([[500, 375]], np.int32), (COUNT, 1))
@@ -124,6 +127,63 @@ def test_number_of_operations():
         assert (views["op1"] > 0).any() == (ops > 1)
     half = batch(Policy(randaugment=0.5))[0][:, 0]
     assert abs((half["op0"] > 0).mean() - 0.5 * 13 / 14) < 0.05
+
+
+def test_trivial_augment_draws_one_operation_at_any_level():
+    views = batch(Policy(augment="trivialaugment"))[0][:, 0]
+    assert (views["flags"] & WIDE).all()
+    assert not views["op1"].any()
+    assert stats.chisquare(np.bincount(views["op0"], minlength=len(OPS))).pvalue > 1e-3
+    moved = views["level0"][views["op0"] > 0].astype(int)
+    assert stats.chisquare(np.bincount(np.abs(moved), minlength=31)).pvalue > 1e-3
+    signed = (views["op0"] >= OPS.index("ShearX")) & (views["op0"] <= OPS.index("Sharpness"))
+    assert abs(np.sign(views["level0"][signed].astype(int)).mean()) < 0.08
+    assert views["level0"][views["op0"] > OPS.index("Sharpness")].min() >= 0
+
+
+@pytest.mark.parametrize("name", ["imagenet", "cifar10", "svhn"])
+def test_auto_augment_has_the_published_sub_policies(name):
+    theirs = AutoAugment(AutoAugmentPolicy(name))
+    space = theirs._augmentation_space(10, (224, 224))
+    ours = sub_policies(name)
+    assert ours.shape == (25, 2, 3)
+    for line, policy in zip(ours, theirs.policies, strict=True):
+        for (number, probability, level), (op, their_probability, their_level) in zip(line, policy, strict=True):
+            assert probability == their_probability
+            if op == "Invert":
+                assert OPS[int(number)] == "Solarize"
+                assert magnitude(int(number), int(level), 10, False, 224, 224) == 0
+                continue
+            assert OPS[int(number)] == op
+            if their_level is not None:
+                expected = float(space[op][0][their_level])
+                assert magnitude(int(number), int(level), 10, False, 224, 224) == pytest.approx(expected, abs=1e-6)
+
+
+def test_auto_augment_draws_sub_policies_and_applies_by_their_probabilities():
+    views = batch(Policy(augment="autoaugment_imagenet"))[0][:, 0]
+    table = sub_policies("imagenet")
+    assert (views["bins"] == 10).all()
+    for column, op in enumerate(("op0", "op1")):
+        expected = np.zeros(len(OPS))
+        for number, probability, _ in table[:, column]:
+            expected[int(number)] += probability / len(table)
+        expected[0] = 1 - expected[1:].sum()
+        counts = np.bincount(views[op], minlength=len(OPS))
+        used = expected > 0
+        assert not counts[~used].any()
+        assert stats.chisquare(counts[used], COUNT * expected[used]).pvalue > 1e-3
+    # Both come of one sub-policy: Solarize 5 is only ever followed by AutoContrast or nothing.
+    first = (views["op0"] == OPS.index("Solarize")) & (views["level0"] == 5)
+    assert first.any()
+    assert set(views["op1"][first]) == {0, OPS.index("AutoContrast")}
+
+
+def test_policies_with_levels_of_their_own_refuse_others():
+    with pytest.raises(UserError, match=r"policy\.magnitude"):
+        Policy(augment="trivialaugment", magnitude=5)
+    with pytest.raises(UserError, match="did you mean trivialaugment"):
+        Policy(augment="trivialaugments")
 
 
 def test_erasing_is_that_of_random_erasing():

@@ -37,6 +37,35 @@ def test_whole_pixel_boxes(seed):
             assert off(image, view, size) <= 1, (width, height, view, size)
 
 
+def test_ten_thousand_boxes():
+    """Any box, whole or between pixels, of images from 1×1 to 4000 pixels a side, enlarged and shrunk to any size."""
+    rng = np.random.default_rng(12)
+    boxes = 0
+    for number in range(125):
+        imagenet = number % 5 == 1
+        width, height = random_side(rng, 4000 if number % 25 == 0 else 500), random_side(rng, 500)
+        width, height = (500, 375) if imagenet else (width, height)
+        image = noise(rng, height, width) if number % 2 else photo(rng, height, width)
+        for _ in range(80):
+            if boxes % 2:
+                view = random_crop(rng, width, height, flags=int(rng.integers(0, 2)))
+            else:
+                view = box_between_pixels(rng)
+            size = (224, 224) if imagenet else (random_side(rng, 300), random_side(rng, 300))
+            assert off(image, view, size) <= 1, (width, height, view, size)
+            boxes += 1
+    assert boxes == 10_000
+
+
+def box_between_pixels(rng):
+    """A box whose edges are any stored fractions."""
+    view = plain_view()
+    for start, extent in (("crop_x", "crop_w"), ("crop_y", "crop_h")):
+        begin, end = np.sort(rng.integers(0, FRACTION + 1, 2))
+        view[start], view[extent] = begin, max(end - begin, 1)
+    return view
+
+
 def test_large_images():
     rng = np.random.default_rng(5)
     sizes = ((4000, 3000, (224, 224)), (4000, 90, (1, 300)), (33, 3999, (64, 1)), (2500, 2500, (3, 2)))
@@ -56,19 +85,6 @@ def test_plain_boxes_are_pillows_crop_and_resize():
         assert np.abs(got.astype(int) - np.asarray(expected)).max() <= 1
         mirrored = render(image, cropped(x, y, w, h, 500, 375, flags=FLIP), side)
         assert np.array_equal(mirrored, got[:, ::-1])
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_boxes_between_pixels(seed):
-    rng = np.random.default_rng(seed)
-    for _ in range(40):
-        width, height = random_side(rng, 500), random_side(rng, 500)
-        view = plain_view()
-        for start, extent in (("crop_x", "crop_w"), ("crop_y", "crop_h")):
-            begin, end = np.sort(rng.integers(0, FRACTION + 1, 2))
-            view[start], view[extent] = begin, max(end - begin, 1)
-        size = random_side(rng, 200), random_side(rng, 200)
-        assert off(noise(rng, height, width), view, size) <= 1, (width, height, view, size)
 
 
 def test_the_smallest_boxes():
@@ -99,7 +115,8 @@ def test_a_crop_replays_on_a_copy_of_another_size():
 @pytest.mark.parametrize("ratio", [1.0, 0.875, 0.95, 0.7])
 def test_evaluation_view(ratio):
     rng = np.random.default_rng(9)
-    sizes = ((500, 375, 224), (375, 501, 224), (32, 32, 32), (20, 30, 64), (256, 340, 223), (5, 90, 17))
+    sizes = [(500, 375, 224), (375, 501, 224), (32, 32, 32), (20, 30, 64), (256, 340, 223), (5, 90, 17)]
+    sizes += [(4000, 2661, 224), *((*rng.integers(30, 800, 2), 224) for _ in range(60))]
     for width, height, side in sizes:
         image = noise(rng, height, width)
         resized = F.resize(Image.fromarray(image), round(side / ratio))

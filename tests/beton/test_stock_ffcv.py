@@ -82,7 +82,9 @@ def folder(tmp_path_factory):
 def test_stock_loader_reads_images_labels_and_origins(folder, name):
     beton, found = ImageBeton.open(folder / "mixed.beton"), np.load(folder / f"{name}.npz")
     assert set(beton.modes) == {layout.JPG, layout.RAW}
-    assert np.array_equal(found["images"], [decode_image(beton, i) for i in range(len(beton))])
+    for i, image in enumerate(found["images"]):
+        # FFCV asks libjpeg for its fast inverse DCT, ffdr for the accurate one.
+        assert np.abs(image.astype(int) - decode_image(beton, i)).max() <= (8 if beton.modes[i] == layout.JPG else 0)
     assert np.array_equal(found["labels"].ravel(), beton.labels)
     assert np.array_equal(found["origins"], beton.origins)
 

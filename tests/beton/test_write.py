@@ -1,5 +1,6 @@
 """Writing image betons: pixels, determinism, options, bad images, dead workers."""
 
+import io
 import json
 import os
 import shutil
@@ -8,7 +9,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -73,17 +73,13 @@ def test_raw_images_are_the_sources_pixels(photos, tmp_path):
     assert np.allclose(beton.std, stacked.std(0), atol=1e-12)
 
 
-def test_jpeg_images_are_nearly_what_opencv_decodes(photos, tmp_path):
+def test_jpeg_images_are_what_pillow_decodes(photos, tmp_path):
     source, beton = open_source("imagefolder", str(photos), ""), written(photos, tmp_path)
     assert (beton.modes == JPG).all()
     for i in range(60):
         pixels = decode_image(beton, i)
-        reference = cv2.imdecode(beton.data(i), cv2.IMREAD_COLOR)[..., ::-1]
-        difference = np.abs(pixels.astype(int) - reference)
-        # Not equal: FFCV asks libjpeg for its fast IDCT. test_jpeg.py and test_stock_ffcv.py compare exactly.
-        assert difference.max() <= 8
-        assert difference.mean() < 1.5
-        assert np.abs(pixels.astype(float) - np.asarray(source.read(i))).mean() < 4
+        assert np.array_equal(pixels, np.asarray(Image.open(io.BytesIO(beton.data(i).tobytes()))))
+        assert np.abs(pixels.astype(float) - np.asarray(source.read(i))).mean() < 5
     assert any(read_offset_table(beton.data(i)) for i in range(60))
     assert beton.fingerprint == written(photos, tmp_path, mode="raw").fingerprint
 
