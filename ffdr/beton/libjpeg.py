@@ -98,14 +98,17 @@ def frame_size(data: np.ndarray) -> tuple[int, int]:
     return none
 
 
-def decode_jpeg(data: np.ndarray, width: int, height: int) -> np.ndarray | None:
-    """A JPEG, (bytes,) uint8, as (height, width, 3) uint8 RGB; None if it is corrupt or of another size."""
+def decode_jpeg(data: np.ndarray, pixels: np.ndarray) -> bool:
+    """Decode a JPEG, (bytes,) uint8, into C-contiguous (height, width, 3) uint8 RGB.
+
+    Returns whether it could be done: not when the JPEG is corrupt, or of another size.
+    """
+    height, width = pixels.shape[:2]
     if frame_size(data) != (width, height):
-        return None
-    pixels = np.empty((height, width, 3), np.uint8)
+        return False
     handle = lib.tjInitDecompress()
     try:
-        failed = _decompress(handle, data.ctypes.data, data.size, pixels.ctypes.data, width, 0, height, _RGB, _FLAGS)
+        target = pixels.ctypes.data
+        return _decompress(handle, data.ctypes.data, data.size, target, width, 0, height, _RGB, _FLAGS) == 0
     finally:
         _destroy([handle])
-    return None if failed else pixels

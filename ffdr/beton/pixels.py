@@ -28,7 +28,7 @@ def decode_image(beton: ImageBeton, i: int) -> np.ndarray:
         return np.array(data).reshape(height, width, 3)
     from ffdr.beton.libjpeg import decode_jpeg  # imports FFCV, which takes seconds
 
-    pixels = decode_jpeg(data, width, height)
-    if pixels is None:
+    pixels = np.empty((height, width, 3), np.uint8)
+    if not decode_jpeg(data, pixels):
         raise UserError(f"{beton.path}: sample {i}: its JPEG is corrupt, or not {width}×{height} pixels")
     return pixels

@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 import pytest
 from betons import MIXING, PLAIN
-from ffcv.libffcv import imdecode
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from ffdr import ReinforcedLoader
 from ffdr.beton import jpeg
 from ffdr.beton.jpeg import TABLE_DTYPE, encode_jpeg, read_offset_table
+from ffdr.beton.libjpeg import decode_jpeg
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.splice import splice
 from ffdr.beton.write import write_images
@@ -37,9 +37,9 @@ def photo(width, height):
 
 
 def decode(data, width, height):
-    """FFCV's status and the pixels it fills in."""
+    """Whether all went well, and the pixels that were filled in."""
     pixels = np.zeros((height, width, 3), np.uint8)
-    return imdecode(data, pixels, height, width, height, width), pixels
+    return decode_jpeg(data, pixels), pixels
 
 
 def spliced(data, width, height, region):
@@ -117,8 +117,8 @@ def test_the_region_is_that_of_a_full_decode(monkeypatch, size, interval):
     monkeypatch.setattr(jpeg, "MIN_INTERVAL", interval)
     width, height = size
     data = np.frombuffer(bytearray(encode_jpeg(photo(width, height), 90, growth=2.0)), np.uint8)
-    status, full = decode(data, width, height)
-    assert status == 0
+    fine, full = decode(data, width, height)
+    assert fine
     table = read_offset_table(data)
     for region in regions_of(width, height, np.random.default_rng(0), 60):
         x0, y0, x1, y1 = region
@@ -127,8 +127,8 @@ def test_the_region_is_that_of_a_full_decode(monkeypatch, size, interval):
         if found is None:
             continue
         part, left, top, wide, high = found
-        status, pixels = decode(part, wide, high)
-        assert status == 0
+        fine, pixels = decode(part, wide, high)
+        assert fine
         assert np.array_equal(pixels[y0 - top : y1 - top, x0 - left : x1 - left], full[y0:y1, x0:x1]), region
     assert spliced(data, width, height, (0, 0, width, height)) is None
 
@@ -279,16 +279,16 @@ def fuzz(rounds):
             continue
         part = guarded_copy(out[:size])
         pixels = guarded(3 * wide * high).reshape(high, wide, 3)
-        cropped = imdecode(part, pixels, high, wide, high, wide)
-        status, full = decode(data, 250, 188)
-        if status == 0:  # nothing to complain about in the whole: nothing in the part, and the same pixels
-            assert cropped == 0
+        cropped = decode_jpeg(part, pixels)
+        fine, full = decode(data, 250, 188)
+        if fine:  # nothing to complain about in the whole: nothing in the part, and the same pixels
+            assert cropped
             here = pixels[y0 - top : region[3] - top, x0 - left : region[2] - left]
             assert np.array_equal(here, full[y0 : region[3], x0 : region[2]]), turn
         done["spliced"] += 1
-        done["cropped"] += cropped != 0
-        done["full"] += status != 0
-        done["compared"] += status == 0
+        done["cropped"] += not cropped
+        done["full"] += not fine
+        done["compared"] += fine
     return done
 
 
