@@ -10,6 +10,7 @@ TASKS = ("erm", "kd", "dr")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 RESIDUALS = ("smooth", "renormalise")
 OPTIMIZERS = ("sgd", "adamw")
+COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
 ORDERS = ("random", "sequential", "quasi_random")
 
 
@@ -73,7 +74,7 @@ class DataOptions:
     train: str = ""
     """image beton"""
     reinforced: str = ""
-    """reinforced beton of the same images (task dr)"""
+    """reinforced beton of the same images (task dr); empty: the one packed with them"""
     val: str = ""
     """image beton to validate with; empty: no validation"""
     mean: tuple[float, ...] = ()
@@ -88,11 +89,17 @@ class DataOptions:
     """of the training images: random, quasi_random (reads stay local on a disk), sequential"""
     os_cache: bool = True
     """read through the system's page cache; false: pages held by this process, for files larger than memory"""
+    images: int = 0
+    """how many images data.train has, for a dry run before it is written; 0: open the file"""
+    classes: int = 0
+    """how many classes data.train has, likewise"""
 
     def __post_init__(self) -> None:
         one_of("data.order", self.order, ORDERS)
         between("data.center", self.center, 0.1, 1.0)
         between("data.workers", self.workers, 0, 1024)
+        between("data.images", self.images, 0, 2**32 - 1)
+        between("data.classes", self.classes, 0, 1 << 16)
         for key in ("mean", "std"):
             value = getattr(self, key)
             if len(value) not in (0, 3):
@@ -109,11 +116,16 @@ class ModelOptions:
     """any timm model; trained from random weights unless model.checkpoint is given"""
     drop_path: float = 0.0
     """stochastic depth, where the model has it"""
+    options: tuple[str, ...] = ()
+    """NAME=VALUE,… for timm's model, such as zero_init_last=false of a ResNet (resnetblur50 is one with BlurPool)"""
     checkpoint: str = ""
     """weights to start from; a head of another size is made anew"""
 
     def __post_init__(self) -> None:
         between("model.drop_path", self.drop_path, 0, 0.99)
+        for text in self.options:
+            if not all(text.partition("=")):
+                raise UserError(f"model.options: {text!r} is not NAME=VALUE")
 
 
 @dataclass(frozen=True)
@@ -125,7 +137,9 @@ class TrainOptions:
     epochs: int = 16
     """passes over the training images"""
     batch_size: int = 256
-    """images a step"""
+    """images a step, over all ranks"""
+    accumulate: int = 1
+    """parts in which a rank's share of a batch goes through the model, to save memory"""
     optimizer: str = "sgd"
     """sgd (Nesterov) or adamw"""
     lr: float = 0.1
@@ -144,32 +158,51 @@ class TrainOptions:
     """weight of the teacher's part of the loss; the rest is the label's (kd, dr)"""
     residual: str = "smooth"
     """what becomes of the probability that top-k leaves out (dr): smooth spreads it, renormalise drops it"""
+    reinforced_share: float = 1.0
+    """share of samples that are stored views (dr); the others are drawn from the policy and learned by their label"""
     ema: float = 0.0
     """decay of the averaged weights that are evaluated and exported; 0: none"""
     clip_grad: float = 0.0
     """largest gradient norm; 0: no clipping"""
     resolution: int = 224
     """pixels of the training views"""
+    min_resolution: int = 0
+    """pixels of the training views at the start, which grow over train.ramp; 0: as train.resolution throughout"""
+    ramp: tuple[float, float] = (0.74, 0.86)
+    """shares of the epochs at which views begin to grow and have grown, in multiples of 32 pixels"""
     eval_resolution: int = 0
     """pixels of the evaluation view; 0: as in training"""
+    flip_average: bool = False
+    """average the answers on the evaluation view and its mirror image"""
     precision: str = "auto"
     """auto, float32, bfloat16 or float16; auto: bfloat16 where a GPU has it, else float32"""
+    compile: str = "off"
+    """torch.compile's mode: off, default, reduce-overhead (CUDA graphs), max-autotune"""
+    sync_batchnorm: bool = False
+    """batch statistics over all ranks instead of a rank's own (GPUs only)"""
     seed: int = 0
     """seed of weights, order and draws"""
     eval_every: int = 1
     """epochs between validations; the last epoch always validates"""
     checkpoint_every: int = 1
     """epochs between checkpoints; the last epoch always writes one"""
+    keep: int = 2
+    """newest checkpoints to keep"""
+    tensorboard: bool = False
+    """also log for TensorBoard"""
     out: str = ""
     """folder of the run"""
     resume: bool = True
     """go on from the folder's last checkpoint, if there is one"""
+    dry_run: bool = False
+    """only print the resolved recipe, model size, steps, bytes and a time estimate"""
 
     def __post_init__(self) -> None:
         one_of("train.task", self.task, TASKS)
         one_of("train.optimizer", self.optimizer, OPTIMIZERS)
         one_of("train.precision", self.precision, PRECISIONS)
         one_of("train.residual", self.residual, RESIDUALS)
+        one_of("train.compile", self.compile, COMPILE)
         for key, low, high in (
             ("epochs", 1, 10**6),
             ("batch_size", 1, 10**6),
@@ -185,15 +218,23 @@ class TrainOptions:
             ("resolution", 1, 4096),
             ("eval_resolution", 0, 4096),
             ("seed", 0, 2**63 - 1),
+            ("accumulate", 1, self.batch_size),
+            ("min_resolution", 0, self.resolution),
+            ("reinforced_share", 0, 1),
+            ("keep", 1, 10**6),
             ("eval_every", 1, 10**6),
             ("checkpoint_every", 1, 10**6),
         ):
             between(f"train.{key}", getattr(self, key), low, high)
+        if not 0 <= self.ramp[0] < self.ramp[1] <= 1:
+            raise UserError(f"train.ramp: {self.ramp[0]:g},{self.ramp[1]:g} are not two rising shares in [0, 1]")
+        if self.task != "dr" and self.reinforced_share != 1:
+            raise UserError(f"train.reinforced_share: task {self.task} has no stored views; leave it out")
         if self.task == "dr" and self.label_smoothing:
             raise UserError("train.label_smoothing: task dr does not smooth labels; leave it out")
         if self.task == "erm" and (self.temperature, self.teacher_weight) != (1, 1):
             raise UserError("train.temperature, train.teacher_weight: task erm has no teacher; leave them out")
-        if not self.out:
+        if not self.out and not self.dry_run:
             raise UserError("train.out: give the folder of the run, for example --train.out=runs/erm")
 
 

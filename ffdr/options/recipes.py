@@ -110,8 +110,6 @@ class TrainRecipe:
         task = self.train.task
         if not self.data.train:
             raise UserError("data.train: give the image beton to train on")
-        if task == "dr" and not self.data.reinforced:
-            raise UserError("data.reinforced: task dr learns from a reinforced beton; give its path")
         if task != "dr" and self.data.reinforced:
             raise UserError(f"data.reinforced: task {task} does not read it; use --train.task=dr or leave it out")
         if task == "kd" and not self.teacher.models:
