@@ -45,7 +45,7 @@ class ReinforcedLoader:
 
     Args:
         images: image beton (path or opened).
-        reinforced: reinforced beton of these images (path or opened).
+        reinforced: reinforced beton of these images (path or opened); with a packed beton the same file once more.
         batch_size: images a batch, on this rank.
         resolution: side of the square views, in pixels.
         device: where batches go.
@@ -241,12 +241,13 @@ class ReinforcedDataset:
 
     Args:
         images: image beton (path or opened).
-        reinforced: reinforced beton of these images (path or opened).
+        reinforced: reinforced beton of these images (path or opened); None: the images are a packed beton's.
     """
 
-    def __init__(self, images: Images, reinforced: str | Path | ReinforcedBeton) -> None:
+    def __init__(self, images: Images, reinforced: str | Path | ReinforcedBeton | None = None) -> None:
         self.images = _open_images(images)
-        self.reinforced = reinforced = _open_reinforced(reinforced, self.images)
+        path = self.images.path if reinforced is None else reinforced
+        self.reinforced = reinforced = _open_reinforced(path, self.images)
         self._source = StoredViews(reinforced, seed=0)
         self._replayers: dict[int, Replayer] = {}
 

@@ -64,7 +64,6 @@ def test_recipes_are_frozen():
         (["--train.lr=1", "--train.lr=2"], ["train.lr", "twice"]),
         (["--train.lr"], ["train.lr", "value is missing"]),
         (["train.lr=1"], ["train.lr=1", "--section.name=value"]),
-        (["--train.task=dr"], ["data.reinforced", "task dr"]),
         (["--data.reinforced=r.beton"], ["data.reinforced", "task erm"]),
         (["--train.task=kd"], ["teacher.models", "task kd"]),
         (["--teacher.models=resnet18"], ["teacher.models", "task erm"]),

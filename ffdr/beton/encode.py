@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
@@ -13,21 +12,10 @@ import numpy as np
 from PIL import Image
 
 from ffdr.beton.jpeg import encode_jpeg
-from ffdr.beton.layout import ALIGNMENT, JPG, MAX_PAGE_SIZE, RAW, origin_key
+from ffdr.beton.layout import JPG, MAX_PAGE_SIZE, RAW, origin_key
+from ffdr.beton.parts import STORED_DTYPE, checksum, joined
 from ffdr.data import ReadError, Source
 from ffdr.options import WriteOptions
-
-ENCODED_DTYPE = np.dtype(
-    [
-        ("label", "<i8"),
-        ("origin", "<i8", 3),  # original width, height, key
-        ("size", "<u8"),  # bytes of the image
-        ("crc", "<u4"),  # of image and origin
-        ("width", "<u2"),
-        ("height", "<u2"),
-        ("mode", "<u1"),
-    ]
-)
 
 
 @dataclass
@@ -35,7 +23,7 @@ class Chunk:
     """The images of a few consecutive positions, n of which could be read."""
 
     samples: np.ndarray
-    """(n,) ``ENCODED_DTYPE``"""
+    """(n,) ``STORED_DTYPE``"""
     data: list[bytes]
     """n stored samples: the image, zeros up to a multiple of 8, the origin."""
     sums: np.ndarray
@@ -52,7 +40,7 @@ class Encoder:
 
     def __call__(self, indices: Sequence[int]) -> Chunk:
         """The images of these indices of the source, in this order."""
-        chunk = Chunk(np.zeros(0, ENCODED_DTYPE), [], np.zeros((2, 3), np.uint64), [])
+        chunk = Chunk(np.zeros(0, STORED_DTYPE), [], np.zeros((2, 3), np.uint64), [])
         samples = []
         for i in indices:
             origin = self.source.origin(i)
@@ -65,11 +53,11 @@ class Encoder:
             else:
                 samples.append(sample)
                 chunk.data.append(data)
-        chunk.samples = np.array(samples, ENCODED_DTYPE)
+        chunk.samples = np.array(samples, STORED_DTYPE)
         return chunk
 
     def _encode(self, i: int, origin: str, sums: np.ndarray) -> tuple[tuple, bytes]:
-        """The ``ENCODED_DTYPE`` fields and the stored bytes of one image; adds its pixels to ``sums``."""
+        """The ``STORED_DTYPE`` fields and the stored bytes of one image; adds its pixels to ``sums``."""
         image = self.source.read(i)
         original = image.size
         pixels = np.ascontiguousarray(_shrink(image, self.options.max_resolution))
@@ -81,10 +69,9 @@ class Encoder:
         stored = encode_jpeg(pixels, self.options.quality, self.options.growth) if mode == JPG else pixels.tobytes()
         _add_sums(pixels, sums)
         facts = np.array([*original, key], "<i8").tobytes()
-        padding = bytes(-len(stored) % ALIGNMENT)
-        crc = zlib.crc32(facts, zlib.crc32(stored))
+        crc = checksum(stored, facts)
         sample = (int(self.source.labels[i]), (*original, key), len(stored), crc, width, height, mode)
-        return sample, stored + padding + facts
+        return sample, joined(stored, facts)
 
     def _mode(self, key: int) -> int:
         """JPEG or raw. In mode proportion the key, a hash, decides: a number in [0, 1) below the share is a JPEG."""

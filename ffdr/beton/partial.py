@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import struct
 import sys
 import zlib
@@ -82,6 +83,22 @@ class Partial:
         self.file.flush()
         self._journal.write(_RECORD.pack(len(record), zlib.crc32(record)) + record)
         self._journal.flush()
+
+    def sync(self) -> None:
+        """Make what was committed so far survive the loss of power, too."""
+        os.fsync(self.file.fileno())
+        os.fsync(self._journal.fileno())
+
+    def reserve(self, size: int) -> None:
+        """Refuse at once a file of ``size`` bytes for which the disk has no room; what is written already counts.
+
+        Raises:
+            UserError: both sizes.
+        """
+        missing = size - os.fstat(self.file.fileno()).st_blocks * 512
+        free = shutil.disk_usage(self.path.parent).free
+        if missing > free:
+            raise UserError(f"{self.final}: needs {missing >> 20:,} MiB more, but {free >> 20:,} MiB are free there")
 
     def publish(self) -> None:
         """Give the finished file, which must be complete and synced, its final name, and drop the journal."""

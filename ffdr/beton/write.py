@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import sys
-import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -26,29 +25,17 @@ import PIL
 from tqdm import tqdm
 
 import ffdr
-from ffdr.beton import encode, layout
-from ffdr.beton.encode import ENCODED_DTYPE, Chunk, Encoder
-from ffdr.beton.layout import FieldSpec
-from ffdr.beton.partial import Partial, told, write_aside
-from ffdr.beton.read import MANIFEST_FORMAT, manifest_path, open_unnamed_images
+from ffdr.beton import encode, layout, parts
+from ffdr.beton.encode import Chunk, Encoder
+from ffdr.beton.partial import Partial, told
+from ffdr.beton.parts import IMAGE_SPECS, ORIGIN_BYTES, STORED_DTYPE, Part
+from ffdr.beton.read import MANIFEST_FORMAT, open_unnamed_images
 from ffdr.data import Source, open_source
 from ffdr.errors import UserError
 from ffdr.options import WriteOptions
 
 CHUNK = 16
 """Images a task of a worker, and a record of the journal."""
-ORIGIN_BYTES = 24
-"""Original width, original height, key: three int64."""
-
-# What FFCV's NDArrayField(np.dtype("int64"), (3,)) writes: 32 dimensions, length of the dtype's description, the same.
-_ORIGIN_TYPE = b'[["", "<i8"]]'
-_ORIGIN = np.array([3] + [0] * 31 + [len(_ORIGIN_TYPE)], "<u8").tobytes() + _ORIGIN_TYPE
-SPECS = (
-    FieldSpec("image", layout.IMAGE),
-    FieldSpec("label", layout.INT),
-    FieldSpec("origin", layout.ARRAY, _ORIGIN),
-)
-"""The fields of an image beton."""
 
 
 def write_images(options: WriteOptions, progress: bool = True) -> Path:
@@ -68,9 +55,7 @@ def write_images(options: WriteOptions, progress: bool = True) -> Path:
     selected = select(source.labels, options.per_class)
     if not len(selected):
         raise UserError(f"write.path: the source {options.source} has no images in {options.split!r}")
-    manifest = manifest_path(options.out)
-    if manifest.exists() and MANIFEST_FORMAT.encode() not in manifest.read_bytes():
-        raise UserError(f"{manifest}: is not a manifest of ffdr, which would replace it; choose another write.out")
+    parts.check_manifest_place(Path(options.out))
     return _Writer(options, source, selected).run(progress)
 
 
@@ -90,7 +75,7 @@ class _Writer:
     def __init__(self, options: WriteOptions, source: Source, selected: np.ndarray) -> None:
         self.options, self.source, self.selected = options, source, selected
         self.out = Path(options.out).expanduser()
-        self.allocator = layout.Allocator(layout.data_start(SPECS, len(selected)))
+        self.allocator = layout.Allocator(layout.data_start(IMAGE_SPECS, len(selected)))
         self.samples: list[np.ndarray] = []
         self.pointers: list[int] = []
         self.sums = np.zeros((2, 3), dtype=object)  # Python's integers do not overflow
@@ -180,7 +165,7 @@ class _Writer:
 
     def _count(self, samples: np.ndarray, sums: list[list[int]], skipped: list[tuple[str, str]]) -> None:
         for size in samples["size"].tolist():
-            self.pointers.append(self.allocator.take(_stored_bytes(size)))
+            self.pointers.append(self.allocator.take(parts.stored_bytes(size, ORIGIN_BYTES)))
         self.samples.append(samples)
         self.sums += np.array(sums, dtype=object)
         self.skipped += skipped
@@ -189,13 +174,13 @@ class _Writer:
     def _is_complete(self, file: BinaryIO, record: bytes) -> bool:
         """Whether the samples of a journal record are in the file; if so, counts them as done."""
         facts, samples = record.split(b"\n", 1)
-        facts, samples = json.loads(facts), np.frombuffer(samples, ENCODED_DTYPE)
+        facts, samples = json.loads(facts), np.frombuffer(samples, STORED_DTYPE)
         before = self.allocator.end, self.allocator.page_size
         for sample in samples:
             size = int(sample["size"])
-            file.seek(self.allocator.take(_stored_bytes(size)))
-            data = file.read(_stored_bytes(size))
-            if zlib.crc32(data[-ORIGIN_BYTES:], zlib.crc32(data[:size])) != sample["crc"]:
+            file.seek(self.allocator.take(parts.stored_bytes(size, ORIGIN_BYTES)))
+            data = file.read(parts.stored_bytes(size, ORIGIN_BYTES))
+            if parts.checksum(data[:size], data[-ORIGIN_BYTES:]) != sample["crc"]:
                 self.allocator.end, self.allocator.page_size = before
                 return False
         self.allocator.end, self.allocator.page_size = before
@@ -213,27 +198,12 @@ class _Writer:
         samples = np.concatenate(self.samples)
         if not len(samples):
             raise UserError(f"{self.out}: none of the {len(self.selected)} images can be read")
-        pointers, sizes = np.array(self.pointers, "<u8"), samples["size"]
-        origin_ends = pointers + np.array([_stored_bytes(size) for size in sizes.tolist()], "<u8")
-        metadata = np.zeros(len(samples), layout.metadata_dtype(SPECS))
-        image = metadata["image"]
-        for name in ("mode", "width", "height"):
-            image[name] = samples[name]
-        image["data_ptr"] = pointers
-        metadata["label"] = samples["label"]
-        metadata["origin"] = origin_ends - np.uint64(ORIGIN_BYTES)
-        allocations = np.empty((len(samples), 2), layout.ALLOC_DTYPE)
-        allocations["sample_id"] = np.arange(len(samples))[:, None]
-        allocations["ptr"] = np.stack([pointers, metadata["origin"]], axis=1)
-        allocations["size"] = np.stack([sizes, np.full_like(sizes, ORIGIN_BYTES)], axis=1)
-        file = self.partial.file
-        file.seek(self.allocator.end)
-        layout.write_tables(
-            file, SPECS, self.allocator.page_size, metadata, samples["crc"], [allocations.ravel()], samples["origin"]
-        )
+        pointers, sizes = np.array(self.pointers, np.uint64), samples["size"].astype(np.uint64)
+        part = Part(IMAGE_SPECS, pointers, sizes, ORIGIN_BYTES, self.allocator.page_size, samples)
+        parts.finish_tables(self.partial.file, [part], samples["crc"])
         self._read_back(samples)
         # The manifest comes first, so that a beton of a final name always has its manifest.
-        write_aside(manifest_path(self.out), json.dumps(self._manifest(samples), indent=1, ensure_ascii=False) + "\n")
+        parts.write_manifest(self.out, self._manifest(samples))
         self.partial.publish()
 
     def _read_back(self, samples: np.ndarray) -> None:
@@ -265,11 +235,6 @@ class _Writer:
             "skipped": [{"origin": origin, "cause": cause} for origin, cause in self.skipped],
             "class_names": self.source.class_names,
         }
-
-
-def _stored_bytes(size: int) -> int:
-    """Bytes of a stored sample whose image has ``size`` bytes: see ``Chunk.data``."""
-    return -(-size // layout.ALIGNMENT) * layout.ALIGNMENT + ORIGIN_BYTES
 
 
 def _options_in_manifest(options: WriteOptions) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
 from ffdr.loader import ReinforcedLoader
 from ffdr.models import best_device, check_name, class_digest
-from ffdr.options import TrainRecipe
+from ffdr.options import DataOptions, TrainRecipe
 from ffdr.reinforce.teacher import Teacher
 from ffdr.train.fit import DataInfo, Trainer
 
@@ -36,7 +36,7 @@ def build_trainer(recipe: TrainRecipe, progress: bool | None = None) -> Trainer:
     train, data = recipe.train, recipe.data
     device = best_device()
     images = ImageBeton.open(data.train)
-    reinforced = ReinforcedBeton.open(data.reinforced, images) if data.reinforced else None
+    reinforced = _reinforced(data, images) if train.task == "dr" else None
     normalisation = {"mean": data.mean or images.mean, "std": data.std or images.std}
     loader = ReinforcedLoader(
         images,
@@ -60,6 +60,16 @@ def build_trainer(recipe: TrainRecipe, progress: bool | None = None) -> Trainer:
     )
     val_loader = _val_loader(recipe, images, device, normalisation) if data.val else None
     return Trainer(train, recipe.model, info, loader, val_loader, teacher, device, progress)
+
+
+def _reinforced(data: DataOptions, images: ImageBeton) -> ReinforcedBeton:
+    """What task dr learns from: a file of its own, or the reinforcement packed with the images."""
+    if not data.reinforced and "aug_params" not in images.field_names:
+        raise UserError(
+            f"data.reinforced: task dr learns from a reinforced beton; give its path, or pack it with {images.path}, "
+            "which holds none"
+        )
+    return ReinforcedBeton.open(data.reinforced or images.path, images)
 
 
 def _val_loader(

@@ -15,10 +15,11 @@ from ffdr.augment.view import VIEW_DTYPE
 from ffdr.beton import layout
 from ffdr.beton.fields import FIELDS, AugParamsField, LogitsField
 from ffdr.beton.header import ReinforcedHeader
+from ffdr.beton.parts import IMAGE_SPECS
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import IMAGENET_MEAN, ImageBeton, ReinforcedBeton
 from ffdr.beton.reinforced import ReinforcedWriter
-from ffdr.beton.write import SPECS, write_images
+from ffdr.beton.write import write_images
 from ffdr.errors import UserError
 from ffdr.options import WriteOptions
 
@@ -126,7 +127,7 @@ def test_layout_is_ffcvs():
             field = kind.__new__(kind)
             assert field.metadata_type == layout.METADATA[type_id]
     origin = NDArrayField(np.dtype("int64"), (3,)).to_binary()[0].tobytes()
-    assert SPECS[2].pack()[17:] == origin
+    assert IMAGE_SPECS[2].pack()[17:] == origin
 
 
 def reinforce(path, images, views=2):

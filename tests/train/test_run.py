@@ -50,11 +50,12 @@ def test_a_resumed_run_ends_with_the_same_model(digits, reinforced_digits, teach
 
 
 def test_what_does_not_fit_is_refused_before_training(digits, photos, reinforced_digits, teacher, tmp_path):
-    def refuse(text, task="dr", images=digits, **changes):
+    def refuse(text, task="dr", images=digits, reinforced=reinforced_digits, **changes):
         with pytest.raises(UserError, match=text):
-            run(student_recipe(task, images, reinforced_digits, teacher, tmp_path / "run", **changes), progress=False)
+            run(student_recipe(task, images, reinforced, teacher, tmp_path / "run", **changes), progress=False)
 
     refuse("fingerprint", images=photos)
+    refuse("data.reinforced: task dr .* holds none", reinforced="")
     refuse("test_resnet", name="test_resnett")
     refuse("classes", val=photos)
     refuse("do not fill one batch", batch_size=101)

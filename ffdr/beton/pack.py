@@ -1,0 +1,92 @@
+"""``ffdr pack``: images and their reinforcement become one self-contained file. ``ffdr split``: the reverse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ffdr.beton import parts
+from ffdr.beton.copy import Copy, ImageSamples, ReinforcedSamples
+from ffdr.beton.read import ImageBeton, ReinforcedBeton, manifest_path
+from ffdr.beton.tables import read_tables
+from ffdr.errors import UserError
+from ffdr.options import PackOptions, SplitOptions
+
+
+def pack(options: PackOptions, progress: bool = True) -> Path:
+    """Write a packed beton, with a manifest like that of the images beside it; a killed run is resumed.
+
+    Stock FFCV reads its images like those of any beton, when its Loader is given ``ImageBeton.custom_fields``.
+
+    Returns:
+        The path of the packed beton.
+
+    Raises:
+        UserError: files that don't fit together or are damaged; no room on the disk.
+    """
+    images = ImageBeton.open(options.images)
+    reinforced = ReinforcedBeton.open(options.reinforced, images)
+    out = Path(options.out)
+    check_place(out, images, (images.path, reinforced.path))
+    every = np.arange(len(images))
+    samples = (ImageSamples(images, every), ReinforcedSamples(reinforced, every, reinforced.header))
+    return Copy(out, samples, images.manifest).run("pack", progress)
+
+
+def split(options: SplitOptions, progress: bool = True) -> tuple[Path, ...]:
+    """Take a packed beton apart; a killed run is resumed.
+
+    What comes out equals what was packed, byte for byte, manifest included, if ffdr wrote it. Images that stock FFCV
+    wrote come out as ffdr would have written them: in their order, with origins and checksums, without other fields.
+
+    Returns:
+        The paths written: images, reinforced, or both.
+
+    Raises:
+        UserError: the file is not a packed beton, or is damaged; no room on the disk.
+    """
+    images, reinforced = open_both(Path(options.file))
+    if images is None or reinforced is None:
+        raise UserError(f"{options.file}: holds {'no views' if images else 'no images'}, so it is not a packed beton")
+    outs = [Path(name) for name in (options.images, options.reinforced) if name]
+    if options.images:
+        check_place(outs[0], images, (images.path, *outs[1:]))
+    if options.reinforced:
+        check_place(outs[-1], None, (images.path, *outs[:-1]))
+    every, written = np.arange(len(images)), []
+    if options.images:
+        # The writer leaves room in its tables for images that it then has to skip.
+        slots = len(images) + len((images.manifest or {}).get("skipped", ()))
+        copy = Copy(outs[0], [ImageSamples(images, every)], images.manifest, slots)
+        written.append(copy.run("split images", progress))
+    if options.reinforced:
+        copy = Copy(outs[-1], [ReinforcedSamples(reinforced, every, reinforced.header)])
+        written.append(copy.run("split reinforced", progress))
+    return tuple(written)
+
+
+def open_both(path: Path) -> tuple[ImageBeton | None, ReinforcedBeton | None]:
+    """What a beton of any kind holds: images, their reinforcement, or both."""
+    tables = read_tables(path)
+    has_views = tables.spec("aug_params") is not None
+    images = ImageBeton.open(path) if tables.spec("image") or not has_views else None
+    return images, ReinforcedBeton.open(path, images) if has_views else None
+
+
+def check_place(out: Path, images: ImageBeton | None, others: Iterable[Path]) -> None:
+    """Refuse an output that would replace one of the ``others``, or its manifest, or another beton's.
+
+    images: those that the output holds, if it does.
+    """
+    for other in others:
+        if out == other or (out.exists() and other.exists() and out.samefile(other)):
+            raise UserError(f"{out}: would replace a file that this run needs; choose another name")
+        if images is not None and manifest_path(out) == manifest_path(other):
+            raise UserError(f"{manifest_path(out)}: would belong to both {out} and {other}; choose another name")
+    if images is None:
+        return
+    parts.check_manifest_place(out)
+    if images.manifest is None and manifest_path(out).exists():
+        raise UserError(f"{manifest_path(out)}: is another beton's manifest, and {images.path} has none; remove it")
