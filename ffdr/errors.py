@@ -13,6 +13,10 @@ class UserError(ValueError):
     """
 
 
+class DamagedError(UserError):
+    """A file whose bytes are not those of a finished, undamaged one; ``ffdr verify`` exits with status 1."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """A hint naming the closest valid spelling, or an empty string when nothing is close."""
     close = difflib.get_close_matches(name, list(valid), n=1)

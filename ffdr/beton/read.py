@@ -18,13 +18,15 @@ from ffdr.beton import layout
 from ffdr.beton.header import ReinforcedHeader, check_logits, check_views
 from ffdr.beton.layout import JPG, RAW
 from ffdr.beton.tables import Regions, Tables, locked, read_tables, refuse, sample_checksum
-from ffdr.errors import UserError
+from ffdr.errors import DamagedError, UserError
 
 MANIFEST_FORMAT = "ffdr images 1"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_CLASSES = 1 << 16
 """Class ids are stored in 16 bits."""
+_PIXELS_A_BYTE = 1024
+"""More than any JPEG holds, where 64 pixels take at least one bit: memory for decoding is bounded by what is stored."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -171,6 +173,8 @@ def _check_images(tables: Tables, sizes: np.ndarray, modes: np.ndarray, data_siz
     pixels = sizes[:, 0].astype(np.int64) * sizes[:, 1]
     expected = np.where(modes == RAW, 3 * pixels, data_size.astype(np.int64))
     tables.check(data_size == expected.astype(np.uint64), "its raw image does not have width × height × 3 bytes")
+    bound = _PIXELS_A_BYTE * data_size.astype(np.int64)
+    tables.check(pixels <= bound, "its image has more pixels than a JPEG of that many bytes can hold")
 
 
 def _origins(tables: Tables, sizes: np.ndarray) -> np.ndarray:
@@ -195,7 +199,7 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a readable manifest: {error}") from None
+        raise DamagedError(f"{path}: not a readable manifest: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
         return None
     return manifest
@@ -222,7 +226,7 @@ def _check_manifest(path: Path, manifest: dict[str, Any], count: int, found: str
     elif not (numbers("mean", 0) and numbers("std", 1e-9)):
         text = "mean and std must be three numbers each, in [0, 1], std above 0"
     if text:
-        raise UserError(f"{manifest_path(path)}: not the manifest of this beton: {text}")
+        raise DamagedError(f"{manifest_path(path)}: not the manifest of this beton: {text}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -314,7 +318,7 @@ def _open_reinforced(path: Path) -> ReinforcedBeton:
     if header.num_images != tables.num_samples:
         refuse(path, f"its header says {header.num_images} images, its tables {tables.num_samples}")
     if tables.checksums is None:
-        refuse(path, "it has no checksums")
+        refuse(path, "it has no checksums, or their mark is damaged")
     found = {}
     for name, size in (("aug_params", header.view_bytes), ("logits", header.logit_bytes)):
         found[name] = tables.regions(name)

@@ -16,8 +16,9 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 import numpy as np
 
 from ffdr.beton import layout
+from ffdr.beton.damage import place_of_damage
 from ffdr.beton.layout import ALLOC_DTYPE, FIELD_DTYPE, HEADER_DTYPE, SECTION_DTYPE, FieldSpec
-from ffdr.errors import UserError
+from ffdr.errors import DamagedError, UserError
 
 CUSTOM_FIELDS = ("aug_params", "logits")
 """Fields of type 255 that ffdr knows; their metadata is one pointer."""
@@ -54,6 +55,8 @@ class Tables:
     """(A,) uint64 positions of all regions, ascending."""
     sizes: np.ndarray
     """(A,) uint64 bytes of the regions."""
+    data_end: int
+    """First byte behind the data and the padding that follows it."""
     memmap: np.ndarray
     """(bytes,) uint8, read-only: the very file that was checked, even if its name is given to another one."""
 
@@ -88,7 +91,7 @@ class Tables:
 
 def refuse(path: Path, text: str) -> NoReturn:
     """The one way in which an unreadable file is reported."""
-    raise UserError(f"{path}: not a readable beton: {text}")
+    raise DamagedError(f"{path}: not a readable beton: {text}")
 
 
 def read_tables(path: Path) -> Tables:
@@ -137,7 +140,9 @@ class _Parser:
         if origins_at:
             crc = self._crc_of(origins_at, self.alloc, crc)
         pointers, sizes, crc = self._allocations(crc)
-        checksums = self._checksums(sums_at, count, crc) if sums_at else None
+        if not sums_at and (origins_at or self._is_marked(int(pointers[-1] + sizes[-1]))):
+            self._refuse("its checksums are not where they belong: header, checksums or origin index are damaged")
+        checksums = self._checksums(sums_at, count, crc, origins_at) if sums_at else None
         metadata = np.memmap(self.file, metadata_type, "r", self.head, (count,))
         origins = self._array(origins_at + SECTION_DTYPE.itemsize, "<i8", count * 3) if origins_at else None
         return Tables(
@@ -150,6 +155,7 @@ class _Parser:
             checksums=checksums,
             pointers=pointers,
             sizes=sizes,
+            data_end=self.data_end,
             memmap=np.memmap(self.file, np.uint8, "r"),
         )
 
@@ -194,6 +200,11 @@ class _Parser:
         section = np.frombuffer(self._read(at, SECTION_DTYPE.itemsize), SECTION_DTYPE)[0]
         return at if section["magic"] == magic and section["count"] == count else 0
 
+    def _is_marked(self, data_end: int) -> bool:
+        """Whether our checksums begin behind the data, although they were not found by counting samples."""
+        at = -(-data_end // layout.ALIGNMENT) * layout.ALIGNMENT
+        return self._read(at, SECTION_DTYPE.itemsize).startswith(layout.CHECKSUM_MAGIC)
+
     def _allocations(self, crc: int) -> tuple[np.ndarray, np.ndarray, int]:
         """Positions and sizes of all regions, by position, and the CRC-32 of the table appended to ``crc``."""
         count = (self.size - self.alloc) // ALLOC_DTYPE.itemsize
@@ -220,14 +231,23 @@ class _Parser:
         if len(bad):
             at = bad[0]
             self._refuse(
-                f"{sizes[at]} bytes at byte {pointers[at]} overlap what follows or lie outside of the data, "
-                f"which ends at {self.data_end}"
+                f"its allocation table: {sizes[at]} bytes at byte {pointers[at]} overlap what follows or lie outside "
+                f"of the data, which ends at {self.data_end}"
             )
 
-    def _checksums(self, at: int, count: int, crc: int) -> np.ndarray:
+    def _checksums(self, at: int, count: int, crc: int, origins_at: int) -> np.ndarray:
         sums = self._array(at + SECTION_DTYPE.itemsize, "<u4", count + 1)
-        if int(sums[-1]) != crc:
-            self._refuse(f"the checksum of its tables is {crc:08x}, stored is {int(sums[-1]):08x}: damaged")
+        stored = int(sums[-1])
+        if stored != crc:
+            parts = [
+                ("header", 0, HEADER_DTYPE.itemsize),
+                ("field descriptors", HEADER_DTYPE.itemsize, self.head - HEADER_DTYPE.itemsize),
+                ("metadata", self.head, self.metadata_end - self.head),
+                ("origin index", origins_at, self.alloc - origins_at if origins_at else 0),
+                ("allocation table", self.alloc, self.size - self.alloc),
+            ]
+            where = place_of_damage(crc, stored, [part for part in parts if part[2]])
+            self._refuse(f"the checksum of its tables is {crc:08x}, stored is {stored:08x}: damage in its {where}")
         return sums[:-1]
 
     def _crc_of(self, start: int, end: int, crc: int) -> int:
