@@ -1,4 +1,4 @@
-"""The demo's results: summary, table, plot and picture."""
+"""The demo's results: summary, table and plot."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 from scipy import stats
-
-from ffdr.augment.view import FLIP, OPS
-from ffdr.loader import ReinforcedDataset
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -128,44 +125,3 @@ def plot(file: Path, runs: Runs) -> None:
     axes.legend(ncols=4, loc="upper right")
     figure.savefig(file, dpi=110)
     plt.close(figure)
-
-
-def picture(file: Path, dataset: ReinforcedDataset, resolution: int, images: int = 6, views: int = 5) -> None:
-    """Some images, each with its first views and the teacher's top-3 for them."""
-    views = min(views, dataset.num_views)
-    figure, axes = plt.subplots(images, views + 1, figsize=(2 * (views + 1), 2.35 * images), constrained_layout=True)
-    names = dataset.images.class_names
-    for row, image in enumerate(np.linspace(0, len(dataset) - 1, images).astype(int)):
-        pixels = whole_image(dataset, int(image))
-        axes[row, 0].imshow(pixels)
-        axes[row, 0].set_title(f"label {names[dataset.images.labels[image]]}", fontsize=9)
-        for view in range(views):
-            shown, targets = dataset.view(int(image), view, resolution)
-            best = zip(targets.ids[0][:3].tolist(), targets.log_probs[0][:3].exp().tolist(), strict=True)
-            axes[row, view + 1].imshow(shown)
-            axes[row, view + 1].set_title("  ".join(f"{names[c]}: {100 * p:.0f}%" for c, p in best), fontsize=8)
-            axes[row, view + 1].set_xlabel(describe(dataset.reinforced.views(int(image))[view]), fontsize=7)
-    for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-    figure.savefig(file, dpi=90)
-    plt.close(figure)
-
-
-def whole_image(dataset: ReinforcedDataset, image: int) -> np.ndarray:
-    """The stored image (H, W, 3) uint8."""
-    from ffdr.beton.pixels import decode_image
-
-    return decode_image(dataset.images, image)
-
-
-def describe(record: np.void) -> str:
-    """A view record in words, such as ``Rotate −9, Solarize 9, erased``."""
-    record = record["first"] if "first" in (record.dtype.names or ()) else record
-    words = ["flipped"] if record["flags"] & FLIP else []
-    for op, level in ((record["op0"], record["level0"]), (record["op1"], record["level1"])):
-        if op:
-            words.append(f"{OPS[op]} {level}" if level else OPS[op])
-    if record["erase_h"]:
-        words.append("erased")
-    return ", ".join(words)

@@ -20,6 +20,7 @@ from ffdr.demo import report
 from ffdr.errors import UserError
 from ffdr.evaluate.corruptions import CorruptedImages
 from ffdr.evaluate.run import evaluate_model, evaluation_pixels, robustness
+from ffdr.inspect.grid import draw_views
 from ffdr.loader import ReinforcedDataset
 from ffdr.models import ModelInfo, best_device, load_model
 from ffdr.options import DemoOptions, TeacherOptions, WriteOptions
@@ -61,7 +62,7 @@ def run_demo(options: DemoOptions) -> None:
     report.write_summary(out / "summary.json", runs, lines, measured)
     report.write_table(out / "table.md", runs, lines, measured)
     report.plot(out / "plot.png", runs)
-    report.picture(out / "views.png", dataset, exam.info.resolution)
+    draw_views(out / "views.png", dataset, exam.info.resolution)
     print((out / "table.md").read_text())
     print(f"{time.perf_counter() - start:.0f} s in all; table, plot and picture are in {out}")
 

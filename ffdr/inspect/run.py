@@ -1,0 +1,66 @@
+"""``ffdr inspect``: what a file holds, as a table, as JSON, and as a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.beton.tables import read_tables
+from ffdr.errors import UserError
+from ffdr.inspect.statistics import file_facts, image_facts, reinforced_facts
+from ffdr.inspect.text import render
+from ffdr.options import InspectOptions
+
+RESOLUTION = 224
+"""Pixels of a drawn view whose teachers saw several resolutions."""
+
+
+def inspect(options: InspectOptions) -> None:
+    """Print what a file holds, and draw a picture of it if one is asked for.
+
+    Raises:
+        UserError: an unreadable file; images that are not those of the views; a picture that can't be made or written.
+    """
+    _check_grid(options.grid)
+    path = Path(options.file)
+    tables = read_tables(path)
+    has_views = tables.spec("aug_params") is not None
+    has_images = tables.spec("image") is not None or not has_views
+    if has_images and options.images:
+        raise UserError(f"inspect.images: {path} holds its own images; leave it out")
+    if options.grid and not has_images and not options.images:
+        raise UserError(f"inspect.grid: {path} holds views without images; give the images with --images=X.beton")
+    own_images = ImageBeton.open(path) if has_images else None
+    images = ImageBeton.open(options.images) if options.images else own_images
+    reinforced = ReinforcedBeton.open(path, images) if has_views else None
+    facts: dict[str, Any] = {
+        "path": str(path),
+        "kind": "packed beton" if has_images and has_views else "reinforced beton" if has_views else "image beton",
+        "file": file_facts(tables),
+        "images": image_facts(own_images) if own_images else None,
+        "reinforced": reinforced_facts(reinforced, images) if reinforced else None,
+    }
+    if options.grid:
+        _draw(Path(options.grid), images, reinforced)
+    print(json.dumps(facts, indent=2, ensure_ascii=False) if options.json else render(facts))
+
+
+def _check_grid(grid: str) -> None:
+    """Refuse a picture that could not be written, before anything slow."""
+    if grid and not grid.endswith(".png"):
+        raise UserError(f"inspect.grid: {grid} does not end in .png")
+    if grid and not Path(grid).parent.is_dir():
+        raise UserError(f"inspect.grid: there is no folder {Path(grid).parent}")
+
+
+def _draw(file: Path, images: ImageBeton, reinforced: ReinforcedBeton | None) -> None:
+    from ffdr.inspect import grid  # imports matplotlib
+
+    if reinforced is None:
+        grid.draw_images(file, images)
+        return
+    from ffdr.loader import ReinforcedDataset  # imports torch
+
+    grid.draw_views(file, ReinforcedDataset(images, reinforced), reinforced.header.resolution or RESOLUTION)

@@ -1,0 +1,203 @@
+"""Facts about the images and the views of a beton, as plain JSON data.
+
+N images, K views an image, T stored teacher entries a view (top-k), C classes; n images are read at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ffdr.augment.view import CENTER, FLIP, FRACTION, OPS, share_of_first
+from ffdr.beton.header import UNUSED
+from ffdr.beton.layout import JPG, RAW
+from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.beton.tables import Tables
+
+SAMPLED = 20_000
+"""Images at most whose views are read."""
+_SAMPLED_VIEWS = 1 << 23
+"""Views at most that are read; bounds the memory."""
+_CHUNK_VIEWS = 1 << 15
+_MODES = {JPG: "jpg", RAW: "raw"}
+_MANIFEST = ("source", "split", "mean", "std", "options", "versions")
+"""What the manifest says that is not told elsewhere."""
+
+
+def spread(values: np.ndarray) -> dict[str, float]:
+    """Mean, extremes and quantiles of any numbers but none."""
+    low, p5, p25, median, p75, p95, high = np.quantile(values, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)).tolist()
+    mean = float(np.mean(values, dtype=np.float64))
+    return {"mean": mean, "min": low, "p5": p5, "p25": p25, "median": median, "p75": p75, "p95": p95, "max": high}
+
+
+def file_facts(tables: Tables) -> dict[str, Any]:
+    """Header facts of any beton."""
+    return {
+        "bytes": len(tables.memmap),
+        "page_size": tables.page_size,
+        "samples": tables.num_samples,
+        "fields": {spec.name: spec.type_id for spec in tables.specs},
+        "checksums": tables.checksums is not None,
+    }
+
+
+def image_facts(images: ImageBeton) -> dict[str, Any]:
+    """Sizes, modes, classes and manifest of an image beton."""
+    counts = np.bincount(images.labels, minlength=images.num_classes)
+    modes, frequencies = np.unique(images.modes, return_counts=True)
+    manifest = images.manifest
+    return {
+        "count": images.num_images,
+        "fingerprint": images.fingerprint,
+        "bytes": int(images.data_size.sum()),
+        "bytes_an_image": spread(images.data_size.astype(np.float64)),
+        "modes": {_MODES.get(mode, str(mode)): n for mode, n in zip(modes.tolist(), frequencies.tolist(), strict=True)},
+        "width": spread(images.sizes[:, 0]),
+        "height": spread(images.sizes[:, 1]),
+        "original_width": spread(images.original_sizes[:, 0]),
+        "original_height": spread(images.original_sizes[:, 1]),
+        "classes": images.num_classes,
+        "images_a_class": spread(counts),
+        "classes_without_images": [images.class_names[i] for i in np.flatnonzero(counts == 0)],
+        "histogram": counts.tolist(),
+        "manifest": None if manifest is None else manifest_facts(manifest),
+    }
+
+
+def manifest_facts(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What only the manifest knows."""
+    skipped = manifest.get("skipped")
+    facts = {key: manifest[key] for key in _MANIFEST if key in manifest}
+    return {**facts, "skipped": len(skipped) if isinstance(skipped, list) else 0}
+
+
+def reinforced_facts(reinforced: ReinforcedBeton, images: ImageBeton | None) -> dict[str, Any]:
+    """Header of a reinforced beton, and statistics of its views and of the teacher's outputs.
+
+    Of many views only those of evenly spaced images are read; ``sampled_images`` says of how many.
+    """
+    header = reinforced.header
+    sampled = max(1, min(header.num_images, SAMPLED, _SAMPLED_VIEWS // header.views))
+    tally = _Tally(header.mixes)
+    for index in _chunks(header.num_images, sampled, header.views):
+        records = np.stack([reinforced.views(i) for i in index.tolist()])
+        ids, log_probs = (np.stack(parts) for parts in zip(*map(reinforced.logits, index.tolist()), strict=True))
+        tally.count_views(records)
+        tally.count_teacher(ids, log_probs, header.num_classes)
+        if images is not None:
+            tally.count_agreement(index, records, ids, images.labels)
+    return {
+        "count": header.num_images,
+        "fingerprint": header.fingerprint,
+        "views": header.views,
+        "topk": header.topk,
+        "classes": header.num_classes,
+        "teachers": list(header.teachers),
+        "resolution": header.resolution,
+        "seed": header.seed,
+        "policy": header.policy,
+        "bytes_a_view": (header.view_bytes + header.logit_bytes) / header.views,
+        "sampled_images": sampled,
+        "view_statistics": tally.view_facts(),
+        "teacher_statistics": tally.teacher_facts(),
+    }
+
+
+def _chunks(count: int, sampled: int, views: int) -> Iterator[np.ndarray]:
+    """Numbers (n,) of ``sampled`` evenly spaced images out of ``count``, in portions of a bounded number of views."""
+    index = np.arange(sampled) * count // sampled
+    step = max(1, _CHUNK_VIEWS // views)
+    yield from (index[at : at + step] for at in range(0, sampled, step))
+
+
+@dataclass
+class _Tally:
+    """Counts over all views that were read."""
+
+    mixes: bool
+    views: int = 0
+    cropped: int = 0
+    crop_area: float = 0.0
+    flipped: int = 0
+    erased: int = 0
+    mixed_up: int = 0
+    cut: int = 0
+    mixed: int = 0
+    duplicates: int = 0
+    agreeing: int = 0
+    compared: int = 0
+    with_op: np.ndarray = field(default_factory=lambda: np.zeros(len(OPS), np.int64))
+    entropies: list[np.ndarray] = field(default_factory=list)
+    residuals: list[np.ndarray] = field(default_factory=list)
+
+    def count_views(self, records: np.ndarray) -> None:
+        """Count records (n, K)."""
+        first = records["first"] if self.mixes else records
+        cropped = (first["flags"] & CENTER) == 0
+        areas = first["crop_w"].astype(np.float64) * first["crop_h"] / FRACTION**2
+        self.views += first.size
+        self.cropped += int(cropped.sum())
+        self.crop_area += float(areas[cropped].sum())
+        self.flipped += int(((first["flags"] & FLIP) != 0).sum())
+        self.erased += int((first["erase_h"] != 0).sum())
+        for op in range(len(OPS)):
+            self.with_op[op] += int(((first["op0"] == op) | (first["op1"] == op)).sum())
+        if self.mixes:
+            mixed_up, cut = records["mix"]["mixup"] != FRACTION, records["mix"]["cut_h"] != 0
+            self.mixed_up += int(mixed_up.sum())
+            self.cut += int(cut.sum())
+            self.mixed += int((mixed_up | cut).sum())
+        size = records.dtype.itemsize
+        for raw in (image.tobytes() for image in records):
+            self.duplicates += records.shape[1] - len({raw[at : at + size] for at in range(0, len(raw), size)})
+
+    def count_teacher(self, ids: np.ndarray, log_probs: np.ndarray, num_classes: int) -> None:
+        """Entropy and residual mass of teacher entries (n, K, T)."""
+        used = log_probs > UNUSED
+        logs = np.where(used, log_probs, 0).astype(np.float64)
+        probs = np.where(used, np.exp(logs), 0)
+        total = probs.sum(axis=2)
+        residual = np.maximum(1 - total, 0)
+        left = num_classes - used.sum(axis=2)
+        scale = np.where((left == 0) | (total > 1), total, 1)  # nobody to give the rest to, or rounding: see targets.py
+        residual = np.where(left == 0, 0, residual)
+        entropy = (np.log(scale) * total - (probs * logs).sum(axis=2)) / scale
+        rest = np.where(residual > 0, residual, 1)
+        entropy -= np.where(residual > 0, residual * np.log(rest / np.maximum(left, 1)), 0)
+        self.entropies.append(entropy.astype(np.float32).ravel())
+        self.residuals.append(residual.astype(np.float32).ravel())
+
+    def count_agreement(self, index: np.ndarray, records: np.ndarray, ids: np.ndarray, labels: np.ndarray) -> None:
+        """Compare the teacher's best class (n, K) with the label; of two mixed images, of the one that shows more."""
+        wanted = np.repeat(labels[index][:, None], records.shape[1], axis=1)
+        if self.mixes:
+            mix = records["mix"]
+            wanted = np.where(share_of_first(mix) >= 0.5, wanted, labels[mix["partner"]])
+        self.agreeing += int((ids[..., 0] == wanted).sum())
+        self.compared += wanted.size
+
+    def view_facts(self) -> dict[str, Any]:
+        """Shares of all views, and counts."""
+        facts: dict[str, Any] = {
+            "views": self.views,
+            "crop_area_mean": self.crop_area / self.cropped if self.cropped else None,
+            "flip_share": self.flipped / self.views,
+            "erase_share": self.erased / self.views,
+            "mix_share": self.mixed / self.views,
+            "mixup_share": self.mixed_up / self.views,
+            "cutmix_share": self.cut / self.views,
+            "op_share": {OPS[op]: float(self.with_op[op] / self.views) for op in range(1, len(OPS))},
+        }
+        return {**facts, "duplicates": self.duplicates, "duplicate_share": self.duplicates / self.views}
+
+    def teacher_facts(self) -> dict[str, Any]:
+        """Entropy in nats of the distribution that the entries stand for, mass that they leave out, agreement."""
+        return {
+            "entropy": spread(np.concatenate(self.entropies)),
+            "residual": spread(np.concatenate(self.residuals)),
+            "top1_agreement": self.agreeing / self.compared if self.compared else None,
+        }
