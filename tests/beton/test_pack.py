@@ -14,14 +14,16 @@ from betons import MIXING, PLAIN, student_recipe
 
 from ffdr import ReinforcedLoader
 from ffdr.beton import layout, partial
+from ffdr.beton.copy import Copy
 from ffdr.beton.fields import FIELDS, BlockDecoder
 from ffdr.beton.pack import pack, split
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.beton.subset import subset
 from ffdr.beton.tables import read_tables
 from ffdr.errors import UserError
 from ffdr.loader import ReinforcedDataset
-from ffdr.options import EvalOptions, ModelOptions, PackOptions, SplitOptions
+from ffdr.options import EvalOptions, ModelOptions, PackOptions, SplitOptions, SubsetOptions
 
 PACK = """
 import os, signal, sys
@@ -96,6 +98,10 @@ def test_images_that_followed_skipped_ones_come_back_too(tmp_path, reinforce):
     pack(PackOptions(str(images), str(reinforce(images, PLAIN)), str(tmp_path / "p.beton")), progress=False)
     split(SplitOptions(str(tmp_path / "p.beton"), images=str(tmp_path / "i.beton")), progress=False)
     assert (tmp_path / "i.beton").read_bytes() == images.read_bytes()
+    few = subset(SubsetOptions(str(tmp_path / "p.beton"), str(tmp_path / "few.beton"), indices="0:90"), progress=False)
+    split(SplitOptions(str(few), images=str(tmp_path / "fi.beton")), progress=False)
+    alone = subset(SubsetOptions(str(images), str(tmp_path / "alone.beton"), indices="0:90"), progress=False)
+    assert (tmp_path / "fi.beton").read_bytes() == alone.read_bytes()
 
 
 def test_images_lie_together_and_so_does_their_reinforcement(packed):
@@ -198,7 +204,7 @@ def test_stock_loader_reads_packed_betons(pair, packed):
 
 
 @pytest.mark.parametrize("commits", [0, 1, 2, 4])
-def test_killed_pack_resumes_with_the_same_bytes(pair, packed, tmp_path, commits):
+def test_killed_pack_resumes_with_the_same_bytes(pair, packed, tmp_path, commits, monkeypatch):
     out = tmp_path / "packed.beton"
     arguments = [sys.executable, "-c", PACK, *map(str, pair), str(out)]
     killed = subprocess.run([*arguments, str(commits)], check=False, capture_output=True)
@@ -206,10 +212,35 @@ def test_killed_pack_resumes_with_the_same_bytes(pair, packed, tmp_path, commits
     assert not out.exists()
     assert out.with_name("packed.beton.partial").exists()
     journal = out.with_name("packed.beton.partial.journal").read_bytes()
-    assert len(partial._records(journal)) == commits
+    records = partial._records(journal)
+    assert len(records) == commits
+    copied = []
+    monkeypatch.setattr(Copy, "_check_source", lambda self, n: copied.append(n))
     pack(PackOptions(*map(str, pair), str(out)), progress=False)
     assert out.read_bytes() == packed.read_bytes()
+    done = sum(len(record) for record in records[1:]) // 4
+    assert copied == list(range(done, len(ImageBeton.open(packed))))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["packed.beton", "packed.json"]
+
+
+def test_samples_that_a_power_cut_took_back_are_copied_again(pair, packed, tmp_path):
+    out = tmp_path / "packed.beton"
+    subprocess.run([sys.executable, "-c", PACK, *map(str, pair), str(out), "3"], check=False, capture_output=True)
+    unfinished = out.with_name("packed.beton.partial")
+    data = bytearray(unfinished.read_bytes())
+    at = int(ReinforcedBeton.open(packed).logit_ptr[1])
+    data[at : at + 8] = bytes(8)
+    unfinished.write_bytes(data)
+    pack(PackOptions(*map(str, pair), str(out)), progress=False)
+    assert out.read_bytes() == packed.read_bytes()
+
+
+def test_room_is_asked_for_to_the_byte(pair, packed, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(partial.Partial, "reserve", lambda self, size: asked.append(size))
+    pack(PackOptions(*map(str, pair), str(tmp_path / "p.beton")), progress=False)
+    split(SplitOptions(str(packed), str(tmp_path / "i.beton"), str(tmp_path / "r.beton")), progress=False)
+    assert asked == [path.stat().st_size for path in (packed, *pair)]
 
 
 def test_damaged_samples_are_not_copied(pair, tmp_path):
