@@ -5,7 +5,6 @@ N images, K views an image, T stored teacher entries a view (top-k).
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -13,9 +12,10 @@ from typing import BinaryIO
 import numpy as np
 
 from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
-from ffdr.beton import layout
+from ffdr.beton import layout, parts
 from ffdr.beton.header import ReinforcedHeader, check_logits, check_new_logits, check_views
 from ffdr.beton.partial import Partial, told
+from ffdr.beton.parts import Part
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
 
@@ -23,6 +23,15 @@ _COMMIT_BYTES = 1 << 20
 """Data written between two journal records."""
 _ENTRY = np.dtype([("image", "<u4"), ("crc", "<u4")])
 """A journal record holds one of these an image."""
+
+
+def file_bytes(header: ReinforcedHeader) -> int:
+    """Bytes of the finished file."""
+    return parts.file_bytes([_part(header)])
+
+
+def _part(header: ReinforcedHeader) -> Part:
+    return parts.reinforced_part(header, layout.data_start(header.specs(), header.num_images))
 
 
 class ReinforcedWriter:
@@ -44,20 +53,13 @@ class ReinforcedWriter:
         header.check_images(self.path, images)
         if self.path.exists() and self.path.samefile(images.path):
             raise UserError(f"{self.path}: is the image beton itself")
-        self._specs = header.specs()
-        self._sample_bytes = layout.ALIGNMENT * -(-header.view_bytes // layout.ALIGNMENT) + header.logit_bytes
-        # Large enough that what is lost at the end of a page, less than one sample, is below 0.4 % of it.
-        self._page_size = layout.PAGE_SIZE
-        while self._page_size < 256 * self._sample_bytes and self._page_size < layout.MAX_PAGE_SIZE:
-            self._page_size *= 2
-        start = layout.data_start(self._specs, header.num_images)
-        self._places = layout.equal_regions(start, self._sample_bytes, header.num_images, self._page_size)
+        self._part = _part(header)
         self._checksums = np.zeros(header.num_images, np.uint32)
         self._written = np.zeros(header.num_images, bool)
         self._pending: list[np.ndarray] = []
         self._partial = Partial(self.path, b"reinforced\0" + header.pack() + identity.encode(), self._is_complete)
         with told(self.path):
-            self._partial.file.truncate(int(self._places[-1]) + self._sample_bytes)
+            self._partial.file.truncate(self._part.end)
 
     @property
     def written(self) -> np.ndarray:
@@ -82,21 +84,19 @@ class ReinforcedWriter:
             ValueError: arrays of other shapes or contents: a mistake of the caller.
         """
         self._check(index, views, ids, log_probs)
-        header, count = self.header, len(index)
         logits = np.concatenate([ids, np.ascontiguousarray(log_probs).view("<u2")], axis=2)
-        samples = np.zeros((count, self._sample_bytes), np.uint8)
-        samples[:, : header.view_bytes] = np.ascontiguousarray(views).view(np.uint8).reshape(count, -1)
-        samples[:, -header.logit_bytes :] = logits.view(np.uint8).reshape(count, -1)
-        entries = np.zeros(count, _ENTRY)
+        entries = np.zeros(len(index), _ENTRY)
         entries["image"] = index
         with told(self.path):
-            for place, sample, entry in zip(self._places[index].tolist(), samples, entries, strict=True):
-                self._partial.file.seek(place)
-                self._partial.file.write(sample)
-                entry["crc"] = self._crc(sample)
+            for n, entry in enumerate(entries):
+                regions = views[n].tobytes(), logits[n].tobytes()
+                self._partial.file.seek(int(self._part.pointers[index[n]]))
+                self._partial.file.write(parts.joined(*regions))
+                entry["crc"] = parts.checksum(*regions)
         self._count(entries)
         self._pending.append(entries)
-        if sum(map(len, self._pending)) * self._sample_bytes >= _COMMIT_BYTES:
+        sample_bytes = self.header.view_bytes + self.header.logit_bytes
+        if sum(map(len, self._pending)) * sample_bytes >= _COMMIT_BYTES:
             self.commit()
 
     def _check(self, index: np.ndarray, views: np.ndarray, ids: np.ndarray, log_probs: np.ndarray) -> None:
@@ -124,6 +124,12 @@ class ReinforcedWriter:
                 self._partial.commit(np.concatenate(self._pending).tobytes())
             self._pending = []
 
+    def sync(self) -> None:
+        """Commit, and make it survive the loss of power."""
+        self.commit()
+        with told(self.path):
+            self._partial.sync()
+
     def finish(self) -> None:
         """Write the tables, read the file back, and give it its final name.
 
@@ -134,18 +140,8 @@ class ReinforcedWriter:
         if not self._written.all():
             raise ValueError(f"only {self.done} of {self.header.num_images} images were put")
         self.commit()
-        count = self.header.num_images
-        metadata = np.zeros(count, layout.metadata_dtype(self._specs))
-        metadata["aug_params"] = self._places
-        metadata["logits"] = metadata["aug_params"] + np.uint64(self._sample_bytes - self.header.logit_bytes)
-        allocations = np.empty((count, 2), layout.ALLOC_DTYPE)
-        allocations["sample_id"] = np.arange(count)[:, None]
-        allocations["ptr"] = np.stack([metadata["aug_params"], metadata["logits"]], axis=1)
-        allocations["size"] = (self.header.view_bytes, self.header.logit_bytes)
         with told(self.path):
-            file = self._partial.file
-            file.seek(int(self._places[-1]) + self._sample_bytes)
-            layout.write_tables(file, self._specs, self._page_size, metadata, self._checksums, [allocations.ravel()])
+            parts.finish_tables(self._partial.file, [self._part], self._checksums)
             self._read_back()
             self._partial.publish()
 
@@ -157,10 +153,6 @@ class ReinforcedWriter:
             if not beton.is_intact(i):
                 raise UserError(f"{self._partial.path}: sample {i} was not read back as it was written: bad storage?")
 
-    def _crc(self, sample: np.ndarray | bytes) -> int:
-        """Checksum of a stored sample: records and logits, without what lies between them."""
-        return zlib.crc32(sample[-self.header.logit_bytes :], zlib.crc32(sample[: self.header.view_bytes]))
-
     def _count(self, entries: np.ndarray) -> None:
         self._checksums[entries["image"]] = entries["crc"]
         self._written[entries["image"]] = True
@@ -169,9 +161,7 @@ class ReinforcedWriter:
         """Whether the images of a journal record are in the file; if so, counts them as done."""
         entries = np.frombuffer(record, _ENTRY)
         for image, crc in entries.tolist():
-            file.seek(int(self._places[image]))
-            sample = file.read(self._sample_bytes)
-            if len(sample) < self._sample_bytes or self._crc(sample) != crc:
+            if parts.checksum(*self._part.read(file, image)) != crc:
                 return False
         self._count(entries)
         return True

@@ -1,56 +1,172 @@
-"""Make a reinforced beton: draw views, replay them at the teacher's resolution, label them, store both.
+"""Make a reinforced beton: draw views, replay them, label them, store them; on one process or, by torchrun, on many.
 
-Everything that decides a byte depends on the image alone: view k of an image is drawn from the key (seed, k, image),
-and images reach the teacher in chunks that do not depend on where a killed run stopped.
-
-Shapes: n images in a chunk, K views an image, T = top-k entries, C classes.
+Each rank makes whole shards (``shards.py``) and leaves them in ``OUT.shards``; rank 0 also puts finished shards into
+``OUT``. Nothing that decides a byte knows of ranks, or of where a killed run stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from ffdr.augment.draw import draw_batch, pack_policy
 from ffdr.augment.policy import Policy
-from ffdr.augment.view import MIXED_DTYPE
-from ffdr.beton.decode import Replayer, blank_views
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.reinforced import ReinforcedWriter
-from ffdr.beton.stream import thread_count
-from ffdr.models import best_device
+from ffdr.errors import UserError
 from ffdr.options import ReinforceOptions, TeacherOptions
-from ffdr.reinforce.teacher import Teacher, topk
+from ffdr.reinforce import estimate, fidelity, shards
+from ffdr.reinforce.labelling import Labeller
+from ffdr.reinforce.ranks import Ranks
+from ffdr.reinforce.shards import ShardFolder
+from ffdr.reinforce.teacher import Teacher
 
-Chunk = tuple[np.ndarray, dict[int, torch.Tensor]]
-"""Records (n, K) and, for each resolution R that a member asks for, pixels (n·K, R, R, 3)."""
+_SEEN_WITHIN = 90.0
+"""Seconds within which a network file system shows one machine what another has written."""
+_COLLECT_EVERY = 1.0
+"""Seconds between two looks for finished shards; each ends in waiting for the disk."""
+_FIDELITY_VIEWS = 256
 
 
 def generate(options: ReinforceOptions, policy: Policy, teacher_options: TeacherOptions, progress: bool = True) -> Path:
     """Write the reinforced beton that the options ask for; a killed run goes on where it stopped.
 
-    Returns its path.
+    progress: show a progress bar, and at the end what storage costs (``fidelity.py``).
+
+    Returns its path. Every rank returns when there is nothing left for it to do; rank 0 when the file is complete.
 
     Raises:
-        UserError: unreadable images, an impossible teacher, options that don't fit together.
+        UserError: unreadable images, an impossible teacher, options that don't fit together, a disk too small.
     """
-    images = ImageBeton.open(options.images)
-    if options.resolution:
-        teacher_options = replace(teacher_options, resolution=options.resolution)
-    teacher = Teacher.from_options(teacher_options, images.num_classes, best_device())
+    with Ranks.join() as ranks:
+        run = _Run(options, policy, teacher_options, ranks)
+        if options.dry_run:
+            text = estimate.describe(run.out, run.labeller, run.shards, ranks.size)
+            if ranks.rank == 0:
+                print(text)
+        elif ranks.rank == 0:
+            run.lead(progress)
+        else:
+            run.follow()
+    return run.out
+
+
+class _Run:
+    """One rank's part."""
+
+    def __init__(
+        self, options: ReinforceOptions, policy: Policy, teacher_options: TeacherOptions, ranks: Ranks
+    ) -> None:
+        self.out, self.ranks = Path(options.out), ranks
+        self.images = ImageBeton.open(options.images)
+        if options.resolution:
+            teacher_options = replace(teacher_options, resolution=options.resolution)
+        teacher = Teacher.from_options(teacher_options, self.images.num_classes, ranks.device())
+        self.header = _header(options, policy, self.images, teacher)
+        self.shards = shards.cut(self.images.num_images, options.views, teacher.batch_size)
+        self.identity = f"{teacher.identity()} in shards of {len(self.shards[0])}"
+        self.folder = ShardFolder(self.out, self.header, self.identity)
+        self.labeller = Labeller(self.images, policy, self.header, teacher, ranks.threads(options.workers))
+
+    def lead(self, progress: bool) -> None:
+        """Rank 0: say what is missing, help to make it, put it together."""
+        estimate.check_space(self.out, self.header, self.ranks.size)
+        with (
+            ReinforcedWriter(self.out, self.header, self.images, self.identity) as writer,
+            self._bar(writer.done, progress) as bar,
+        ):
+            collector = _Collector(writer, self.folder, bar)
+            self.folder.create()
+            collector.collect_all()
+            written = writer.written
+            missing = [n for n, shard in enumerate(self.shards) if not written[shard.start : shard.stop].all()]
+            self.ranks.share((self.folder.work, missing))
+            self._make(missing, collector.collect)
+            collector.collect_rest()
+            self.folder.remove()
+            writer.finish()
+        if progress:
+            count = min(_FIDELITY_VIEWS, self.images.num_images)
+            sample = np.linspace(0, self.images.num_images - 1, count).astype(np.int64)
+            print(fidelity.table(self.labeller.sample(sample), self.header.topk))
+
+    def _bar(self, done: int, progress: bool) -> tqdm:
+        return tqdm(total=len(self.images), initial=done, unit="img", desc="reinforce", disable=not progress)
+
+    def follow(self) -> None:
+        """Every other rank."""
+        work, missing = self.ranks.share(None)
+        if work != self.folder.work:
+            raise UserError(f"rank {self.ranks.rank}: its options, images or teacher are not those of rank 0")
+        end = time.monotonic() + _SEEN_WITHIN
+        while not self.folder.path.is_dir():
+            if time.monotonic() > end:
+                raise UserError(f"{self.folder.path}: rank {self.ranks.rank} can't see it; ranks share a file system")
+            time.sleep(0.5)
+        self._make(missing, lambda: None)
+
+    def _make(self, missing: list[int], then: Callable[[], None]) -> None:
+        """Take part in making shards until all ranks have ended; ``then`` is called after each and while waiting."""
+        mine = (self.shards[missing[i]] for i in self.ranks.take(len(missing)))
+        for labelled in self.labeller.label(mine):
+            self.folder.write(labelled)
+            then()
+        self.ranks.wait_for_all(then)
+
+
+class _Collector:
+    """Moves finished shards into the file and shows how far it is."""
+
+    def __init__(self, writer: ReinforcedWriter, folder: ShardFolder, bar: tqdm) -> None:
+        self.writer, self.folder, self.bar = writer, folder, bar
+        self._last = time.monotonic()
+
+    def collect(self) -> None:
+        """Collect, unless that was done a moment ago."""
+        if time.monotonic() - self._last >= _COLLECT_EVERY:
+            self.collect_all()
+            self._last = time.monotonic()
+
+    def collect_all(self) -> None:
+        """Put what is finished into the file, make that survive the loss of power, and only then remove it."""
+        taken = []
+        for path, labelled in self.folder.finished():
+            if labelled is not None:
+                self.writer.put(labelled.index, labelled.views, labelled.ids, labelled.log_probs)
+            taken.append(path)
+        if not taken:
+            return
+        self.writer.sync()
+        for path in taken:
+            path.unlink()
+        rate = self.bar.format_dict["rate"]
+        if rate:
+            self.bar.set_postfix_str(f"{rate * self.writer.header.views:,.0f} views/s", refresh=False)
+        self.bar.update(self.writer.done - self.bar.n)
+
+    def collect_rest(self) -> None:
+        """When every rank has ended: also what a network file system is slow to show."""
+        end = time.monotonic() + _SEEN_WITHIN
+        self.collect_all()
+        while self.writer.done < self.writer.header.num_images:
+            if time.monotonic() > end:
+                missing = int(np.flatnonzero(~self.writer.written)[0])
+                raise UserError(f"{self.folder.path}: the shard of image {missing} is gone or damaged; start again")
+            time.sleep(0.5)
+            self.collect_all()
+
+
+def _header(options: ReinforceOptions, policy: Policy, images: ImageBeton, teacher: Teacher) -> ReinforcedHeader:
     sides = {member.resolution for member in teacher.members}
-    entries = min(options.topk, images.num_classes)
-    header = ReinforcedHeader(
+    return ReinforcedHeader(
         num_images=images.num_images,
         views=options.views,
-        topk=entries,
+        topk=min(options.topk, images.num_classes),
         num_classes=images.num_classes,
         mixes=policy.mixes,
         policy=asdict(policy),
@@ -59,68 +175,3 @@ def generate(options: ReinforceOptions, policy: Policy, teacher_options: Teacher
         seed=options.seed,
         fingerprint=images.fingerprint,
     )
-    with (
-        ReinforcedWriter(options.out, header, images, teacher.identity()) as writer,
-        tqdm(total=images.num_images, unit="img", desc="reinforce", disable=not progress, initial=writer.done) as bar,
-    ):
-        producer = _ChunkProducer(images, policy, options, teacher)
-        for first, (records, pixels) in producer.chunks(writer.done):
-            log_probs = teacher.log_probs_at(pixels)
-            ids_T, log_probs_T = topk(log_probs, entries)
-            shape = (*records.shape, entries)
-            index = np.arange(first, first + len(records))
-            writer.put(index, records, ids_T.reshape(shape), log_probs_T.reshape(shape))
-            bar.update(len(index))
-        writer.finish()
-    return Path(options.out)
-
-
-class _ChunkProducer:
-    """Draws and replays the next chunk in a thread while the teacher labels the current one."""
-
-    def __init__(self, images: ImageBeton, policy: Policy, options: ReinforceOptions, teacher: Teacher) -> None:
-        self.images, self.views, self.seed = images, options.views, options.seed
-        self.mixes = policy.mixes
-        self.policy = pack_policy(policy)
-        threads = thread_count(options.workers)
-        wanted = sorted({member.resolution for member in teacher.members})
-        self.replayers = {side: Replayer(images, side, threads) for side in wanted}
-        self.chunk = max(1, teacher.batch_size // options.views)
-
-    def chunks(self, done: int) -> Iterator[tuple[int, Chunk]]:
-        """(first image, chunk) from the chunk that holds image ``done`` on."""
-        starts = range(done - done % self.chunk, self.images.num_images, self.chunk)
-        with ThreadPoolExecutor(max_workers=1) as thread:
-            pending = None
-            for first in starts:
-                following = thread.submit(self._make, first)
-                if pending is not None:
-                    yield pending[0], pending[1].result()
-                pending = first, following
-            if pending is not None:
-                yield pending[0], pending[1].result()
-
-    def _make(self, first: int) -> Chunk:
-        index = np.arange(first, min(first + self.chunk, self.images.num_images))
-        views_nK2, mixes_nK = (
-            np.stack(parts, axis=1) for parts in zip(*(self._draw(index, k) for k in range(self.views)), strict=True)
-        )
-        pixels = {}
-        for side, replayer in self.replayers.items():
-            out = np.empty((mixes_nK.size, *replayer.shape), np.uint8)
-            replayer(replayer.spans(np.repeat(index, self.views)), views_nK2.reshape(-1, 2), mixes_nK.ravel(), out)
-            pixels[side] = torch.from_numpy(out)
-        return self._records(views_nK2, mixes_nK), pixels
-
-    def _draw(self, index: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """View k of each image: views (n, 2), mixes (n,)."""
-        views, mixes = blank_views(len(index))
-        draw_batch(self.policy, self.seed, k, index, self.images.original_sizes, views, mixes)
-        return views, mixes
-
-    def _records(self, views_nK2: np.ndarray, mixes_nK: np.ndarray) -> np.ndarray:
-        if not self.mixes:
-            return np.ascontiguousarray(views_nK2[..., 0])
-        records = np.empty(mixes_nK.shape, MIXED_DTYPE)
-        records["first"], records["mix"], records["second"] = views_nK2[..., 0], mixes_nK, views_nK2[..., 1]
-        return records

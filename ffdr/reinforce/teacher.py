@@ -5,9 +5,10 @@ Shape suffixes: B images, H and W pixels, C classes, T kept entries (top-k).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +17,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ffdr.beton.header import UNUSED
+from ffdr.beton.rounding import to_float16
 from ffdr.errors import UserError
 from ffdr.models import autocast_dtype, load_named
 from ffdr.options import TeacherOptions
-
-EXCESS = 2.0**-10
-"""Largest excess over 1 of the stored probabilities of a row, below the 0.001 that readers are promised."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,12 @@ class Teacher:
         device: torch.device | str,
         batch_size: int = 256,
         precision: str = "auto",
+        compile: bool = False,
     ) -> None:
-        """Move the members to the device, in evaluation mode. batch_size: images a forward pass."""
+        """Move the members to the device, in evaluation mode.
+
+        batch_size: images a forward pass. compile: run the members through torch.compile, once for each batch size.
+        """
         self.device = torch.device(device)
         self.num_classes = num_classes
         self.batch_size = batch_size
@@ -58,6 +61,8 @@ class Teacher:
         self._dtype = autocast_dtype(precision, self.device, "teacher.precision")
         for member in self.members:
             member.model.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        self._compile = compile
+        self._calls = [_compiled(member.model) if compile else member.model for member in self.members]
 
     @classmethod
     def from_options(cls, options: TeacherOptions, num_classes: int, device: torch.device | str) -> Teacher:
@@ -78,7 +83,7 @@ class Teacher:
                     f"teacher.models: {spec} has {info.num_classes} classes, but the data has {num_classes}"
                 )
             members.append(Member(name, model, info.resolution, info.mean, info.std))
-        return cls(members, num_classes, device, options.batch_size, options.precision)
+        return cls(members, num_classes, device, options.batch_size, options.precision, options.compile)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,7 +93,7 @@ class Teacher:
     def identity(self) -> str:
         """Everything about the teacher that may change a bit of its answers."""
         members = [(m.resolution, m.mean, m.std) for m in self.members]
-        return repr((self.signatures(), members, self._dtype, self.batch_size, self.device.type))
+        return repr((self.signatures(), members, self._dtype, self.batch_size, self.device.type, self._compile))
 
     def signatures(self) -> tuple[str, ...]:
         """``NAME@DIGEST`` of each member: eight hexadecimal digits that change with any weight."""
@@ -135,22 +140,39 @@ class Teacher:
     def _average(self, sizes: Mapping[int, torch.Tensor], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
         """Log of the mean of the members' probabilities: log-sum-exp less log of their number."""
         logs = []
-        for member in self.members:
+        for member, call in zip(self.members, self._calls, strict=True):
             images = sizes[member.resolution if member.resolution in sizes else 0]
-            logs.append(self._ask(member, images, mean, std))
+            x = _renormalise(images, mean, std, member)
+            logs.append(self._ask(call, x, member.resolution))
         return torch.stack(logs).logsumexp(0) - math.log(len(logs)) if len(logs) > 1 else logs[0]
 
-    def _ask(self, member: Member, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-        """One member's log-probabilities (B, C) float32."""
-        size = (member.resolution, member.resolution)
-        x = _renormalise(images, mean, std, member)
-        if member.resolution and tuple(x.shape[2:]) != size:
+    def _ask(self, call: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, resolution: int) -> torch.Tensor:
+        """One member's log-probabilities (B, C) float32 for images normalised as it wants them."""
+        size = (resolution, resolution)
+        if resolution and tuple(x.shape[2:]) != size:
             x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
         x = x.contiguous(memory_format=torch.channels_last)
         # Explicitly off for float32: in KD the student's autocast surrounds this.
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
-            logits = member.model(x)
+            logits = call(x)
         return logits.float().log_softmax(1)
+
+
+def _compiled(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The model through torch.compile, whose failure is told in one line."""
+    from torch._dynamo.exc import TorchDynamoException  # slow to import, and seldom needed
+
+    # Shapes are fixed but for a few: full batches, and the last ones of shards.
+    run = torch.compile(model, dynamic=False)
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        try:
+            return run(x)
+        except TorchDynamoException as error:
+            cause = " ".join(str(error).split())[:200]
+            raise UserError(f"teacher.compile: torch.compile can't run the teacher ({cause}); leave it out") from error
+
+    return call
 
 
 def _weights_digest(model: nn.Module) -> str:
@@ -166,41 +188,44 @@ def _renormalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[floa
     x = images.float()
     if tuple(mean) == tuple(member.mean) and tuple(std) == tuple(member.std):
         return x
-    scale = [s / t for s, t in zip(std, member.std, strict=True)]
-    shift = [(m - n) / t for m, n, t in zip(mean, member.mean, member.std, strict=True)]
-    scale, shift = (torch.tensor(v, device=x.device)[:, None, None] for v in (scale, shift))
+    shift, scale = _affine(tuple(mean), tuple(std), member.mean, member.std, x.device)
     return torch.addcmul(shift, x, scale)
+
+
+@functools.lru_cache(maxsize=64)
+def _affine(
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    member_mean: tuple[float, ...],
+    member_std: tuple[float, ...],
+    device: torch.device,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shift and scale, (3, 1, 1) each. Kept, because copying them to a GPU waits for all that it has to do."""
+    scale = [s / t for s, t in zip(std, member_std, strict=True)]
+    shift = [(m - n) / t for m, n, t in zip(mean, member_mean, member_std, strict=True)]
+    return tuple(torch.tensor(values, device=device)[:, None, None] for values in (shift, scale))
 
 
 def topk(log_probs: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
     """What is stored of a teacher's answers: ids (B, T) uint16 and log-probabilities (B, T) float16, best first, T = k.
 
     log_probs: (B, C) float. Ties go to the lower id. Rounding is to nearest; a row whose rounded probabilities exceed 1
-    by more than ``EXCESS`` is rounded down instead. An unused slot (fewer classes than k, or no probability that
-    float16 can hold) is id 0 with -65504; nothing stored is infinite.
+    by more than ``rounding.EXCESS`` is rounded down instead. An unused slot (fewer classes than k, or no probability
+    that float16 can hold) is id 0 with -65504; nothing stored is infinite.
 
-    Raises ValueError for more classes than uint16 can name, or an answer that is no number.
+    Raises ValueError for more classes than uint16 can name, UserError for an answer that is no number.
     """
     B, C = log_probs.shape
     if C > 2**16:
         raise ValueError(f"top-k: {C} classes, but ids of 16 bits name at most {2**16}")
     if bool(log_probs.isnan().any()):
-        raise ValueError("top-k: the teacher's answer is not a number; try teacher.precision=float32")
+        raise UserError("teacher.precision: the teacher's answer is not a number; try bfloat16 or float32")
     values, order = log_probs.sort(dim=1, descending=True, stable=True)  # torch.topk promises nothing about ties
     kept = min(k, C)
     exact_BT = values[:, :kept].double().cpu().numpy()
     ids_BT = np.zeros((B, k), np.uint16)
     logs_BT = np.full((B, k), UNUSED, np.float16)
     ids_BT[:, :kept] = order[:, :kept].cpu().numpy()
-    logs_BT[:, :kept] = _to_float16(exact_BT)
+    logs_BT[:, :kept] = to_float16(exact_BT)
     ids_BT[logs_BT <= UNUSED] = 0
     return ids_BT, logs_BT
-
-
-def _to_float16(exact_BT: np.ndarray) -> np.ndarray:
-    """Round to nearest, and down in rows that would exceed 1 by more than EXCESS; never below -65504."""
-    near_BT = np.clip(exact_BT, UNUSED, 0).astype(np.float16)
-    over_B = np.exp(near_BT.astype(np.float64)).sum(1) > 1 + EXCESS
-    # One step down where rounding went up: the result is then at most the exact value.
-    up_BT = (near_BT > exact_BT) & over_B[:, None] & (near_BT > UNUSED)
-    return np.where(up_BT, np.nextafter(near_BT, np.float16(UNUSED)), near_BT)

@@ -1,16 +1,19 @@
 """Killed at any moment, a write goes on and ends with the bytes of one that was not killed."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from betons import put
+from crashes import Ordeal, fresh_process
 
 from ffdr.augment.view import MIXED_DTYPE
 from ffdr.beton import partial
@@ -90,6 +93,52 @@ def test_killed_write_resumes(undisturbed, tmp_path, share, workers):
     assert not out.exists()
     assert size(journal) > 0
     write_images(options(out), progress=False)
+    assert same_files(out, undisturbed)
+    assert sorted(os.listdir(tmp_path)) == ["x.beton", "x.json"]
+
+
+def write_through_kills(folder):
+    ordeal = Ordeal(lambda out: write_images(options(out, per_class=40), progress=False), folder, seed=1)
+    return ordeal.run(40), ordeal.whole
+
+
+def test_killed_at_random_moments(tmp_path):
+    with fresh_process() as process:
+        killed, whole = process.submit(write_through_kills, tmp_path / "work").result()
+    assert killed["time"] >= 8
+    assert {"os.rename", "os.remove", "fsync", "open", "commit"} <= set(killed)
+    assert sorted(whole) == ["x.beton", "x.json"]
+    alone = write_images(options(tmp_path / "x.beton", per_class=40), progress=False)
+    assert whole["x.beton"] == alone.read_bytes()
+
+
+@contextmanager
+def full_disk(room):
+    """No file of this process may grow beyond so many bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_loses_nothing_finished(undisturbed, tmp_path, monkeypatch):
+    from ffdr.data.digits import Digits
+
+    original, reads = Digits.read, []
+    monkeypatch.setattr(Digits, "read", lambda self, i: reads.append(i) or original(self, i))
+    out = tmp_path / "x.beton"
+    with (
+        full_disk(size(undisturbed) // 2),
+        pytest.raises(UserError, match=r"x\.beton: can't be written: File too large$"),
+    ):
+        write_images(options(out), progress=False)
+    assert not out.exists()
+    stopped_at = len(reads)
+    assert 200 < stopped_at < 900
+    write_images(options(out), progress=False)
+    assert reads[stopped_at] >= stopped_at - 2 * 16  # only the chunk that did not fit, and one in a buffer
     assert same_files(out, undisturbed)
     assert sorted(os.listdir(tmp_path)) == ["x.beton", "x.json"]
 

@@ -1,0 +1,86 @@
+"""What a reinforcement will take: bytes, disk space, time."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from itertools import cycle, islice
+from pathlib import Path
+
+from ffdr.beton.header import ReinforcedHeader
+from ffdr.beton.reinforced import file_bytes
+from ffdr.errors import UserError
+from ffdr.reinforce.labelling import Labeller
+from ffdr.reinforce.shards import SHARD_VIEWS
+
+_SAMPLE_BATCHES = 12
+_SAMPLE_SECONDS = 10.0
+
+
+def check_space(out: Path, header: ReinforcedHeader, ranks: int) -> None:
+    """Refuse to start what the disk can't hold: shards in flight and the file, less what a killed run has of it.
+
+    Raises:
+        UserError: one line with the bytes that are needed and those that are free.
+    """
+    needed, free = _needed(out, header, ranks), _free(out)
+    if needed > free:
+        raise UserError(f"{out}: needs {needed:,} bytes, but only {free:,} are free there")
+
+
+def _needed(out: Path, header: ReinforcedHeader, ranks: int) -> int:
+    a_view = (header.view_bytes + header.logit_bytes) / header.views
+    flying = int(2 * ranks * max(SHARD_VIEWS, header.views) * a_view)  # each rank: one finished, one being written
+    journal = 16 * header.num_images
+    partial = out.with_name(out.name + ".partial")
+    # A partial file of another work is emptied first, so what it occupies counts, too.
+    occupied = partial.stat().st_blocks * 512 if partial.exists() else 0
+    return max(0, file_bytes(header) - occupied) + min(flying, file_bytes(header)) + journal
+
+
+def _free(out: Path) -> int:
+    folder = out.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def describe(out: Path, labeller: Labeller, shards: list[range], ranks: int) -> str:
+    """Bytes, views and time of the whole run, the time from a short sample of it that is thrown away."""
+    header = labeller.header
+    views, size = header.num_images * header.views, file_bytes(header)
+    rate, sampled = _views_per_second(labeller, shards)
+    return "\n".join(
+        (
+            f"{out}: {size:,} bytes, {size / views:.1f} a view; {_free(out):,} are free there",
+            f"{views:,} views: {header.num_images:,} images × {header.views}, in {len(shards):,} shards",
+            f"{duration(views / rate / ranks)} on {ranks} {'ranks' if ranks > 1 else 'rank'}, at {rate:,.0f} views/s "
+            f"and {rate / header.views:,.1f} images/s each, measured on {sampled:,} views; nothing was written",
+        )
+    )
+
+
+def _views_per_second(labeller: Labeller, shards: list[range]) -> tuple[float, int]:
+    """Of drawing, replaying and labelling, and the number of views it was measured on. The first batch, in which
+    kernels are compiled and caches filled, does not count."""
+    spread = shards[:: max(1, len(shards) // _SAMPLE_BATCHES)]
+    batches = labeller.answers(cycle(spread))
+    next(batches)
+    start, views = time.perf_counter(), 0
+    for _, (ids, _) in islice(batches, _SAMPLE_BATCHES):
+        views += len(ids)
+        if time.perf_counter() - start > _SAMPLE_SECONDS:
+            break
+    seconds = time.perf_counter() - start
+    batches.close()
+    return views / seconds, views
+
+
+def duration(seconds: float) -> str:
+    """As a person would say it: 3 d 4 h, 2 h 5 min, 40 s."""
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if days >= 1:
+        return f"{int(days)} d {hours % 24:.0f} h"
+    if hours >= 1:
+        return f"{int(hours)} h {minutes % 60:.0f} min"
+    return f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.1f} s"

@@ -1,0 +1,126 @@
+"""Shards are made here: draw views, replay them at the teacher's resolution, ask the teacher.
+
+View k of an image is drawn from the key (seed, k, image), so it depends on nothing else. The views of a shard, image
+after image, reach the teacher in batches of its batch size, however many views an image has.
+
+Shapes: n images in a shard, K views an image, B views in a batch, T = top-k entries, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from ffdr.augment.draw import draw_batch, pack_policy
+from ffdr.augment.policy import Policy
+from ffdr.augment.view import MIX_DTYPE, MIXED_DTYPE, VIEW_DTYPE
+from ffdr.beton.decode import Replayer, blank_views
+from ffdr.beton.header import ReinforcedHeader
+from ffdr.beton.read import ImageBeton
+from ffdr.reinforce.shards import Labelled
+from ffdr.reinforce.teacher import Teacher, topk
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Some views of a shard, replayed."""
+
+    shard: range
+    records: np.ndarray
+    """(n, K), of the whole shard"""
+    pixels: dict[int, torch.Tensor]
+    """for each resolution R that a member of the teacher asks for: (B, R, R, 3) uint8, on the CPU"""
+    is_last: bool
+    """of its shard"""
+
+
+class Labeller:
+    """Draws, replays and labels; what one rank does all day."""
+
+    def __init__(
+        self, images: ImageBeton, policy: Policy, header: ReinforcedHeader, teacher: Teacher, threads: int
+    ) -> None:
+        """threads: of the replay, which runs while the teacher works."""
+        self.images, self.header, self.teacher = images, header, teacher
+        self._policy = pack_policy(policy)
+        # Members that agree on a resolution share one replay.
+        sides = sorted({member.resolution for member in teacher.members})
+        self._replayers = {side: Replayer(images, side, threads) for side in sides}
+
+    def label(self, shards: Iterable[range]) -> Iterator[Labelled]:
+        """Make shards, one after the other."""
+        answers = []
+        for batch, answer in self.answers(shards):
+            answers.append(answer)
+            if batch.is_last:
+                shape = (*batch.records.shape, self.header.topk)
+                ids, log_probs = (np.concatenate(parts).reshape(shape) for parts in zip(*answers, strict=True))
+                yield Labelled(batch.shard.start, batch.records, ids, log_probs)
+                answers = []
+
+    def answers(self, shards: Iterable[range]) -> Iterator[tuple[_Batch, tuple[np.ndarray, np.ndarray]]]:
+        """Every batch of the shards with its ids (B, T) uint16 and log-probabilities (B, T) float16."""
+        for batch in _ahead(self._batches(shards)):
+            yield batch, topk(self._ask(batch.pixels), self.header.topk)
+
+    def sample(self, index: np.ndarray) -> torch.Tensor:
+        """(B, C) float32: all that the teacher says of view 0 of images ``index`` (B,)."""
+        views, mixes = self._draw(index, 1)
+        size = self.teacher.batch_size
+        parts = [slice(at, at + size) for at in range(0, len(index), size)]
+        return torch.cat([self._ask(self._replay(index[part], views[part], mixes[part])) for part in parts])
+
+    def _batches(self, shards: Iterable[range]) -> Iterator[_Batch]:
+        for shard in shards:
+            index = np.repeat(np.arange(shard.start, shard.stop), self.header.views)
+            views, mixes = self._draw(np.arange(shard.start, shard.stop), self.header.views)
+            records = self._records(views, mixes).reshape(len(shard), self.header.views)
+            for at in range(0, len(index), self.teacher.batch_size):
+                part = slice(at, at + self.teacher.batch_size)
+                pixels = self._replay(index[part], views[part], mixes[part])
+                yield _Batch(shard, records, pixels, part.stop >= len(index))
+
+    def _draw(self, index: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first ``count`` views of each image, image after image: views (n·count, 2), mixes (n·count,)."""
+        views, mixes = np.empty((len(index), count, 2), VIEW_DTYPE), np.empty((len(index), count), MIX_DTYPE)
+        for k in range(count):
+            drawn, mixed = blank_views(len(index))
+            draw_batch(self._policy, self.header.seed, k, index, self.images.original_sizes, drawn, mixed)
+            views[:, k], mixes[:, k] = drawn, mixed
+        return views.reshape(-1, 2), mixes.ravel()
+
+    def _replay(self, index: np.ndarray, views: np.ndarray, mixes: np.ndarray) -> dict[int, torch.Tensor]:
+        pixels = {}
+        for side, replayer in self._replayers.items():
+            # Pinned memory can travel to the GPU while the CPU goes on; torch keeps and reuses it.
+            pinned = self.teacher.device.type == "cuda"
+            pixels[side] = torch.empty((len(index), *replayer.shape), dtype=torch.uint8, pin_memory=pinned)
+            replayer(replayer.spans(index), views, mixes, pixels[side].numpy())
+        return pixels
+
+    def _ask(self, pixels: dict[int, torch.Tensor]) -> torch.Tensor:
+        device = self.teacher.device
+        return self.teacher.log_probs_at({side: x.to(device, non_blocking=True) for side, x in pixels.items()})
+
+    def _records(self, views: np.ndarray, mixes: np.ndarray) -> np.ndarray:
+        if not self.header.mixes:
+            return np.ascontiguousarray(views[:, 0])
+        records = np.empty(len(mixes), MIXED_DTYPE)
+        records["first"], records["mix"], records["second"] = views[:, 0], mixes, views[:, 1]
+        return records
+
+
+def _ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, each made in a thread while the one before it is used."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        following = thread.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = thread.submit(next, items, None)
+            yield item

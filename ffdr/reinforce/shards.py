@@ -1,0 +1,126 @@
+"""Shards: the portions in which a reinforcement is made, and the files in which they wait to be put together.
+
+A shard is a range of images with all their views. Its teacher's batches begin and end with it, so which rank makes it,
+in which run, does not change a byte. A finished shard lies in ``OUT.shards`` until rank 0 has put it into ``OUT``.
+
+Shard file, little endian: ``_HEAD``, then the records, class ids and log-probabilities of n images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
+from ffdr.beton.header import ReinforcedHeader
+from ffdr.beton.partial import told
+
+SHARD_VIEWS = 1 << 14
+"""Views a shard at most, unless one image has more: seconds of a GPU's work, 1 MiB of file."""
+MIN_SHARDS = 64
+"""Shards that even a small data set has, where the teacher's batches allow, so that many ranks finish together."""
+
+_MAGIC = b"FFDRSHD1"
+_HEAD = np.dtype([("magic", "S8"), ("work", "V32"), ("first", "<u4"), ("count", "<u4"), ("crc", "<u4")])
+
+
+def cut(num_images: int, views: int, batch_size: int) -> list[range]:
+    """The images of each shard, in order. Depends on nothing but the work, least of all on the number of ranks."""
+    batches = max(1, min(SHARD_VIEWS // batch_size, num_images * views // batch_size // MIN_SHARDS))
+    images = max(1, batches * batch_size // views)  # rounded down: no batch with only a few views in it
+    return [range(first, min(first + images, num_images)) for first in range(0, num_images, images)]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A finished shard: n images from ``first`` on, K views each, T teacher entries a view."""
+
+    first: int
+    views: np.ndarray
+    """(n, K) ``MIXED_DTYPE`` if the policy mixes images, else ``VIEW_DTYPE``"""
+    ids: np.ndarray
+    """(n, K, T) uint16"""
+    log_probs: np.ndarray
+    """(n, K, T) float16"""
+
+    @property
+    def index(self) -> np.ndarray:
+        """(n,) int64 numbers of the images."""
+        return np.arange(self.first, self.first + len(self.views))
+
+
+class ShardFolder:
+    """``OUT.shards``: finished shards of one reinforcement, each under its final name only when it is whole."""
+
+    def __init__(self, out: Path, header: ReinforcedHeader, identity: str) -> None:
+        """header, identity: what decides the bytes; a shard of anything else is not believed."""
+        self.path = out.with_name(out.name + ".shards")
+        self.header = header
+        self.work = hashlib.sha256(header.pack() + identity.encode()).digest()
+
+    def create(self) -> None:
+        """Make the folder, and clear away what killed runs left unfinished."""
+        with told(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            for path in self.path.glob("*.partial"):
+                path.unlink()
+
+    def remove(self) -> None:
+        """Remove the folder, unless somebody keeps other things there."""
+        for path in self.path.glob("*.partial"):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.rmdir()
+
+    def write(self, labelled: Labelled) -> None:
+        """Keep a finished shard. Raises UserError if it can't be written."""
+        body = b"".join(part.tobytes() for part in (labelled.views, labelled.ids, labelled.log_probs))
+        count = len(labelled.views)
+        head = np.array((_MAGIC, self.work, labelled.first, count, 0), _HEAD)
+        head["crc"] = _crc(head, body)
+        final = self.path / f"{labelled.first:010d}-{labelled.first + count - 1:010d}.shard"
+        # A process that outlived a killed run may still be at the same shard.
+        partial = final.with_name(f"{final.name}.{os.uname().nodename}-{os.getpid()}.partial")
+        with told(final):
+            try:
+                partial.write_bytes(head.tobytes() + body)
+                os.replace(partial, final)
+            except OSError:
+                partial.unlink(missing_ok=True)  # gives a full disk some room
+                raise
+
+    def finished(self) -> Iterator[tuple[Path, Labelled | None]]:
+        """Every shard file that is there; None for one that is damaged or of another work."""
+        for path in sorted(self.path.glob("*.shard")):
+            yield path, self._read(path)
+
+    def _read(self, path: Path) -> Labelled | None:
+        data = path.read_bytes()
+        if len(data) < _HEAD.itemsize:
+            return None
+        head, body = np.frombuffer(data, _HEAD, 1)[0].copy(), data[_HEAD.itemsize :]
+        if (head["magic"], head["work"].tobytes(), int(head["crc"])) != (_MAGIC, self.work, _crc(head, body)):
+            return None
+        n, K, T = int(head["count"]), self.header.views, self.header.topk
+        records = np.dtype(MIXED_DTYPE if self.header.mixes else VIEW_DTYPE)
+        ends = np.cumsum([n * K * records.itemsize, n * K * T * 2])
+        return Labelled(
+            int(head["first"]),
+            np.frombuffer(body[: ends[0]], records).reshape(n, K),
+            np.frombuffer(body[ends[0] : ends[1]], "<u2").reshape(n, K, T),
+            np.frombuffer(body[ends[1] :], "<f2").reshape(n, K, T),
+        )
+
+
+def _crc(head: np.ndarray, body: bytes) -> int:
+    """CRC-32 of a shard file in which the checksum itself is 0."""
+    blank = head.copy()
+    blank["crc"] = 0
+    return zlib.crc32(body, zlib.crc32(blank.tobytes()))

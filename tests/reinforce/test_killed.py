@@ -1,0 +1,72 @@
+"""Generation on any number of ranks, killed at any moment: always the same bytes, never half a file."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from betons import MIXING
+from crashes import LIMIT, Ordeal, fresh_process
+
+from ffdr.options import ReinforceOptions, TeacherOptions
+from ffdr.reinforce import generate as generate_module
+from ffdr.reinforce.generate import generate
+
+
+def options(images, out, **changes):
+    """20 shards of 5 images."""
+    return ReinforceOptions(images=str(images), out=str(out), views=3, topk=4, workers=1, **changes)
+
+
+def reinforce_through_kills(images, teacher, folder):
+    """30 kills of 1 to 3 ranks; then what becomes of a rank whose neighbour dies in the middle of the work."""
+    torch.set_num_threads(1)
+    generate_module._COLLECT_EVERY = 0
+
+    def work(out):
+        generate(options(images, out), MIXING, TeacherOptions(models=teacher, batch_size=16), progress=False)
+
+    ordeal = Ordeal(work, folder, seed=1, ranks=3)
+    killed = ordeal.run(30)
+    bereaved = []
+    for victim in (0, 1):
+        ordeal.empty()
+        bereaved.append(ordeal.attempt(2, victim, step=4 if victim else 20, grace=LIMIT))
+    ordeal.attempt(1, 0)
+    return killed, bereaved, ordeal.whole
+
+
+def test_killed_at_random_moments(digits, teacher, tmp_path):
+    with fresh_process() as process:
+        killed, bereaved, whole = process.submit(reinforce_through_kills, digits, teacher, tmp_path / "work").result()
+    assert killed["time"] >= 5
+    assert {"os.rename", "os.remove", "os.rmdir", "fsync", "open"} <= set(killed)
+    assert bereaved == [[-9, 2], [2, -9]]  # the other one ends by itself, in one line
+    alone = generate(
+        options(digits, tmp_path / "x.beton"), MIXING, TeacherOptions(models=teacher, batch_size=16), False
+    )
+    assert whole == {"x.beton": alone.read_bytes()}
+
+
+def test_torchrun(digits, teacher, tmp_path):
+    """Two ranks through the command line: the bytes of one process."""
+    out = tmp_path / "two.beton"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "ffdr"]
+    command += [
+        "reinforce",
+        f"--images={digits}",
+        f"--out={out}",
+        "--views=3",
+        "--topk=4",
+        f"--teacher.models={teacher}",
+    ]
+    command += ["--teacher.batch_size=16", "--policy.mixup=0.5", "--policy.cutmix=0.5", "--policy.scale=0.3,1.0"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert len(re.findall("storage fidelity", run.stdout)) == 1  # only rank 0 speaks
+    alone = generate(
+        options(digits, tmp_path / "x.beton"), MIXING, TeacherOptions(models=teacher, batch_size=16), False
+    )
+    assert Path(out).read_bytes() == alone.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["two.beton", "x.beton"]
