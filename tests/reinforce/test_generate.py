@@ -1,5 +1,7 @@
 """Generation: what is stored is what the policy draws and what the teacher says of exactly those pixels."""
 
+import resource
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from ffdr.models import ModelInfo, build_model, save_model
 from ffdr.options import ModelOptions, ReinforceOptions, TeacherOptions
 from ffdr.reinforce import generate as generate_module
 from ffdr.reinforce.generate import generate
+from ffdr.reinforce.shards import ShardFolder
 from ffdr.reinforce.teacher import Teacher, topk
 
 VIEWS, TOPK, SIDE = 3, 4, 32
@@ -63,27 +66,104 @@ def test_stored_views_and_logits(digits, teachers, tmp_path, policy):
         assert (ids == expected_ids).mean() > 0.9
 
 
-def test_threads_and_a_stopped_run_do_not_change_a_byte(digits, teachers, tmp_path, monkeypatch):
+def stop_after(monkeypatch, shards):
+    """Interrupt a run once it has finished so many shards, none of which it has put into the file."""
+    real, finished = ShardFolder.write, []
+
+    def write(folder, labelled):
+        real(folder, labelled)
+        finished.append(labelled.first)
+        if len(finished) == shards:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate_module, "_COLLECT_EVERY", 1e9)
+    monkeypatch.setattr(ShardFolder, "write", write)
+    return finished
+
+
+def watch_shards(monkeypatch):
+    """First images of the shards that are made from now on."""
+    real, made = ShardFolder.write, []
+    monkeypatch.setattr(
+        ShardFolder, "write", lambda self, labelled: (made.append(labelled.first), real(self, labelled))
+    )
+    return made
+
+
+def test_threads_do_not_change_a_byte(digits, teachers, tmp_path):
+    one, two = (
+        generate(options(digits, tmp_path / f"{n}.beton", workers=n), MIXING, teachers, progress=False) for n in (1, 2)
+    )
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_finished_shards_are_not_made_again(digits, teachers, tmp_path, monkeypatch):
     whole = generate(options(digits, tmp_path / "whole.beton"), MIXING, teachers, progress=False).read_bytes()
-    two = generate(options(digits, tmp_path / "two.beton", workers=2), MIXING, teachers, progress=False)
-    assert two.read_bytes() == whole
+    plan, folder = options(digits, tmp_path / "x.beton"), tmp_path / "x.beton.shards"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        stop_after(patched, 7)
+        generate(plan, MIXING, teachers, progress=False)
+    assert len(list(folder.glob("*.shard"))) == 7 and not (tmp_path / "x.beton").exists()
+    damaged = sorted(folder.iterdir())[2]
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    made = watch_shards(monkeypatch)
+    assert generate(plan, MIXING, teachers, progress=False).read_bytes() == whole
+    assert made == [10, *range(35, 100, 5)]  # 16 // 3 = 5 images a shard
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["whole.beton", "x.beton"]
 
-    real = generate_module.ReinforcedWriter.put
 
-    def failing(writer, *parts):
-        if writer.done == 45:  # 16 // 3 = 5 images a chunk
-            raise OSError("power cut")
-        real(writer, *parts)
+def test_shards_of_other_options_are_not_used(digits, teachers, tmp_path, monkeypatch):
+    whole = generate(options(digits, tmp_path / "whole.beton"), MIXING, teachers, progress=False).read_bytes()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        stop_after(patched, 7)
+        generate(options(digits, tmp_path / "x.beton", seed=8), MIXING, teachers, progress=False)
+    assert generate(options(digits, tmp_path / "x.beton"), MIXING, teachers, progress=False).read_bytes() == whole
 
-    monkeypatch.setattr(generate_module.ReinforcedWriter, "put", failing)
-    with pytest.raises(OSError, match="power cut"):
-        generate(options(digits, tmp_path / "cut.beton"), MIXING, teachers, progress=False)
-    assert not (tmp_path / "cut.beton").exists()
-    started = []
-    monkeypatch.setattr(generate_module.ReinforcedWriter, "put", lambda w, *p: (started.append(w.done), real(w, *p)))
-    cut = generate(options(digits, tmp_path / "cut.beton"), MIXING, teachers, progress=False)
-    assert started[0] == 45
-    assert cut.read_bytes() == whole
+
+@pytest.mark.parametrize("room", [300, 8000], ids=["shard", "file"])
+def test_a_full_disk_loses_nothing_finished(digits, teachers, tmp_path, monkeypatch, room):
+    """Whether the shard itself or the file that it goes to finds no room."""
+    whole = generate(options(digits, tmp_path / "whole.beton"), PLAIN, teachers, progress=False).read_bytes()
+    plan, limits = options(digits, tmp_path / "x.beton"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    real, made = ShardFolder.write, []
+
+    def write(folder, labelled):
+        if len(made) == 6:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        real(folder, labelled)
+        made.append(labelled.first)
+
+    monkeypatch.setattr(generate_module, "_COLLECT_EVERY", 0)
+    try:
+        with monkeypatch.context() as patched, pytest.raises(UserError, match=r"can't be written: File too large$"):
+            patched.setattr(ShardFolder, "write", write)
+            generate(plan, PLAIN, teachers, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "x.beton").exists()
+    again = watch_shards(monkeypatch)
+    assert generate(plan, PLAIN, teachers, progress=False).read_bytes() == whole
+    assert made == list(range(0, 5 * len(made), 5)) and again == list(range(made[-1] + 5, 100, 5))
+
+
+def test_views_of_one_image_may_fill_several_batches(digits, teachers, tmp_path):
+    """20 views an image reach a teacher of batch 16 as 16 and 4."""
+    seen = []
+    whole = Teacher.log_probs_at
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Teacher, "log_probs_at", lambda self, x: (seen.append(len(x[SIDE])), whole(self, x))[1])
+        out = generate(options(digits, tmp_path / "r.beton", views=20), PLAIN, teachers, progress=False)
+    assert seen == [16, 4] * 100
+    dataset, (ids, log_probs) = ReinforcedDataset(digits, out), ReinforcedBeton.open(out).logits(77)
+    sides = {s: torch.stack([torch.from_numpy(dataset.view(77, k, s)[0]) for k in range(20)]) for s in (SIDE, 48)}
+    expected_ids, expected = topk(Teacher.from_options(teachers, 10, "cpu").log_probs_at(sides), TOPK)
+    assert np.allclose(log_probs.astype(np.float32), expected.astype(np.float32), atol=2e-3)
+    assert (ids == expected_ids).mean() > 0.9
+
+
+def test_fidelity_is_printed_at_the_end(digits, teachers, tmp_path, capsys):
+    generate(options(digits, tmp_path / "r.beton"), PLAIN, teachers)
+    assert "storage fidelity, 100 views" in capsys.readouterr().out
 
 
 def test_more_entries_than_classes_are_cut(digits, teachers, tmp_path):

@@ -1,5 +1,7 @@
 """The teacher: averaging, feeding each member as it wants, and what is stored of its answers."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -147,6 +149,31 @@ def test_bfloat16_is_close(checkpoint):
     high = Teacher.from_options(TeacherOptions(models=options.models), 5, "cpu").log_probs(pixels(size=40))
     assert low.dtype == torch.float32
     torch.testing.assert_close(low, high, atol=0.05, rtol=0.05)
+
+
+def test_a_compiled_teacher_says_the_same(monkeypatch):
+    """Traced for real; the slow step, making machine code of it, is PyTorch's own."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    members = [member(seed=1), member(resolution=4, seed=2)]
+    expected = Teacher(members, 5, "cpu").log_probs(pixels())
+    compiled = Teacher(members, 5, "cpu", compile=True)
+    torch.testing.assert_close(compiled.log_probs(pixels()), expected, atol=1e-5, rtol=1e-5)
+    assert compiled.identity() != Teacher(members, 5, "cpu").identity()
+    assert compiled.signatures() == Teacher(members, 5, "cpu").signatures()
+
+
+def test_a_teacher_that_cannot_be_compiled_is_one_line(monkeypatch):
+    from torch._dynamo.exc import TorchDynamoException
+
+    def fail(model, **settings):
+        def call(x):
+            raise TorchDynamoException("no compiler\nfound")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fail)
+    with pytest.raises(UserError, match=r"^teacher.compile: torch.compile can't run .*no compiler found"):
+        Teacher([member()], 5, "cpu", compile=True).log_probs(pixels())
 
 
 @pytest.mark.parametrize(

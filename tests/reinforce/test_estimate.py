@@ -1,0 +1,67 @@
+"""What a reinforcement is said to take is what it takes."""
+
+import os
+import re
+import shutil
+from collections import namedtuple
+from dataclasses import replace
+
+import pytest
+from betons import MIXING, PLAIN
+
+from ffdr.beton.read import ReinforcedBeton
+from ffdr.errors import UserError
+from ffdr.options import ReinforceOptions, TeacherOptions
+from ffdr.reinforce import estimate
+from ffdr.reinforce.generate import generate
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def options(images, out, **changes):
+    return ReinforceOptions(images=str(images), out=str(out), views=3, topk=3, workers=1, **changes)
+
+
+@pytest.mark.parametrize("policy", [PLAIN, MIXING], ids=["plain", "mixing"])
+def test_dry_run_says_the_bytes_and_writes_nothing(digits, teacher, tmp_path, capsys, policy):
+    models, plan = TeacherOptions(models=teacher, batch_size=16), options(digits, tmp_path / "new" / "x.beton")
+    generate(replace(plan, dry_run=True), policy, models)
+    text = capsys.readouterr().out
+    assert os.listdir(tmp_path) == []
+    out = generate(plan, policy, models, progress=False)
+    assert f"{out}: {out.stat().st_size:,} bytes" in text
+    assert "300 views: 100 images × 3, in 20 shards" in text
+    seconds, rate, sampled = re.search(
+        r"^([\d.]+) s on 1 rank, at ([\d,]+) views/s .* on (\d+) views", text, re.M
+    ).groups()
+    assert int(sampled) == 12 * 15
+    assert float(seconds) == pytest.approx(300 / int(rate.replace(",", "")), abs=0.06)
+
+
+def test_a_disk_too_small_is_told_before_the_start(digits, teacher, tmp_path, monkeypatch):
+    models, plan = TeacherOptions(models=teacher, batch_size=16), options(digits, tmp_path / "x.beton")
+    size = generate(plan, PLAIN, models, progress=False).stat().st_size
+    plan = replace(plan, out=str(tmp_path / "new" / "y.beton"))
+    needed = 2 * size + 16 * 100  # the file, as many bytes of shards at most, the journal
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, needed - 1))
+    with pytest.raises(UserError, match=rf"y\.beton: needs {needed:,} bytes, but only {needed - 1:,} are free there$"):
+        generate(plan, PLAIN, models, progress=False)
+    assert os.listdir(tmp_path) == ["x.beton"]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, needed))
+    generate(plan, PLAIN, models, progress=False)
+
+
+def test_what_a_killed_run_has_is_not_needed_again(reinforced_digits, tmp_path):
+    header, out = ReinforcedBeton.open(reinforced_digits).header, tmp_path / "x.beton"
+    before = estimate._needed(out, header, 1)
+    (tmp_path / "x.beton.partial").write_bytes(bytes(range(256)) * 32)
+    occupied = os.stat(tmp_path / "x.beton.partial").st_blocks * 512
+    assert occupied >= 8192
+    assert estimate._needed(out, header, 1) == before - occupied
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.21, "3.2 s"), (150, "2 min"), (7500, "2 h 5 min"), (277_200, "3 d 5 h")]
+)
+def test_durations(seconds, text):
+    assert estimate.duration(seconds) == text
