@@ -49,14 +49,14 @@ def reinforce(options: ReinforceRecipe) -> None:
 
 def import_archive(options: ImportRecipe) -> None:
     """Turn archives of the published format (apple/ml-dr) into a reinforced beton."""
-    from ffdr.reinforce.importing import import_archives
+    from ffdr.archive.importing import import_archives
 
     import_archives(options.import_)
 
 
 def export_archive(options: ExportRecipe) -> None:
     """Turn a reinforced beton into an archive of the published format (apple/ml-dr)."""
-    from ffdr.reinforce.exporting import export_archive
+    from ffdr.archive.exporting import export_archive
 
     export_archive(options.export)
 
@@ -137,8 +137,11 @@ VERBS: dict[str, Callable[..., int | None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb. Returns the exit status: 0; 2 after one line about a mistake in the input; 1 after one line about a
-    file system or memory that fails (a full disk, too large a batch), and for a damaged file; 130 when interrupted."""
+    """Run one verb. Returns the exit status.
+
+    0; 2 after one line about a mistake in the input; 1 after one line about a file system or memory that fails (a full
+    disk, too large a batch), and for a damaged file; 130 when interrupted, 143 when stopped by SIGTERM.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words.pop(0) if words else "--help"
     if verb in ("-h", "--help", "help"):
@@ -160,9 +163,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"ffdr {verb}: out of memory: {' '.join(str(error).split())[:200]}; try smaller batches", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"ffdr {verb}: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:  # or one that knows more, such as train.control.Stopped
+        print(f"ffdr {verb}: {error or 'interrupted'}", file=sys.stderr)
+        return getattr(error, "status", 130)
 
 
 def _run(verb: str, words: list[str]) -> int | None:

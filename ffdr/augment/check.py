@@ -9,7 +9,7 @@ import numpy as np
 
 from ffdr.augment.geometry import MAX_SIDE
 from ffdr.augment.jit import kernel
-from ffdr.augment.view import CENTER, FLIP, FRACTION, OPS, WIDE
+from ffdr.augment.view import CENTER, FLIP, FRACTION, OPS, PLACED, WIDE
 
 OK = 0
 BAD_SIZE = 1
@@ -25,15 +25,14 @@ PARTNER_MISSING = 10
 CUT_OUTSIDE = 11
 WRONG_REGION = 12
 SHORT_SCRATCH = 13
-MIX_WITHOUT_PARTNER = 14
 
 STATUS_TEXT = {
     OK: "fine",
     BAD_SIZE: f"image or output has a side that is not between 1 and {MAX_SIDE} pixels, or the output 2 GiB",
     EMPTY_CROP: "crop box has no width or no height",
     CROP_OUTSIDE: "crop box reaches beyond the image and its border",
-    UNKNOWN_FLAG: "unknown flag",
-    CENTER_WITH_BORDER: "centre view with a border",
+    UNKNOWN_FLAG: "unknown flag, or one that needs another",
+    CENTER_WITH_BORDER: "centre view with a border but no place in it",
     BAD_BINS: "fewer than 2 magnitude bins",
     UNKNOWN_OP: f"operation number is not below {len(OPS)}",
     BAD_LEVEL: "magnitude level is not below the number of bins",
@@ -42,13 +41,12 @@ STATUS_TEXT = {
     CUT_OUTSIDE: "box taken from the partner reaches beyond the output",
     WRONG_REGION: "the decoded pixels do not hold what the view reads",
     SHORT_SCRATCH: "scratch memory is too small",
-    MIX_WITHOUT_PARTNER: "mixed with itself",
 }
 """What each status means, for messages."""
 
 # A start and a size, each rounded to the nearest fraction, may exceed the whole by one unit; the replay clamps.
 _WHOLE = FRACTION + 1
-_FLAGS = FLIP | CENTER | WIDE
+_FLAGS = FLIP | CENTER | WIDE | PLACED
 _OP_COUNT = len(OPS)
 _MOST_BYTES = 2**31 - 4  # kernels hold offsets into an output in int32
 
@@ -56,12 +54,12 @@ _MOST_BYTES = 2**31 - 4  # kernels hold offsets into an output in int32
 @kernel
 def _check_crop(views: np.ndarray, row: int, column: int) -> int:
     view = views[row, column]
-    if view.flags & ~np.uint8(_FLAGS):
+    if view.flags & ~np.uint8(_FLAGS) or view.flags & (CENTER | PLACED) == PLACED:
         return UNKNOWN_FLAG
     if view.crop_w == 0 or view.crop_h == 0:
         return EMPTY_CROP
     if view.flags & CENTER:
-        return CENTER_WITH_BORDER if view.pad != 0 else OK
+        return CENTER_WITH_BORDER if view.pad != 0 and not view.flags & PLACED else OK
     if np.int64(view.crop_x) + view.crop_w > _WHOLE or np.int64(view.crop_y) + view.crop_h > _WHOLE:
         return CROP_OUTSIDE
     return OK
@@ -97,13 +95,11 @@ def check_view(views: np.ndarray, row: int, column: int, width: int, height: int
 
 
 @kernel
-def check_mix(mixes: np.ndarray, row: int, image: int, images: int) -> int:
-    """Whether ``mixes[row]`` of image ``image`` out of ``images`` can be replayed: ``OK`` or why not."""
+def check_mix(mixes: np.ndarray, row: int, images: int) -> int:
+    """Whether ``mixes[row]`` can be replayed with ``images`` images: ``OK`` or why not."""
     mix = mixes[row]
     if mix.partner >= np.uint32(images):
         return PARTNER_MISSING
-    if mix.partner == np.uint32(image) and (mix.mixup != FRACTION or mix.cut_h != 0):
-        return MIX_WITHOUT_PARTNER
     outside = np.int64(mix.cut_x) + mix.cut_w > _WHOLE or np.int64(mix.cut_y) + mix.cut_h > _WHOLE
     if mix.cut_h != 0 and outside:
         return CUT_OUTSIDE

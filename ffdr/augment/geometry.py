@@ -3,7 +3,7 @@
 Pure integer and float64 arithmetic on one axis at a time. An axis plan is a tuple
 ``(begin, end, steps, first, low, high)`` in pixels of the stored image (the border of padded views is negative, or
 beyond the image): the interval [begin, end) is divided into ``steps`` output pixels, of which those from ``first`` on
-are wanted, and the filter sees the pixels [low, high) only.
+are wanted, and the filter sees the pixels [low, high) only. Wanted pixels before the first or after the last are black.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from ffdr.augment.jit import kernel
-from ffdr.augment.view import CENTER, FRACTION
+from ffdr.augment.view import CENTER, FRACTION, PLACED
 
 MAX_SIDE = 65535
 """Longest side of an image or an output; beyond it whole pixels could not be told apart in a fraction."""
@@ -75,7 +75,15 @@ def _center_axis(length: int, resized: int, out_length: int) -> tuple:
 
 
 @kernel
-def _resized_sides(share: int, width: int, height: int, resolution: int) -> tuple[int, int]:
+def _placed_axis(place: int, pad: int, length: int, resized: int, out_length: int) -> tuple:
+    """Axis plan of a cut from the whole side resized to ``resized`` pixels, with a border around it."""
+    border = whole_pixels(pad, out_length)
+    first = whole_pixels(place, np.int64(resized) + 2 * border - np.int64(out_length)) - border
+    return 0.0, np.float64(length), np.int64(resized), first, np.int64(0), np.int64(length)
+
+
+@kernel
+def resized_sides(share: int, width: int, height: int, resolution: int) -> tuple[int, int]:
     """Width and height after torchvision's Resize(resolution / share), share in units of 1/65535."""
     short = np.int64(np.rint(np.int64(resolution) * np.float64(FRACTION) / np.float64(share)))
     if width <= height:
@@ -94,7 +102,12 @@ def axis_plans(
     """
     view = views[row, column]
     if view.flags & CENTER:
-        wide, high = _resized_sides(view.crop_w, width, height, max(out_h, out_w))
+        wide, high = resized_sides(view.crop_w, width, height, max(out_h, out_w))
+        if view.flags & PLACED:
+            return (
+                _placed_axis(view.crop_x, view.pad, width, wide, out_w),
+                _placed_axis(view.crop_y, view.pad, height, high, out_h),
+            )
         return _center_axis(width, wide, out_w), _center_axis(height, high, out_h)
     return (
         _crop_axis(view.crop_x, view.crop_w, view.pad, width, out_w),

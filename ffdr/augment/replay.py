@@ -122,6 +122,12 @@ def replay_view(
 
 
 @kernel
+def is_mixed(mixes: np.ndarray, row: int) -> bool:
+    """Whether ``mixes[row]`` takes anything from the partner."""
+    return mixes[row].mixup != FRACTION or mixes[row].cut_h != 0
+
+
+@kernel
 def mix_into(out: np.ndarray, partner: np.ndarray, mixes: np.ndarray, row: int) -> int:
     """Mix the partner's view into ``out``, both uint8 (h, w, 3) and C-contiguous: mixup, then the cutmix box.
 

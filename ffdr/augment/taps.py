@@ -53,7 +53,7 @@ def build_taps(
 
     ``offset`` is the image coordinate of the first of ``available`` pixels. Pixels outside them are border: they take
     their share of the weight and, being black, add nothing. Weights are rounded as a running sum, so that they add up
-    exactly; ``flip`` stores the outputs in reverse.
+    exactly; ``flip`` stores the outputs in reverse. Outputs outside the plan's interval weigh nothing: they are black.
     """
     begin, end, steps, first, low, high = plan
     start, step = filter_scale(begin, end, steps, low)
@@ -61,6 +61,11 @@ def build_taps(
     reach = np.int64(math.ceil(2.0 * max(step, 1.0)))
     for i in range(count):
         slot = count - 1 - i if flip else i
+        if first + i < 0 or first + i >= steps:
+            starts[slot] = 0
+            for tap in range(taps):
+                weights[slot * taps + tap] = 0
+            continue
         from_, _ = tap_range(start, step, first + i, low, high)
         middle = low + start + (np.float64(first + i) + 0.5) * step - 0.5
         # As many steps for every output: a loop of varying length costs more than weights of 0.

@@ -2,7 +2,7 @@
 
 Everything is stored as a fraction (uint16, in units of 1/65535) or as a signed augmentation level, so one record
 replays at any resolution and on an image stored at any size. Absence is explicit and finite: an operation is
-``Identity``, an erased or pasted box has height 0, a partner is the image itself.
+``Identity``, an erased or pasted box has height 0, mixup's weight is the whole.
 
 Writer, decoder, importer and tests share the dtypes of this module; all fields are little endian.
 """
@@ -21,6 +21,11 @@ CENTER = 2
 """Evaluation view: resize the short side to resolution / (crop_w / FRACTION), then cut the centre.
 
 The resolution is the longer side of the output; the other crop fields and ``pad`` do not count."""
+PLACED = 8
+"""With CENTER: cut elsewhere than in the centre, and perhaps beyond the resized image, where all is black.
+
+The resized image has a border of ``pad`` of the output's side around it; crop_x and crop_y tell where in the room that
+it has there the output lies, 0: upper left, FRACTION: lower right."""
 WIDE = 4
 """Levels count in TrivialAugmentWide's ranges instead of RandAugment's."""
 
@@ -31,7 +36,7 @@ VIEW_DTYPE = np.dtype(
         ("crop_y", "<u2"),
         ("crop_w", "<u2"),
         ("crop_h", "<u2"),
-        ("pad", "<u2"),  # black border on each side, as a fraction of the image's width (height)
+        ("pad", "<u2"),  # black border on each side, as a fraction of the image's width (height); see PLACED
         ("flags", "<u1"),
         ("bins", "<u1"),  # number of magnitude bins the levels count in (RandAugment: 31)
         ("op0", "<u1"),
@@ -49,7 +54,8 @@ VIEW_DTYPE = np.dtype(
 
 MIX_DTYPE = np.dtype(
     [
-        ("partner", "<u4"),  # index of the second image; the image's own index: no partner
+        # Index of the second image, which may be the image itself, in another view. Without mixup and cutmix: itself.
+        ("partner", "<u4"),
         ("mixup", "<u2"),  # weight of the first image; FRACTION: no mixup
         # The box taken from the partner, as fractions of the output; cut_h == 0: no cutmix. Applied after mixup.
         ("cut_x", "<u2"),

@@ -61,7 +61,8 @@ class ImportOptions:
     """``ffdr import``: archives of the published format (apple/ml-dr) become a reinforced beton."""
 
     archive: tuple[str, ...] = ()
-    """folders or .tar.gz files, one or several whose views are put together"""
+    """folders or .tar.gz files, one or several whose views are put together; the published ones are licensed
+    CC-BY-NC-ND: not for commercial use, and what is made of them may not be passed on"""
     images: str = ""
     """image beton of the very images that the archive was made from, in the archive's order"""
     out: str = ""
@@ -83,9 +84,12 @@ class ExportOptions:
     """image beton that was reinforced"""
     out: str = ""
     """archive to write: a folder, or a file whose name ends in .tar.gz"""
+    resolution: int = 0
+    """output side in pixels, in which the format's boxes count; 0: the one that the teacher saw"""
 
     def __post_init__(self) -> None:
         _need("export", self, "reinforced", "images", "out")
+        between("export.resolution", self.resolution, 0, 65535)
 
 
 @dataclass(frozen=True)

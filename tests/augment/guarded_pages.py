@@ -54,7 +54,7 @@ def main(seed, count):
         replay_view(pixels, 0, 0, width, height, views, 0, 0, out, scratch)
         mixes[0] = np.frombuffer(rng.bytes(14), MIX_DTYPE)[0]
         mixes["partner"] = 1
-        if check_mix(mixes, 0, 0, 2) == OK:
+        if check_mix(mixes, 0, 2) == OK:
             mix_into(out, partner, mixes, 0)
     print("survived", count)
 

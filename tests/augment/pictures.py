@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from ffdr.augment.view import CENTER, box_to_fractions, plain_view
+from ffdr.augment.view import CENTER, PLACED, box_to_fractions, plain_view
 
 
 def noise(rng, height, width):
@@ -40,7 +40,7 @@ def random_crop(rng, width, height, **fields):
 def tidy_record(rng, views):
     """Overwrite ``views[0, 0]`` with random fields of which most are valid, and many at their limits."""
     view = views[0, 0]
-    view["flags"] = rng.choice([0, 1, 4, 5, 2, 3])
+    view["flags"] = rng.choice([0, 1, 4, 5, 2, 3, 10, 11])
     view["bins"] = rng.integers(2, 256)
     for op, level in (("op0", "level0"), ("op1", "level1")):
         view[op] = rng.integers(0, 14)
@@ -49,5 +49,5 @@ def tidy_record(rng, views):
     for start, size in (("crop_x", "crop_w"), ("crop_y", "crop_h"), ("erase_x", "erase_w"), ("erase_y", "erase_h")):
         edges = np.sort(rng.choice([0, 1, 2, 32767, 65534, 65535, *rng.integers(0, 65536, 4)], 2))
         view[start], view[size] = edges[0], edges[1] - edges[0] + rng.integers(0, 2)
-    if view["flags"] & CENTER:
+    if view["flags"] & (CENTER | PLACED) == CENTER:
         view["pad"] = 0

@@ -11,7 +11,17 @@ from torchvision.transforms import functional as F
 from ffdr.augment.check import OK
 from ffdr.augment.geometry import view_region
 from ffdr.augment.replay import render, replay_view, scratch_bytes
-from ffdr.augment.view import CENTER, FLIP, FRACTION, VIEW_DTYPE, box_to_fractions, center_view, plain_view, to_fraction
+from ffdr.augment.view import (
+    CENTER,
+    FLIP,
+    FRACTION,
+    PLACED,
+    VIEW_DTYPE,
+    box_to_fractions,
+    center_view,
+    plain_view,
+    to_fraction,
+)
 
 
 def off(image, view, size):
@@ -198,3 +208,25 @@ def test_resize_of_every_small_size():
             assert off(image, plain_view(), (target, 12 - target)) <= 1
     x, w = box_to_fractions(0, 1, 1)
     assert (int(x), int(w)) == (0, FRACTION)
+
+
+@pytest.mark.parametrize(("size", "short", "pad"), [((32, 32), 224, 16), ((45, 33), 40, 5), ((150, 210), 50, 0)])
+def test_placed_views_are_resized_then_padded_then_cropped(size, short, pad):
+    """torchvision's Resize, Pad and crop, one after the other: also where the window reaches beyond the image."""
+    rng = np.random.default_rng(short)
+    image = photo(rng, *size)
+    side = 32 if short != 224 else 224
+    wide = F.pad(F.resize(Image.fromarray(image), short), pad)
+    for number in range(12):
+        room_x, room_y = wide.width - side, wide.height - side
+        left, top = (0, room_y) if number == 0 else (int(rng.integers(0, room_x + 1)), int(rng.integers(0, room_y + 1)))
+        view = center_view(side / short)
+        view["flags"] |= PLACED | (FLIP if number % 2 else 0)
+        view["pad"] = to_fraction(pad, side)
+        view["crop_x"], view["crop_y"] = to_fraction(left, max(room_x, 1)), to_fraction(top, max(room_y, 1))
+        expected = np.asarray(wide)[top : top + side, left : left + side]
+        out = render(image, view, side).astype(int)
+        assert np.abs(out - (expected[:, ::-1] if number % 2 else expected)).max() <= 1
+        if pad and number == 0:
+            assert (out[-pad:] == 0).all()
+            assert (out[:-pad, pad:].max(axis=2) > 0).all()

@@ -1,0 +1,179 @@
+"""``ffdr export``: a reinforced beton becomes an archive of the published format, for users of the original code.
+
+Importing the archive gives the same records and logits, bit for bit. Where the format's own values would not (the
+format counts boxes in pixels of the output, ffdr in fractions of 1/65535; several levels of Posterize have one
+magnitude), the sample holds the record itself under a key of its own, which the original code does not look at.
+
+The format can't hold, and export refuses, naming the first such view:
+
+- a reinforcement for which teachers saw several resolutions (give ``--export.resolution``);
+- crops that are not whole pixels of the original image; padded crops, unless images are square, of the resolution's
+  size, and have one border; views cropped in different ways in one file;
+- levels in TrivialAugmentWide's ranges, or in other bins than the policy's;
+- probabilities of a view that sum to more than 1.001, or one below 1e-323.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import pickle
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ffdr.archive import format as names
+from ffdr.archive.columns import whole
+from ffdr.archive.container import EntryError, zip_around
+from ffdr.archive.format import Format, augmentation
+from ffdr.archive.samples import Rules, Stored, to_entries
+from ffdr.archive.source import CONFIG, name_of
+from ffdr.augment.policy import Policy
+from ffdr.augment.view import CENTER, FRACTION, PLACED
+from ffdr.beton.header import ReinforcedHeader
+from ffdr.beton.partial import sync_folder, told
+from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.errors import UserError
+from ffdr.options import ExportOptions
+
+Put = Callable[[str, bytes], None]
+"""Writes one file of the archive: its name and its bytes."""
+_CHUNK_VIEWS = 8192
+_FOLDER = "reinforced_data"
+"""Name of the folder in a tar file, as in the published ones."""
+_CROPS = {crop: transforms for transforms, crop in names.CROPS.items()}
+
+
+def export_archive(options: ExportOptions, progress: bool = True) -> Path:
+    """Write the archive: a folder, or a .tar.gz file; equal betons give equal bytes.
+
+    Returns its path.
+
+    Raises:
+        UserError: files that don't fit together, views that the format can't hold, a place that can't be written.
+    """
+    images = ImageBeton.open(options.images)
+    reinforced = ReinforcedBeton.open(options.reinforced, images)
+    out = Path(options.out)
+    if out.exists():
+        raise UserError(f"{out}: exists already")
+    try:
+        form = _format(reinforced, images, options.resolution)
+    except EntryError as error:
+        raise UserError(f"{reinforced.path}: {error}") from None
+    header = reinforced.header
+    rules = Rules(form, header.views, header.topk, header.num_classes, images.original_sizes)
+    packed = out.name.endswith((".tar.gz", ".tgz"))
+    with told(out), (_tar_at if packed else _folder_at)(out) as put:
+        put(name_of(CONFIG), zip_around(pickle.dumps(_config(form, header, images), 2)))
+        with tqdm(total=len(images), unit="img", desc=out.name, disable=not progress) as bar:
+            for stored in _chunks(reinforced):
+                try:
+                    entries = to_entries(stored, rules)
+                except EntryError as error:
+                    raise UserError(f"{reinforced.path}: {error}") from None
+                for entry in entries:
+                    put(name_of(entry[0]), zip_around(pickle.dumps(entry, 4)))
+                bar.update(len(entries))
+    return out
+
+
+def _format(reinforced: ReinforcedBeton, images: ImageBeton, resolution: int) -> Format:
+    """What the first view shows, and what the policy says, of the archive to be."""
+    header = reinforced.header
+    side = resolution or header.resolution
+    if not side:
+        raise EntryError("its teachers saw several resolutions; give export.resolution, at which boxes count in pixels")
+    first = reinforced.views(0)[0]
+    view = first["first"] if header.mixes else first
+    flags, short, padding = int(view["flags"]), 0, 0
+    if flags & CENTER:
+        crop = names.PLACED if flags & PLACED else names.CENTER
+        short = round(side * FRACTION / max(int(view["crop_w"]), 1))
+        padding = int(whole(view["pad"], side)) if crop == names.PLACED else 0
+    else:
+        crop = names.PADDED if view["pad"] else names.RESIZED
+        padding = int(whole(view["pad"], int(images.original_sizes[0, 0])))
+    others = ("uint8", "random_horizontal_flip", "rand_augment", "to_tensor", "random_erase", "normalize")
+    used = {*_CROPS[crop], *others, *(names.MIXING if header.mixes else ())}
+    transforms = tuple(name for name in names.TRANSFORMS if name in used)
+    return Format(transforms, crop, side, short, padding, replace(_policy(header), ops=2))
+
+
+def _policy(header: ReinforcedHeader) -> Policy:
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in header.policy.items()}
+    try:
+        return Policy(**settings)
+    except TypeError:
+        raise EntryError("its policy is not one that ffdr draws from") from None
+
+
+def _config(form: Format, header: ReinforcedHeader, images: ImageBeton) -> dict[str, Any]:
+    """What ``config.pth.tar`` holds."""
+    return {
+        "num_classes": header.num_classes,
+        "teacher": {"name": ",".join(header.teachers)},
+        "reinforce": {
+            "num_samples": header.views,
+            "topk": header.topk,
+            "compress": True,
+            "joblib": False,
+            "image_augmentation": augmentation(form, images.mean, images.std),
+        },
+    }
+
+
+def _chunks(reinforced: ReinforcedBeton) -> Iterator[Stored]:
+    """All images, some at a time."""
+    count = len(reinforced)
+    step = max(1, _CHUNK_VIEWS // reinforced.header.views)
+    for start in range(0, count, step):
+        index = np.arange(start, min(start + step, count))
+        views = np.stack([reinforced.views(i) for i in index.tolist()])
+        ids, log_probs = (np.stack(part) for part in zip(*map(reinforced.logits, index.tolist()), strict=True))
+        yield Stored(index, views, ids, log_probs)
+
+
+@contextmanager
+def _folder_at(out: Path) -> Iterator[Put]:
+    """Files go to a folder of another name, which is renamed when all is well."""
+    partial = out.with_name(out.name + ".partial")
+    if partial.exists():
+        shutil.rmtree(partial)  # of a run that was killed
+    partial.mkdir(parents=True)
+    yield lambda name, data: _write(partial / name, data)
+    sync_folder(partial)
+    os.rename(partial, out)
+    sync_folder(out.parent)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+@contextmanager
+def _tar_at(out: Path) -> Iterator[Put]:
+    """Files go into a tar file of another name, which is renamed when all is well."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    with partial.open("wb") as file:
+        with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as stream:
+
+            def put(name: str, data: bytes) -> None:
+                member = tarfile.TarInfo(f"{_FOLDER}/{name}")
+                member.size = len(data)
+                stream.write(member.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
+
+            yield put
+            stream.write(bytes(2 * tarfile.BLOCKSIZE))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, out)
+    sync_folder(out.parent)

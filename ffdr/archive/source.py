@@ -1,0 +1,146 @@
+"""Where an archive's files come from: a folder, or a tar file that is read from beginning to end and never unpacked.
+
+Names are only ever compared with the two forms that an archive has, ``config.pth.tar`` and ``{index}.pth.tar``; nothing
+is opened or written under a name that a tar file gives.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from ffdr.errors import UserError
+
+CONFIG = -1
+"""Stands for the index of ``config.pth.tar``."""
+MOST_BYTES = 16 << 20
+"""Longest file of an archive; 8,000 views with the best 20 classes each need a sixth of it."""
+_NAME = re.compile(r"(?:[^\0]*/)?(?:(config)|(0|[1-9]\d{0,9}))\.pth\.tar")
+_BLOCK = 512
+_REGULAR = b"0\0"
+"""Type flags of regular files, the old one too."""
+
+
+class File(NamedTuple):
+    """One file of an archive."""
+
+    index: int
+    """number of its image, or ``CONFIG``"""
+    read: Callable[[], bytes]
+    """its bytes; to be called before the next file is asked for, or never"""
+
+
+class Archive:
+    """The files of an archive, in whatever order they lie. Iterating again begins again."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises UserError unless ``path`` is a folder or can be opened."""
+        self.path = Path(path)
+        with _told(self.path):
+            self._is_folder = self.path.is_dir()
+            status = self.path.stat()
+        self.identity = f"{self.path.resolve()} {status.st_size} {status.st_mtime_ns}"
+        """What tells this archive from another one, or from itself after a change."""
+        self.listed = self._list() if self._is_folder else None
+        """Sorted indices of a folder's files; None for a tar file, which must be read to know."""
+
+    def __iter__(self) -> Iterator[File]:
+        """Raises UserError for a damaged tar file, and for a file that is too long to be one of an archive."""
+        return self._in_folder() if self._is_folder else self._in_tar()
+
+    def _list(self) -> np.ndarray:
+        with _told(self.path), os.scandir(self.path) as entries:
+            found = (_index_of(entry.name) for entry in entries)
+            return np.sort(np.fromiter((index for index in found if index is not None), np.int64))
+
+    def _in_folder(self) -> Iterator[File]:
+        for index in self.listed.tolist():
+            yield File(index, lambda index=index: self._read_file(self.path / name_of(index)))
+
+    def _read_file(self, path: Path) -> bytes:
+        with _told(path):
+            if not path.is_file():
+                raise UserError(f"{path}: not a regular file")
+            self._check_size(path.stat().st_size, path.name)
+            return path.read_bytes()
+
+    def _in_tar(self) -> Iterator[File]:
+        with _told(self.path), _open_tar(self.path) as stream:
+            while True:
+                header = stream.read(_BLOCK)
+                if not any(header):
+                    break
+                if len(header) < _BLOCK:
+                    raise EOFError
+                name, kind, size = self._parse(header)
+                rest = -(-size // _BLOCK) * _BLOCK
+                index = _index_of(name) if kind in _REGULAR else None
+                if index is None:
+                    _skip(stream, rest)
+                    continue
+                self._check_size(size, name)
+                data = stream.read(rest)
+                if len(data) < rest:
+                    raise EOFError
+                yield File(index, lambda data=data, size=size: data[:size])
+            while stream.read(1 << 20):
+                pass  # to the end, where a gzip file has its checksum
+
+    def _parse(self, header: bytes) -> tuple[str, bytes, int]:
+        """Name, type flag and size of a tar header, whose checksum must be right."""
+        try:
+            size, checksum = (int(header[at:end].strip(b" \0") or b"0", 8) for at, end in ((124, 136), (148, 156)))
+        except ValueError:
+            size, checksum = -1, -1
+        if size < 0 or sum(header) - sum(header[148:156]) + 8 * 0x20 != checksum:
+            raise UserError(f"{self.path}: not a tar file, or damaged")
+        return header[:100].split(b"\0")[0].decode("latin-1"), header[156:157], size
+
+    def _check_size(self, size: int, name: str) -> None:
+        if size > MOST_BYTES:
+            raise UserError(f"{self.path}: {name} has {size} bytes; no file of an archive has more than {MOST_BYTES}")
+
+
+def name_of(index: int) -> str:
+    """The name of an archive's file."""
+    return "config.pth.tar" if index == CONFIG else f"{index}.pth.tar"
+
+
+def _index_of(name: str) -> int | None:
+    """The image that a file belongs to, ``CONFIG``, or None for a file that is none of an archive's."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else CONFIG if match[1] else int(match[2])
+
+
+def _open_tar(path: Path) -> BinaryIO:
+    """The tar stream, unzipped where need be."""
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if zipped else path.open("rb")
+
+
+def _skip(stream: BinaryIO, count: int) -> None:
+    while count > 0:
+        read = len(stream.read(min(count, 1 << 20)))
+        if not read:
+            raise EOFError
+        count -= read
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Tell a failure to read in one line."""
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise UserError(f"{path}: cut off or damaged") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
