@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from ffdr.beton.decode import Replayer
 from ffdr.beton.order import EpochOrder, rank_and_world_size
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.stream import Batch, BatchStream
-from ffdr.beton.views import DrawnViews, FixedView, StoredViews, ViewSource
+from ffdr.beton.views import DrawnViews, FixedView, SomeStored, StoredViews, ViewSource
 from ffdr.errors import UserError
 from ffdr.targets import SparseTargets
 
 Images = str | Path | ImageBeton
+DeviceBatch = tuple[torch.Tensor, SparseTargets, torch.Tensor]
+"""images (B, 3, H, W), targets, index (B,)"""
 
 
 class ReinforcedLoader:
@@ -51,6 +53,8 @@ class ReinforcedLoader:
         device: where batches go.
         dtype: torch.uint8 for the pixels as they are, 0..255; a floating dtype normalises them on the device.
         policy: what may be drawn, for training on labels.
+        reinforced_share: share of samples that show stored views; the others are drawn from ``policy`` and learned by
+            their label (Faghri et al. 2023 have 0.99).
         center: share of the resized short side that the evaluation view keeps.
         seed: of order, draws and choice of views.
         order: "random"; "sequential", as in the file; "quasi_random", which has at most 128 pages (1 GiB) of the file
@@ -81,6 +85,7 @@ class ReinforcedLoader:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         policy: Policy | None = None,
+        reinforced_share: float = 1.0,
         center: float = 0.875,
         seed: int = 0,
         order: str | None = None,
@@ -95,8 +100,11 @@ class ReinforcedLoader:
         reuse_buffers: bool = False,
     ) -> None:
         self.images = _open_images(images)
-        if reinforced is not None and policy is not None:
-            raise UserError("reinforced, policy: give one of both; a reinforced beton already holds drawn views")
+        if reinforced is not None and (policy is not None) != (reinforced_share < 1):
+            raise UserError(
+                "reinforced, policy: a reinforced beton already holds drawn views; give one of both, or "
+                "both with a reinforced_share below 1"
+            )
         evaluation = reinforced is None and policy is None
         self.device = torch.device(device)
         self.dtype = dtype
@@ -116,7 +124,7 @@ class ReinforcedLoader:
             rank=rank,
             world_size=world_size,
         )
-        views = self._view_source(reinforced, policy, center)
+        views = self._view_source(reinforced, policy, reinforced_share, center)
         if not os_cache and views.mixes:
             raise UserError("os_cache=False: a partner's page need not be in memory when images are mixed; use True")
         self._stream = BatchStream(
@@ -134,12 +142,15 @@ class ReinforcedLoader:
         self._next = self._at = (0, 0)  # (epoch, batches handed out): of the coming pass, of the current one
 
     def _view_source(
-        self, reinforced: str | Path | ReinforcedBeton | None, policy: Policy | None, center: float
+        self, reinforced: str | Path | ReinforcedBeton | None, policy: Policy | None, share: float, center: float
     ) -> ViewSource:
         if reinforced is not None:
             reinforced = _open_reinforced(reinforced, self.images)
             self.num_classes = reinforced.header.num_classes
-            return StoredViews(reinforced, self.seed)
+            stored = StoredViews(reinforced, self.seed)
+            if policy is None:
+                return stored
+            return SomeStored(stored, DrawnViews(policy, self.seed, self.images), share, self.seed)
         self.num_classes = self.images.num_classes
         if policy is not None:
             return DrawnViews(policy, self.seed, self.images)
@@ -159,21 +170,42 @@ class ReinforcedLoader:
         """Batches in a full epoch, on this rank."""
         return len(self._stream)
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, SparseTargets, torch.Tensor]]:
+    def __iter__(self) -> Iterator[DeviceBatch]:
         epoch, first = self._at = self._next
         self._next = (epoch + 1, 0)
         batches = self._stream.epoch(epoch, first)
+        ahead = self._copied_ahead(batches) if self.device.type == "cuda" else map(self._to_device, batches)
         try:
-            for number, batch in enumerate(batches, first + 1):
+            for number, batch in enumerate(ahead, first + 1):
                 # Counted before it is handed out: a state taken in the loop's body includes the batch at hand.
                 self._at = (epoch, number)
-                yield self._to_device(batch)
+                yield batch
             if self._at == (epoch, len(self)):  # the last batch of all ranks may have no part for this one
                 self._at = (epoch + 1, 0)
         finally:
+            if isinstance(ahead, Generator):
+                ahead.close()
             batches.close()
 
-    def _to_device(self, batch: Batch) -> tuple[torch.Tensor, SparseTargets, torch.Tensor]:
+    def _copied_ahead(self, batches: Iterator[Batch]) -> Generator[DeviceBatch, None, None]:
+        """One batch ahead of the consumer, on a stream of its own: copies and normalisation go on beside the step."""
+        side = torch.cuda.Stream(self.device)
+        ready: tuple[DeviceBatch, torch.cuda.Event] | None = None
+        try:
+            while True:
+                # Asking for a batch gives the buffer of the one before back, once this stream has copied from it.
+                with torch.cuda.stream(side):
+                    batch = next(batches, None)
+                    following = None if batch is None else (self._to_device(batch), side.record_event())
+                if ready is not None:
+                    yield _handed_over(*ready)
+                if following is None:
+                    return
+                ready = following
+        finally:
+            side.synchronize()  # the buffers may be written again
+
+    def _to_device(self, batch: Batch) -> DeviceBatch:
         pixels, ids, log_probs, index = (torch.from_numpy(part) for part in batch)
         index = index.clone()
         # FFCV's buffers are pinned on a GPU machine, so they travel as they are and are converted there. The copies
@@ -185,7 +217,7 @@ class ReinforcedLoader:
         )
         images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         if self.dtype is not torch.uint8:
-            images = images.to(torch.float32).sub_(self._shift).mul_(self._scale).to(self.dtype)
+            images = torch.sub(images, self._shift).mul_(self._scale).to(self.dtype)
         elif self._copy and self.device.type == "cpu":
             images = images.clone(memory_format=torch.channels_last)
         return images, targets, index
@@ -275,6 +307,16 @@ class ReinforcedDataset:
         replayer(replayer.spans(np.array([image])), views, mixes, pixels)
         label = torch.from_numpy(self.images.labels[[image]])
         return pixels[0], SparseTargets(torch.from_numpy(ids).long(), torch.from_numpy(log_probs), label)
+
+
+def _handed_over(batch: DeviceBatch, copied: torch.cuda.Event) -> DeviceBatch:
+    """A batch made on another stream, for the current one: it waits, and memory is kept until it is done, too."""
+    images, targets, index = batch
+    stream = torch.cuda.current_stream(images.device)
+    stream.wait_event(copied)
+    for part in (images, targets.ids, targets.log_probs, targets.label):
+        part.record_stream(stream)
+    return images, targets, index
 
 
 def _open_images(images: Images) -> ImageBeton:

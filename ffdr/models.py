@@ -17,6 +17,7 @@ from typing import Any
 
 import timm
 import torch
+import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models import load_state_dict
@@ -48,6 +49,8 @@ class ModelInfo:
     """digest of the class names in order (``class_digest``); empty: unknown"""
     fingerprint: str = ""
     """fingerprint of the data that the model was trained on; empty: unknown"""
+    options: tuple[str, ...] = ()
+    """NAME=VALUE for timm's factory, as ``ModelOptions.options``"""
 
     def to_metadata(self) -> dict[str, str]:
         """The fields as one string: safetensors stores several in no particular order, and bytes must not vary."""
@@ -60,7 +63,7 @@ class ModelInfo:
         version = values.pop("version")
         if version != 1:
             raise ValueError(f"layout version {version}, but this ffdr reads 1")
-        return cls(**(values | {key: tuple(values[key]) for key in ("mean", "std")}))
+        return cls(**(values | {key: tuple(values.get(key, ())) for key in ("mean", "std", "options")}))
 
 
 def best_device() -> torch.device:
@@ -109,12 +112,15 @@ def build_model(options: ModelOptions, num_classes: int, resolution: int) -> nn.
     Raises UserError for an unknown name, a setting the model doesn't have, or weights that aren't this model's.
     """
     check_name(options.name)
+    extra = _factory_options(options.options)
+    if options.drop_path > 0:
+        extra["drop_path_rate"] = options.drop_path
     if options.checkpoint:
-        model = _load_weights(options.name, options.checkpoint, num_classes, resolution, options.drop_path)
+        model = _load_weights(options.name, options.checkpoint, num_classes, resolution, **extra)
         if model.num_classes != num_classes:
             model.reset_classifier(num_classes)
     else:
-        model = _create(options.name, num_classes, resolution, options.drop_path)
+        model = _create(options.name, num_classes, resolution, **extra)
     _probe(model, options.name, resolution)
     return model
 
@@ -139,7 +145,8 @@ def load_model(path: str | Path, resolution: int = 0) -> tuple[nn.Module, ModelI
         )
     check_name(info.name)
     info = replace(info, resolution=resolution or info.resolution)
-    model = _load_weights(info.name, str(path), info.num_classes, info.resolution)
+    extra = _factory_options(info.options)
+    model = _load_weights(info.name, str(path), info.num_classes, info.resolution, **extra)
     return model.eval(), info
 
 
@@ -207,10 +214,13 @@ def aside(path: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _create(name: str, num_classes: int, resolution: int, drop_path: float = 0.0, **extra: Any) -> nn.Module:
+def _factory_options(texts: tuple[str, ...]) -> dict[str, Any]:
+    """NAME=VALUE texts as arguments, the values as YAML has them: true, 0.1, blur."""
+    return {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in texts)}
+
+
+def _create(name: str, num_classes: int, resolution: int, **extra: Any) -> nn.Module:
     """timm's factory with what this model takes, its errors told as the user's."""
-    if drop_path > 0:
-        extra["drop_path_rate"] = drop_path
     if fixed_size(name):
         extra["img_size"] = resolution
     try:
@@ -218,7 +228,7 @@ def _create(name: str, num_classes: int, resolution: int, drop_path: float = 0.0
     except TypeError as error:
         if "drop_path_rate" in str(error):
             raise UserError(f"model.drop_path: {name} has no stochastic depth; leave it at 0") from error
-        raise
+        raise UserError(f"model.options: {name} can't be built with them ({_one_line(error)})") from error
     except (AssertionError, ValueError) as error:
         raise UserError(f"model.name: {name} can't be built for {resolution} px ({_one_line(error)})") from error
 
@@ -233,7 +243,7 @@ def _probe(model: nn.Module, name: str, resolution: int) -> None:
     model.train()
 
 
-def _load_weights(name: str, path: str, num_classes: int | None, resolution: int, drop_path: float = 0.0) -> nn.Module:
+def _load_weights(name: str, path: str, num_classes: int | None, resolution: int, **extra: Any) -> nn.Module:
     """The model with a file's weights and as many classes as the file has (``num_classes`` if it doesn't show)."""
     info = read_info(path)
     if info is not None and info.name != name:
@@ -250,7 +260,7 @@ def _load_weights(name: str, path: str, num_classes: int | None, resolution: int
     # Through timm's pretrained path, because it resamples position embeddings to the resolution and renames old keys.
     overlay = {"state_dict": state, "num_classes": num_classes, "label_offset": 0, "custom_load": False}
     try:
-        model = _create(name, num_classes, resolution, drop_path, pretrained=True, pretrained_cfg_overlay=overlay)
+        model = _create(name, num_classes, resolution, pretrained=True, pretrained_cfg_overlay=overlay, **extra)
     except (RuntimeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: these are not the weights of {name} ({_one_line(error)})") from error
     model.pretrained_cfg.pop("state_dict", None)  # it would keep a second copy of the weights alive

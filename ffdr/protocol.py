@@ -35,6 +35,10 @@ class BatchLoader(Protocol):
         """The next pass is this epoch, from its first batch."""
         ...
 
+    def set_resolution(self, resolution: int) -> None:
+        """Images of the coming passes have this side, in pixels."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """JSON-able place in the data: seed, epoch, batch (those handed out) and fingerprint."""
         ...

@@ -50,6 +50,10 @@ class SparseTargets:
     def __len__(self) -> int:
         return len(self.label)
 
+    def __getitem__(self, part: slice) -> SparseTargets:
+        """The targets of some of the images."""
+        return SparseTargets(self.ids[part], self.log_probs[part], self.label[part])
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SparseTargets:
         """The same targets on another device."""
         parts = (self.ids, self.log_probs, self.label)

@@ -63,6 +63,33 @@ def test_threads_do_not_change_a_byte(request, reinforce, source, kind):
     assert runs[0][0].std() > 10  # pictures, not blanks
 
 
+@pytest.mark.parametrize("mixing", [PLAIN, MIXING], ids=["plain", "mixing"])
+def test_a_share_of_the_samples_is_drawn(digits, reinforce, mixing):
+    """Each sample is what the stored or the drawn loader shows in its place, and the shares are as asked."""
+    reinforced = reinforce(digits, PLAIN)
+    options = {"seed": 5, "drop_last": False, "order": "sequential", **U8}
+    stored, drawn, some, none = (
+        collect(ReinforcedLoader(digits, given, **choice, **options))
+        for given, choice in (
+            (reinforced, {}),
+            (None, {"policy": mixing}),
+            (reinforced, {"policy": mixing, "reinforced_share": 0.7}),
+            (reinforced, {"policy": mixing, "reinforced_share": 0.0}),
+        )
+    )
+    is_stored = (some[0] == stored[0]).all((1, 2, 3))
+    assert 55 <= is_stored.sum() <= 85
+    assert np.array_equal(some[0][~is_stored], drawn[0][~is_stored])
+    assert np.array_equal(none[0], drawn[0])
+    for part in (1, 2):
+        kept = drawn[part].shape[1]
+        assert np.array_equal(some[part][is_stored], stored[part][is_stored])
+        assert np.array_equal(some[part][~is_stored, :kept], drawn[part][~is_stored])
+    assert (some[2][~is_stored, kept:] == -65504).all()
+    with pytest.raises(UserError, match="reinforced_share below 1"):
+        ReinforcedLoader(digits, reinforced, policy=mixing, **options)
+
+
 def test_epochs_differ_and_seeds_differ(digits):
     loader = ReinforcedLoader(digits, policy=PLAIN, **U8)
     first, second = collect(loader), collect(loader)

@@ -28,6 +28,8 @@ PICK = 5
 """The order in which an image's stored views are used."""
 ORDER = 6
 """The order of the images in an epoch."""
+SHARE = 7
+"""Whether an image shows a stored view."""
 
 _ROUNDS = 10
 _MULTIPLIER_0 = np.uint64(0xD2511F53)

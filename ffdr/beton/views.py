@@ -17,6 +17,7 @@ from ffdr.augment.draw import draw_batch, pack_policy
 from ffdr.augment.jit import parallel_kernel
 from ffdr.augment.pick import pick_views
 from ffdr.augment.policy import Policy
+from ffdr.augment.random import SHARE, uniform
 from ffdr.augment.view import FRACTION, MIX_DTYPE, VIEW_DTYPE, center_view, share_of_first
 from ffdr.beton.header import UNUSED
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
@@ -164,6 +165,35 @@ class StoredViews:
                 f"{file.path}: sample {index[bad]}, view {picked[bad]}: a stored class id is not below "
                 f"{header.num_classes} or a log-probability is not a finite number up to 0"
             )
+
+
+class SomeStored:
+    """Stored views for a ``share`` of the samples, drawn ones for the others, as (seed, epoch, image) decides."""
+
+    def __init__(self, stored: StoredViews, drawn: DrawnViews, share: float, seed: int) -> None:
+        self.stored, self.drawn, self.share, self.seed = stored, drawn, share, seed
+        self.entries = max(stored.entries, drawn.entries)
+        self.mixes = stored.mixes or drawn.mixes
+
+    def fill(
+        self,
+        epoch: int,
+        index: np.ndarray,
+        views: np.ndarray,
+        mixes: np.ndarray,
+        ids: np.ndarray,
+        log_probs: np.ndarray,
+    ) -> None:
+        """See :class:`ViewSource`."""
+        ids[...], log_probs[...] = 0, UNUSED
+        is_stored = np.array([uniform(np.uint64(self.seed), SHARE, epoch, i, 0) < self.share for i in index.tolist()])
+        for source, rows in ((self.stored, np.flatnonzero(is_stored)), (self.drawn, np.flatnonzero(~is_stored))):
+            shape = (len(rows), source.entries)
+            part = (np.zeros((len(rows), 2), VIEW_DTYPE), np.zeros(len(rows), MIX_DTYPE))
+            targets = (np.empty(shape, np.int32), np.empty(shape, np.float32))
+            source.fill(epoch, index[rows], *part, *targets)
+            views[rows], mixes[rows] = part
+            ids[rows, : source.entries], log_probs[rows, : source.entries] = targets
 
 
 @parallel_kernel

@@ -6,11 +6,13 @@ import math
 from contextlib import nullcontext
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from ffdr.errors import UserError
+from ffdr.models import best_device
 from ffdr.protocol import BatchLoader
 
 ECE_BINS = 15
@@ -51,31 +53,48 @@ class Scores:
         self._images += len(labels)
 
     def compute(self) -> dict[str, float]:
-        """The scores, and ``images``, their number. Raises UserError without images or for answers not finite."""
-        if self._images == 0:
+        """The scores over all ranks, and ``images``, their number.
+
+        Raises UserError without images or for answers not finite.
+        """
+        totals = torch.cat([self._sums, self._sums.new_tensor([self._images])])
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(totals)
+        images = round(totals[2].item())
+        if images == 0:
             raise UserError("evaluate: there are no images")
-        nll, brier = (self._sums / self._images).tolist()
+        nll, brier = (totals[:2] / images).tolist()
         if not math.isfinite(nll):
             raise UserError("evaluate: the model's answers are not finite; its weights or its precision are at fault")
+        ece = self._metrics["ece"]
+        if not ece.confidences:  # a rank without images has to give the others something
+            ece.confidences.append(self._sums.new_empty(0, dtype=torch.float32))
+            ece.accuracies.append(self._sums.new_empty(0, dtype=torch.float32))
         values = {key: float(value) for key, value in self._metrics.compute().items()}
         return {
             # torchmetrics divides in float32; the count that it divided is a whole number.
-            "top1": round(values["top1"] * self._images) / self._images,
-            "top5": round(values["top5"] * self._images) / self._images,
+            "top1": round(values["top1"] * images) / images,
+            "top5": round(values["top5"] * images) / images,
             "nll": nll,
             "brier": brier,
             "ece": values["ece"],
-            "images": self._images,
+            "images": images,
         }
 
 
 def evaluate(
-    model: nn.Module, loader: BatchLoader, num_classes: int | None = None, dtype: torch.dtype | None = None
+    model: nn.Module,
+    loader: BatchLoader,
+    num_classes: int | None = None,
+    dtype: torch.dtype | None = None,
+    flip: bool = False,
 ) -> dict[str, float]:
     """Scores of a model on one pass of a loader (see ``Scores``), by the targets' ``label``.
 
-    num_classes: columns of the model's output, if not the loader's. dtype: autocast to it; None: float32. The model is
-    evaluated in evaluation mode and left in the mode it had. Raises UserError as ``Scores.compute`` does.
+    num_classes: columns of the model's output, if not the loader's. dtype: autocast to it; None: float32. flip: average
+    the model's outputs for an image and its mirror image. On several ranks (torch.distributed) the scores are those of
+    all images of all ranks, in each of them. The model is evaluated in evaluation mode and left in the mode it had.
+    Raises UserError as ``Scores.compute`` does.
     """
     was_training = model.training
     model.eval()
@@ -86,8 +105,8 @@ def evaluate(
             for images, targets, _ in loader:
                 scores = scores or Scores(num_classes or loader.num_classes, images.device)
                 with torch.autocast(images.device.type, dtype) if dtype else nullcontext():
-                    logits = model(images)
+                    logits = (model(images) + model(images.flip(3))) / 2 if flip else model(images)
                 scores.update(logits, targets.label)
-            return (scores or Scores(num_classes or loader.num_classes)).compute()
+            return (scores or Scores(num_classes or loader.num_classes, best_device())).compute()
     finally:
         model.train(was_training)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +11,60 @@ import torch
 from ffdr.errors import UserError
 from ffdr.models import aside
 
-_VERSION = 1
-_KEYS = ("identity", "epoch", "step", "model", "ema", "optimizer", "scaler", "rng", "loader", "totals")
+_VERSION = 2
+_KEYS = (
+    "identity", "epoch", "step", "best", "model", "ema", "optimizer", "scaler", "rng", "loader", "totals",
+)  # fmt: skip
+_REMEDY = "give another train.out, or train.resume=0 to start afresh"
 
 
-def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Write a run's state; an earlier checkpoint stays until the new one is whole."""
-    if set(state) != set(_KEYS):
-        raise ValueError(f"checkpoint: keys {sorted(state)}, but {sorted(_KEYS)} are needed")
-    with aside(path) as partial:
-        torch.save({"version": _VERSION, **state}, partial)
+class Checkpoints:
+    """A folder of checkpoints named by their step, of which the newest few are kept."""
+
+    def __init__(self, folder: str | Path, keep: int = 2) -> None:
+        """Nothing is written yet."""
+        self.folder, self.keep = Path(folder), keep
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write a run's state; older checkpoints go once the new one is whole."""
+        if set(state) != set(_KEYS):
+            raise ValueError(f"checkpoint: keys {sorted(state)}, but {sorted(_KEYS)} are needed")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with aside(self.folder / f"{step:09d}.pt") as partial:
+            torch.save({"version": _VERSION, **state}, partial)
+        for path in self.paths()[: -self.keep]:
+            path.unlink()
+
+    def newest(self, identity: dict[str, Any]) -> dict[str, Any] | None:
+        """The newest checkpoint that can be read, on the CPU; None where there is none at all.
+
+        identity: what must be the same for the run to be the same run, by option name. Raises UserError when all are
+        damaged, and for one of another run, naming both sides.
+        """
+        paths = self.paths()
+        for path in reversed(paths):
+            try:
+                state = _read(path)
+            except UserError as error:
+                if path == paths[0]:
+                    raise
+                print(f"{error}; going on from the one before", file=sys.stderr)
+                continue
+            _check(path, state["identity"], identity)
+            return state
+        return None
+
+    def clear(self) -> None:
+        """Remove all of them: the run starts afresh."""
+        for path in self.paths():
+            path.unlink()
+
+    def paths(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.folder.glob("*.pt"), key=lambda path: int(path.stem) if path.stem.isdecimal() else -1)
 
 
-def load_checkpoint(path: str | Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """Read a run's state onto the CPU.
-
-    identity: what must be the same for the run to be the same run, by option name. Raises UserError for a damaged file
-    and for one of another run, naming both sides.
-    """
+def _read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's safe unpickler lets whatever a damaged file provokes pass through
@@ -35,14 +72,14 @@ def load_checkpoint(path: str | Path, identity: dict[str, Any]) -> dict[str, Any
         raise UserError(f"{path}: no checkpoint could be read from it ({reason}); {_REMEDY}") from error
     if not isinstance(state, dict) or state.get("version") != _VERSION or not set(_KEYS) <= set(state):
         raise UserError(f"{path}: not a checkpoint that this ffdr reads; {_REMEDY}")
-    for key, mine in identity.items():
-        theirs = state["identity"].get(key)
-        if theirs != mine:
-            raise UserError(f"{path}: made with {key}={theirs}, but this run has {key}={mine}; {_REMEDY}")
     return state
 
 
-_REMEDY = "give another train.out, or train.resume=0 to start afresh"
+def _check(path: Path, found: dict[str, Any], identity: dict[str, Any]) -> None:
+    for key, mine in identity.items():
+        theirs = found.get(key)
+        if theirs != mine:
+            raise UserError(f"{path}: made with {key}={theirs}, but this run has {key}={mine}; {_REMEDY}")
 
 
 def get_rng(device: torch.device) -> dict[str, torch.Tensor]:

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.utils import ModelEmaV3
 from torch import nn
 from tqdm import tqdm
 
-from ffdr import __version__
 from ffdr.errors import UserError
 from ffdr.evaluate.metrics import evaluate
 from ffdr.models import ModelInfo, autocast_dtype, build_model, fixed_size, save_model
 from ffdr.options import ModelOptions, TrainOptions
 from ffdr.protocol import BatchLoader
+from ffdr.ranks import Ranks
 from ffdr.targets import SparseTargets
-from ffdr.train.checkpoint import get_rng, load_checkpoint, save_checkpoint, set_rng
-from ffdr.train.log import JsonLog
-from ffdr.train.optim import build_optimizer, build_schedule, has_fused
-from ffdr.train.step import FiniteGuard, StopRequest, Stopwatch
+from ffdr.train.checkpoint import Checkpoints, get_rng, set_rng
+from ffdr.train.control import StopRequest, Stopwatch
+from ffdr.train.log import RunLog
+from ffdr.train.optim import resolution_at
+from ffdr.train.step import Step
 from ffdr.train.tasks import LiveTeacher, build_task
 
 READ_EVERY = 50
-"""Steps between two looks at the device (loss for the progress bar, the guard's flag)."""
+"""Steps between two looks at the device (loss for the progress bar, the guard's flag, the other ranks' stops)."""
 
-_FREE = ("out", "resume", "eval_every", "checkpoint_every")
-"""Options that a resumed run may change, because they leave the weights alone."""
+_FREE = ("out", "resume", "eval_every", "checkpoint_every", "keep", "tensorboard", "compile", "dry_run")
+"""Options that a resumed run may change, because they leave the weights alone (``compile``: but for rounding)."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,9 @@ class DataInfo:
     classes: str = ""
     """digest of the class names (``ffdr.models.class_digest``)"""
     fingerprint: str = ""
-    """stands for everything trained on: images and, for DR, the reinforcement"""
-
-
-def build_ema(options: TrainOptions, model: nn.Module) -> ModelEmaV3 | None:
-    """Averaged weights, or None. The decay is ramped up, so that a short run forgets its random start."""
-    return ModelEmaV3(model, decay=options.ema, use_warmup=True) if options.ema > 0 else None
+    """of the images"""
+    lessons: str = ""
+    """what is learned of them: the reinforcement, the policy, the live teacher"""
 
 
 def build_student(options: TrainOptions, model: ModelOptions, num_classes: int, device: torch.device) -> nn.Module:
@@ -62,14 +57,19 @@ def build_student(options: TrainOptions, model: ModelOptions, num_classes: int, 
     """
     torch.manual_seed(options.seed)
     student = build_model(model, num_classes, options.resolution)
+    if options.sync_batchnorm:
+        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
     return student.to(device=device, memory_format=torch.channels_last)
 
 
 class Trainer:
     """One run: model, optimiser, loaders and folder. ``fit`` trains; every part can be built and called alone.
 
-    Files of the folder ``train.out``: ``options.json`` (resolved), ``log.jsonl`` (one line an epoch), ``last.pt`` (to
-    resume from), ``model.safetensors`` (the result; averaged weights if ``train.ema`` is on).
+    Files of the folder ``train.out``: ``options.json`` (resolved), ``log.jsonl`` (one line an epoch), ``checkpoints/``
+    (to resume from), ``best.safetensors`` (highest validation top-1 so far), ``model.safetensors`` (the result;
+    averaged weights if ``train.ema`` is on), ``report.md`` and ``report.png``.
+
+    On several ranks (``Ranks``) each has its part of every batch, gradients are averaged, and rank 0 alone writes.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Trainer:
         teacher: LiveTeacher | None = None,
         device: torch.device | str = "cpu",
         progress: bool | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """Build everything; writes nothing yet.
 
@@ -90,37 +91,32 @@ class Trainer:
         """
         self.options, self.model_options, self.data = options, model, data
         self.loader, self.val_loader = loader, val_loader
-        self.device = torch.device(device)
+        self.device, self.ranks = torch.device(device), ranks or Ranks()
         self.out = Path(options.out)
         self._check()
         self.dtype = autocast_dtype(options.precision, self.device)
         self.task = build_task(options, loader.num_classes, data.mean, data.std, teacher)
         self.model = build_student(options, model, loader.num_classes, self.device)
-        self.optimizer = build_optimizer(options, self.model, self.device)
-        self.schedule = build_schedule(options, self.optimizer, len(loader))
-        self.ema = build_ema(options, self.model)
-        scaled = self.dtype is torch.float16
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
-        # Flags need a fused optimiser to obey them, and gain nothing where reading a loss is free.
-        lazy = self.device.type != "cpu" and has_fused(self.device)
-        self.guard = FiniteGuard(self.optimizer, self.device, scaled, lazy)
-        self.log = JsonLog(self.out / "log.jsonl")
-        self.epoch = self.step = 0  # finished epochs and steps
+        self.step = Step(options, self.model, self.task, len(loader), self.device, self.dtype, self.ranks)
+        self.log = RunLog(self.out, options.tensorboard)
+        self.checkpoints = Checkpoints(self.out / "checkpoints", options.keep)
+        self.epoch = 0  # finished epochs
+        self.best = -1.0  # highest validation top-1
         self._images, self._loss_sum = 0, torch.zeros((), device=self.device)  # of the running epoch
         self._stop = StopRequest()
-        self._progress = progress
+        self._progress = progress if self.ranks.rank == 0 else False
         self._bar = tqdm(disable=True)
 
     @property
     def result(self) -> nn.Module:
         """The model that is evaluated and exported."""
-        return self.ema.module if self.ema else self.model
+        return self.step.ema.module if self.step.ema else self.model
 
     def fit(self) -> dict[str, Any]:
-        """Train to the last epoch, from the folder's checkpoint if there is one; the last epoch's log record.
+        """Train to the last epoch, from the folder's newest checkpoint if there is one; the last epoch's log record.
 
-        Ctrl-C or SIGTERM saves a checkpoint after the running step and raises KeyboardInterrupt; the next run goes on
-        with the next batch. Raises UserError for a checkpoint of another run, and for a loss that is not finite.
+        Ctrl-C or SIGTERM saves a checkpoint after the running step and raises ``Stopped``; the next run goes on with
+        the next batch. Raises UserError for a checkpoint of another run, and for a loss that is not finite.
         """
         self._begin()
         with StopRequest() as self._stop, self._new_bar() as self._bar:
@@ -128,7 +124,6 @@ class Trainer:
                 record = self._train_epoch()
                 record |= self._validate()
                 self._tell(record)
-                self.log.append(record)
                 self._save_if_due()
         self._export()
         return (self.log.records() or [{}])[-1]
@@ -136,40 +131,46 @@ class Trainer:
     # Verbs of fit, in order.
 
     def _begin(self) -> None:
-        """Resume from the folder's checkpoint, or start afresh and clear what an earlier run left."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        last = self.out / "last.pt"
+        """Resume from the folder's newest checkpoint, or start afresh and clear what an earlier run left."""
+        if self.ranks.rank == 0:
+            self.out.mkdir(parents=True, exist_ok=True)
         if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # every batch has the same shape
-        if self.options.resume and last.exists():
-            self._restore(load_checkpoint(last, self._identity()))
+            torch.backends.cudnn.benchmark = True  # an epoch's batches have the same shape
+            torch.set_float32_matmul_precision("highest" if self.options.precision == "float32" else "high")
+        state = self.checkpoints.newest(self._identity()) if self.options.resume else None
+        self.ranks.barrier()
+        if state is not None:
+            self._restore(state)
         else:
-            for name in ("last.pt", "model.safetensors"):
-                (self.out / name).unlink(missing_ok=True)
-            torch.manual_seed(self.options.seed)
+            if self.ranks.rank == 0:
+                self.checkpoints.clear()
+                for name in ("best.safetensors", "model.safetensors"):
+                    (self.out / name).unlink(missing_ok=True)
+            torch.manual_seed(self.options.seed + self.ranks.rank)
             self.loader.set_epoch(0)
-        self.log.keep(self.epoch)
-        self._write_options()
+        if self.ranks.rank == 0:
+            self.log.keep(self.epoch)
+            self.log.write_options(self._resolved())
 
     def _train_epoch(self) -> dict[str, Any]:
         """The steps of one epoch, or what a resumed run has left of it; returns its part of the log record."""
         self.model.train()
         self._bar.set_description(f"epoch {self.epoch + 1}/{self.options.epochs}")
+        if self.options.min_resolution:
+            self.loader.set_resolution(resolution_at(self.options, self.epoch))
         watch, before = Stopwatch(), self._images
         for images, targets, _ in watch.timed(self.loader):
-            self._step(images, targets)
-            if self.step % READ_EVERY == 0:
+            self._train_batch(images, targets)
+            if self._time_to_look():
                 self._look(watch, self._images - before)
-            if self._stop.requested and self.step % len(self.loader) != 0:
-                self.save()
-                raise KeyboardInterrupt
-        if self.step != (self.epoch + 1) * len(self.loader):
-            raise RuntimeError(f"loader: gave {self.step % len(self.loader)} of {len(self.loader)} promised batches")
-        self.guard.check(self.step)
+        if self.step.count != (self.epoch + 1) * len(self.loader):
+            given = self.step.count % len(self.loader)
+            raise RuntimeError(f"loader: gave {given} of {len(self.loader)} promised batches")
+        self.step.guard.check(self.step.count)
         record = {
             "epoch": self.epoch + 1,
-            "step": self.step,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "step": self.step.count,
+            "lr": self.step.optimizer.param_groups[0]["lr"],
             "train_loss": self._loss_sum.item() / self._images,  # waits for the device: the clock stops after it
             "images_per_second": (self._images - before) / watch.seconds,
             "data_wait": watch.data_wait,
@@ -180,140 +181,33 @@ class Trainer:
         self.loader.set_epoch(self.epoch)
         return record
 
-    def _step(self, images: torch.Tensor, targets: SparseTargets) -> None:
-        """One update of the weights. Nothing here waits for a GPU."""
-        self.schedule.step_update(self.step)
-        with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
-            loss, _ = self.task(self.model, images, targets)
-        self.guard.watch(loss, self.step + 1)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        if self.options.clip_grad > 0:
-            self._clip()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.step += 1
-        if self.ema:
-            self.ema.update(self.model, self.step)
-        self._loss_sum += loss.detach() * len(images)
-        self._images += len(images)
+    def _train_batch(self, images: torch.Tensor, targets: SparseTargets) -> None:
+        loss = self.step(images, targets)
+        count = len(images) * self.ranks.size
+        self._loss_sum += loss * count
+        self._images += count
         self._bar.update()
 
-    def _clip(self) -> None:
-        """Scale the gradients so that their norm is at most ``train.clip_grad``."""
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_grad)
-        if not self.scaler.is_enabled():  # a scaler looks for its scale by overflowing now and then
-            self.guard.watch(norm, self.step + 1)
+    def _time_to_look(self) -> bool:
+        """Every so many steps; alone, whenever a stop is asked for (several ranks have to agree on the step)."""
+        return self.step.count % READ_EVERY == 0 or (self.ranks.size == 1 and self._stop.requested)
 
     def _validate(self) -> dict[str, Any]:
-        """Scores on the validation images when it is their turn, by log key."""
+        """Scores on the validation images when it is their turn, by log key; the best weights are kept."""
         due = self.epoch % self.options.eval_every == 0 or self.epoch == self.options.epochs
         if self.val_loader is None or not due:
             return {}
-        scores = evaluate(self.result, self.val_loader, self.loader.num_classes, self.dtype)
+        flip = self.options.flip_average
+        scores = evaluate(self.result, self.val_loader, self.loader.num_classes, self.dtype, flip)
+        if scores["top1"] > self.best:
+            self.best = scores["top1"]
+            self._write_model("best.safetensors")
         return {f"val_{key}": value for key, value in scores.items() if key != "images"}
 
-    def _save_if_due(self) -> None:
-        """A checkpoint when it is its turn, at the end, or before a stop that was asked for."""
-        last = self.epoch == self.options.epochs
-        if last or self._stop.requested or self.epoch % self.options.checkpoint_every == 0:
-            self.save()
-        if self._stop.requested and not last:
-            raise KeyboardInterrupt
-
-    def _export(self) -> None:
-        """``model.safetensors``: the weights to use and how to feed them."""
-        info = ModelInfo(
-            name=self.model_options.name,
-            num_classes=self.loader.num_classes,
-            resolution=self.options.eval_resolution or self.options.resolution,
-            mean=self.data.mean,
-            std=self.data.std,
-            center=self.data.center,
-            classes=self.data.classes,
-            fingerprint=self.data.fingerprint,
-        )
-        save_model(self.out / "model.safetensors", self.result, info)
-
-    # State.
-
-    def save(self) -> None:
-        """Write ``last.pt``. Raises UserError rather than replace a good checkpoint by weights that are not finite."""
-        self.guard.check(self.step)
-        if not all(torch.stack([p.isfinite().all() for p in self.model.parameters()]).tolist()):
-            raise UserError(f"train: the weights are not finite at step {self.step}; the checkpoint before is kept")
-        save_checkpoint(
-            self.out / "last.pt",
-            {
-                "identity": self._identity(),
-                "epoch": self.epoch,
-                "step": self.step,
-                "model": self.model.state_dict(),
-                "ema": self.ema.module.state_dict() if self.ema else {},
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "rng": get_rng(self.device),
-                "loader": self.loader.state_dict(),
-                "totals": {"images": self._images, "loss": self._loss_sum.item()},
-            },
-        )
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.loader.load_state_dict(state["loader"])
-        self.epoch, self.step = state["epoch"], state["step"]
-        self.model.load_state_dict(state["model"])
-        if self.ema:
-            self.ema.module.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler.is_enabled() and state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
-        self._images = state["totals"]["images"]
-        self._loss_sum.fill_(state["totals"]["loss"])
-        set_rng(state["rng"], self.device)
-
-    def _identity(self) -> dict[str, Any]:
-        """What makes this run this run, by option name; a checkpoint with anything else is refused."""
-        identity = {f"train.{key}": value for key, value in asdict(self.options).items() if key not in _FREE}
-        identity |= {f"model.{key}": value for key, value in asdict(self.model_options).items()}
-        identity |= {f"data.{key}": value for key, value in asdict(self.data).items()}
-        return identity | {"data.num_classes": self.loader.num_classes, "data.batches": len(self.loader)}
-
-    def _write_options(self) -> None:
-        sections = {"train": asdict(self.options), "model": asdict(self.model_options), "data": asdict(self.data)}
-        sections["data"] |= {"num_classes": self.loader.num_classes, "num_images": self.loader.num_images}
-        precision = str(self.dtype or torch.float32).removeprefix("torch.")
-        versions = {"ffdr": __version__, "torch": torch.__version__, "timm": timm.__version__}
-        sections["resolved"] = {"device": str(self.device), "precision": precision, "versions": versions}
-        (self.out / "options.json").write_text(json.dumps(sections, indent=2) + "\n", encoding="utf-8")
-
-    def _check(self) -> None:
-        """Raise UserError before any slow work for what can't go together."""
-        name, classes = self.model_options.name, self.loader.num_classes
-        if self.val_loader is not None and self.val_loader.num_classes != classes:
-            raise UserError(f"data.val: {self.val_loader.num_classes} classes, but data.train has {classes}")
-        size = self.options.eval_resolution
-        if size not in (0, self.options.resolution) and timm.is_model(name) and fixed_size(name):
-            raise UserError(
-                f"train.eval_resolution: {name} takes images of one size only, so {size} must be "
-                f"train.resolution={self.options.resolution}"
-            )
-
-    # What the user sees.
-
-    def _new_bar(self) -> tqdm:
-        hidden = None if self._progress is None else not self._progress
-        total = self.options.epochs * len(self.loader)
-        return tqdm(total=total, initial=self.step, unit="step", disable=hidden, dynamic_ncols=True)
-
-    def _look(self, watch: Stopwatch, images: int) -> None:
-        self.guard.check(self.step)
-        if not self._bar.disable:
-            loss = self._loss_sum.item() / self._images
-            rate = images / watch.seconds
-            self._bar.set_postfix_str(f"{rate:,.0f} images/s, data wait {watch.data_wait:.0%}, loss {loss:.4f}")
-
     def _tell(self, record: dict[str, Any]) -> None:
+        """Log an epoch, and show a line of it."""
+        if self.ranks.rank == 0:
+            self.log.append(record)
         if self._progress is False:
             return
         parts = [
@@ -324,3 +218,121 @@ class Trainer:
             f"data wait {record['data_wait']:.0%}",
         ]
         self._bar.write("  ".join(parts))
+
+    def _save_if_due(self) -> None:
+        """A checkpoint when it is its turn, at the end, or before a stop that was asked for."""
+        last = self.epoch == self.options.epochs
+        stop = self.ranks.any(self._stop.requested)
+        if last or stop or self.epoch % self.options.checkpoint_every == 0:
+            self.save()
+        if stop and not last:
+            self._stop.end()
+
+    def _export(self) -> None:
+        """``model.safetensors``, the weights to use and how to feed them, and the report."""
+        self._write_model("model.safetensors")
+        if self.ranks.rank == 0:
+            self.log.write_report(f"{self.model_options.name}, {self.options.task}")
+
+    def _write_model(self, name: str) -> None:
+        if self.ranks.rank != 0:
+            return
+        info = ModelInfo(
+            name=self.model_options.name,
+            num_classes=self.loader.num_classes,
+            resolution=self.options.eval_resolution or self.options.resolution,
+            mean=self.data.mean,
+            std=self.data.std,
+            center=self.data.center,
+            classes=self.data.classes,
+            fingerprint=self.data.fingerprint,
+            options=self.model_options.options,
+        )
+        save_model(self.out / name, self.result, info)
+
+    # State.
+
+    def save(self) -> None:
+        """Write a checkpoint. Raises UserError rather than keep weights that are not finite."""
+        self.step.guard.check(self.step.count)
+        if not all(torch.stack([p.isfinite().all() for p in self.model.parameters()]).tolist()):
+            raise UserError(
+                f"train: the weights are not finite at step {self.step.count}; the checkpoint before is kept"
+            )
+        rng = self.ranks.gather(get_rng(self.device))
+        if self.ranks.rank == 0:
+            state = {
+                "identity": self._identity(),
+                "epoch": self.epoch,
+                "best": self.best,
+                "rng": rng,
+                "loader": self.loader.state_dict(),
+                "totals": {"images": self._images, "loss": self._loss_sum.item()},
+                **self.step.state_dict(),
+            }
+            self.checkpoints.save(self.step.count, state)
+        self.ranks.barrier()
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.loader.load_state_dict(state["loader"])
+        self.epoch, self.best = state["epoch"], state["best"]
+        self.step.load_state_dict(state)
+        self._images = state["totals"]["images"]
+        self._loss_sum.fill_(state["totals"]["loss"])
+        if len(state["rng"]) == self.ranks.size:
+            set_rng(state["rng"][self.ranks.rank], self.device)
+        else:  # another number of ranks: other random numbers, still a function of the run
+            torch.manual_seed(hash((self.options.seed, self.step.count, self.ranks.rank)) % 2**63)
+
+    def _identity(self) -> dict[str, Any]:
+        """What makes this run this run, by option name; a checkpoint with anything else is refused."""
+        identity = {f"train.{key}": value for key, value in asdict(self.options).items() if key not in _FREE}
+        identity |= {f"model.{key}": value for key, value in asdict(self.model_options).items()}
+        identity |= {f"data.{key}": value for key, value in asdict(self.data).items()}
+        return identity | {"data.num_classes": self.loader.num_classes, "data.batches": len(self.loader)}
+
+    def _resolved(self) -> dict[str, Any]:
+        """All options and what they came to, for ``options.json``."""
+        data = asdict(self.data) | {"num_classes": self.loader.num_classes, "num_images": self.loader.num_images}
+        precision = str(self.dtype or torch.float32).removeprefix("torch.")
+        resolved = {"device": str(self.device), "precision": precision, "ranks": self.ranks.size}
+        return {
+            "train": asdict(self.options),
+            "model": asdict(self.model_options),
+            "data": data,
+            "resolved": resolved,
+        }
+
+    def _check(self) -> None:
+        """Raise UserError before any slow work for what can't go together."""
+        options, name, classes = self.options, self.model_options.name, self.loader.num_classes
+        if self.val_loader is not None and self.val_loader.num_classes != classes:
+            raise UserError(f"data.val: {self.val_loader.num_classes} classes, but data.train has {classes}")
+        if options.sync_batchnorm and self.device.type != "cuda":
+            raise UserError("train.sync_batchnorm: needs GPUs; leave it out on a CPU")
+        for key in ("eval_resolution", "min_resolution"):
+            size = getattr(options, key)
+            if size not in (0, options.resolution) and timm.is_model(name) and fixed_size(name):
+                raise UserError(
+                    f"train.{key}: {name} takes images of one size only, so {size} must be "
+                    f"train.resolution={options.resolution}"
+                )
+
+    # What the user sees while it runs.
+
+    def _new_bar(self) -> tqdm:
+        hidden = None if self._progress is None else not self._progress
+        total = self.options.epochs * len(self.loader)
+        return tqdm(total=total, initial=self.step.count, unit="step", disable=hidden, dynamic_ncols=True)
+
+    def _look(self, watch: Stopwatch, images: int) -> None:
+        """Wait for the device, show how it goes, and stop if that was asked for."""
+        self.step.guard.check(self.step.count)
+        if not self._bar.disable:
+            loss = self._loss_sum.item() / self._images
+            rate = images / watch.seconds
+            self._bar.set_postfix_str(f"{rate:,.0f} images/s, data wait {watch.data_wait:.0%}, loss {loss:.4f}")
+        # A stop in the last step of an epoch waits for its end.
+        if self.step.count % len(self.loader) != 0 and self.ranks.any(self._stop.requested):
+            self.save()
+            self._stop.end()

@@ -1,11 +1,20 @@
-"""The log of a run: one JSON object a line, one line an epoch."""
+"""What a run writes down: resolved options, one JSON object an epoch, a report at its end, TensorBoard if asked."""
 
 from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import timm
+import torch
+
+from ffdr import __version__
+from ffdr.beton.partial import write_aside
+from ffdr.errors import UserError
+from ffdr.train.report import write_report
 
 
 class JsonLog:
@@ -37,3 +46,34 @@ class JsonLog:
         partial = self.path.with_name(self.path.name + ".partial")
         partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         os.replace(partial, self.path)
+
+
+class RunLog(JsonLog):
+    """The log of a run's folder, with what goes beside it."""
+
+    def __init__(self, folder: str | Path, tensorboard: bool = False) -> None:
+        """Nothing is written yet. Raises UserError when TensorBoard is asked for but not installed."""
+        if tensorboard and find_spec("tensorboard") is None:
+            raise UserError("train.tensorboard: the package tensorboard is not installed; install it or leave it out")
+        super().__init__(Path(folder) / "log.jsonl")
+        self.folder, self._tensorboard = Path(folder), tensorboard
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Write one record, for TensorBoard too."""
+        super().append(record)
+        if self._tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # an optional package
+
+            with SummaryWriter(str(self.folder / "tensorboard")) as writer:
+                for key, value in record.items():
+                    writer.add_scalar(key, value, record["epoch"])
+
+    def write_options(self, sections: dict[str, Any]) -> None:
+        """``options.json``: all options as resolved, and the versions that run."""
+        versions = {"ffdr": __version__, "torch": torch.__version__, "timm": timm.__version__}
+        sections["resolved"] |= {"versions": versions}
+        write_aside(self.folder / "options.json", json.dumps(sections, indent=2) + "\n")
+
+    def write_report(self, title: str) -> None:
+        """``report.md`` and ``report.png``: accuracy, loss and throughput over the epochs."""
+        write_report(self.folder, title, self.records())

@@ -34,6 +34,18 @@ def has_fused(device: torch.device) -> bool:
     return device.type in ("cuda", "cpu")
 
 
+def resolution_at(options: TrainOptions, epoch: int) -> int:
+    """Side of the training views in an epoch, pixels: from ``min_resolution`` to ``resolution`` over ``ramp``.
+
+    Linear in between, in multiples of 32 pixels (progressive resizing, as in ffcv-imagenet).
+    """
+    low, high = options.min_resolution or options.resolution, options.resolution
+    begin, end = (share * options.epochs for share in options.ramp)
+    if epoch <= begin or epoch >= end:
+        return low if epoch <= begin else high
+    return min(high, max(low, 32 * round((low + (high - low) * (epoch - begin) / (end - begin)) / 32)))
+
+
 def build_schedule(options: TrainOptions, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> CosineLRScheduler:
     """Linear warm-up from lr / warm-up steps to lr, then a cosine that would reach 0 one step after the last.
 

@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 
+from ffdr.augment.policy import Policy
+from ffdr.beton.partial import write_aside
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
 from ffdr.loader import ReinforcedLoader
-from ffdr.models import best_device, check_name, class_digest
-from ffdr.options import DataOptions, TrainRecipe
+from ffdr.models import autocast_dtype, check_name, class_digest
+from ffdr.options import DataOptions, TrainOptions, TrainRecipe
+from ffdr.ranks import Ranks
 from ffdr.reinforce.teacher import Teacher
 from ffdr.train.fit import DataInfo, Trainer
 
@@ -21,32 +24,47 @@ from ffdr.train.fit import DataInfo, Trainer
 def run(recipe: TrainRecipe, progress: bool | None = None) -> dict[str, Any]:
     """Train; returns the last epoch's log record. The recipe, as resolved, is kept as ``recipe.json``.
 
+    Under torchrun every rank runs this; they train one model together.
+
     Raises:
         UserError: files or options that don't fit together, before training starts; a loss that is not finite.
+        Stopped: a signal asked for it; a checkpoint is saved.
     """
     check_name(recipe.model.name)
-    trainer = build_trainer(recipe, progress)
-    trainer.out.mkdir(parents=True, exist_ok=True)
-    (trainer.out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
-    return trainer.fit()
+    if recipe.train.dry_run:
+        from ffdr.train.plan import dry_run
+
+        dry_run(recipe)
+        return {}
+    with Ranks.join() as ranks:
+        trainer = build_trainer(recipe, progress, ranks)
+        if ranks.rank == 0:
+            trainer.out.mkdir(parents=True, exist_ok=True)
+            write_aside(trainer.out / "recipe.json", json.dumps(asdict(recipe), indent=2) + "\n")
+        return trainer.fit()
 
 
-def build_trainer(recipe: TrainRecipe, progress: bool | None = None) -> Trainer:
+def build_trainer(recipe: TrainRecipe, progress: bool | None = None, ranks: Ranks | None = None) -> Trainer:
     """Open the data, load the teacher, build the model."""
-    train, data = recipe.train, recipe.data
-    device = best_device()
+    train, data, ranks = recipe.train, recipe.data, ranks or Ranks()
+    if train.batch_size % ranks.size:
+        raise UserError(f"train.batch_size: {train.batch_size} images can't be shared evenly by {ranks.size} ranks")
+    device = ranks.device()
     images = ImageBeton.open(data.train)
     reinforced = _reinforced(data, images) if train.task == "dr" else None
     normalisation = {"mean": data.mean or images.mean, "std": data.std or images.std}
+    draws = reinforced is None or train.reinforced_share < 1
     loader = ReinforcedLoader(
         images,
         reinforced,
-        policy=None if reinforced else recipe.policy,
-        batch_size=train.batch_size,
+        policy=recipe.policy if draws else None,
+        reinforced_share=train.reinforced_share,
+        batch_size=train.batch_size // ranks.size,
         resolution=train.resolution,
         seed=train.seed,
         device=device,
-        workers=data.workers,
+        dtype=_image_dtype(train, device),
+        workers=ranks.threads(data.workers),
         order=data.order,
         os_cache=data.os_cache,
         **normalisation,
@@ -56,10 +74,17 @@ def build_trainer(recipe: TrainRecipe, progress: bool | None = None) -> Trainer:
         **normalisation,
         center=data.center,
         classes=class_digest(images.class_names),
-        fingerprint=_fingerprint(recipe, images, reinforced, teacher),
+        fingerprint=images.fingerprint,
+        lessons=_lessons(recipe.policy if draws else None, reinforced, teacher),
     )
-    val_loader = _val_loader(recipe, images, device, normalisation) if data.val else None
-    return Trainer(train, recipe.model, info, loader, val_loader, teacher, device, progress)
+    val_loader = _val_loader(recipe, images, device, ranks, normalisation) if data.val else None
+    return Trainer(train, recipe.model, info, loader, val_loader, teacher, device, progress, ranks)
+
+
+def _image_dtype(train: TrainOptions, device: torch.device) -> torch.dtype:
+    """What the first layer would make of its input anyway; a live teacher has to undo the normalisation precisely."""
+    dtype = autocast_dtype(train.precision, device) if device.type == "cuda" and train.task != "kd" else None
+    return dtype or torch.float32
 
 
 def _reinforced(data: DataOptions, images: ImageBeton) -> ReinforcedBeton:
@@ -73,7 +98,11 @@ def _reinforced(data: DataOptions, images: ImageBeton) -> ReinforcedBeton:
 
 
 def _val_loader(
-    recipe: TrainRecipe, images: ImageBeton, device: torch.device, normalisation: dict[str, tuple[float, ...]]
+    recipe: TrainRecipe,
+    images: ImageBeton,
+    device: torch.device,
+    ranks: Ranks,
+    normalisation: dict[str, tuple[float, ...]],
 ) -> ReinforcedLoader:
     train, data = recipe.train, recipe.data
     val = ImageBeton.open(data.val)
@@ -84,20 +113,27 @@ def _val_loader(
         )
     return ReinforcedLoader(
         val,
-        batch_size=train.batch_size,
+        batch_size=train.batch_size // ranks.size,
         resolution=train.eval_resolution or train.resolution,
         center=data.center,
         device=device,
-        workers=data.workers,
+        workers=ranks.threads(data.workers),
         **normalisation,
     )
 
 
-def _fingerprint(
-    recipe: TrainRecipe, images: ImageBeton, reinforced: ReinforcedBeton | None, teacher: Teacher | None
-) -> str:
-    """Stands for all that is learned from: the images and the reinforcement, or the policy and the live teacher."""
-    parts = [images.fingerprint, reinforced.header.pack().hex() if reinforced else repr(recipe.policy)]
+def _lessons(policy: Policy | None, reinforced: ReinforcedBeton | None, teacher: Teacher | None) -> str:
+    """Stands for all that is learned beside the images' labels, in words as far as they help to tell two apart."""
+    parts = []
+    if reinforced is not None:
+        header = reinforced.header
+        parts.append(f"{header.views} views of top-{header.topk} ({_digest(header.pack().hex())})")
+    if policy is not None:
+        parts.append(f"policy {_digest(repr(policy))}")
     if teacher is not None:
-        parts.append(teacher.identity())
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+        parts.append(f"teacher {_digest(teacher.identity())}")
+    return ", ".join(parts)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

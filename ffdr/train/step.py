@@ -1,20 +1,126 @@
-"""What surrounds an optimiser step: losses that are no number, requests to stop, and where the time goes."""
+"""One update of the weights: forward, backward, optimiser, averaging; and losses that are no number."""
 
 from __future__ import annotations
 
 import math
-import signal
-import threading
-import time
-from collections.abc import Iterable, Iterator
-from types import FrameType, TracebackType
-from typing import Any, TypeVar
+from contextlib import nullcontext
+from typing import Any
 
 import torch
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ffdr.errors import UserError
+from ffdr.options import TrainOptions
+from ffdr.ranks import Ranks
+from ffdr.targets import SparseTargets
+from ffdr.train.optim import build_optimizer, build_schedule, has_fused
+from ffdr.train.tasks import Task
 
-T = TypeVar("T")
+
+class Step:
+    """Updates a model by batches. Nothing here waits for a GPU.
+
+    ``count`` is the number of updates so far, by this run and the ones it resumes.
+    """
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        model: nn.Module,
+        task: Task,
+        steps_per_epoch: int,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        ranks: Ranks,
+    ) -> None:
+        """dtype: autocast to it; None: the model's own."""
+        self.options, self.model, self.task = options, model, task
+        self.device, self.dtype, self.ranks = device, dtype, ranks
+        self.optimizer = build_optimizer(options, model, device)
+        self.schedule = build_schedule(options, self.optimizer, steps_per_epoch)
+        self.ema = build_ema(options, model)
+        scaled = dtype is torch.float16
+        self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+        # Flags need a fused optimiser to obey them, and gain nothing where reading a loss is free.
+        self.guard = FiniteGuard(self.optimizer, device, scaled, device.type != "cpu" and has_fused(device))
+        self.count = 0
+        self._parallel = _parallel(model, device) if ranks.size > 1 else None
+        forward = self._parallel or model
+        self._forward = forward if options.compile == "off" else torch.compile(forward, mode=options.compile)
+
+    def __call__(self, images: torch.Tensor, targets: SparseTargets) -> torch.Tensor:
+        """Learn from this rank's part of a batch; the mean loss over the whole batch, a scalar on the device."""
+        self.schedule.step_update(self.count)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._backward(images, targets)
+        self.guard.watch(loss, self.count + 1)
+        if self.options.clip_grad > 0:
+            self._clip()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.count += 1
+        if self.ema:
+            self.ema.update(self.model, self.count)
+        return loss
+
+    def _backward(self, images: torch.Tensor, targets: SparseTargets) -> torch.Tensor:
+        """Gradients of the batch, part by part; its mean loss over all ranks."""
+        total = torch.zeros((), device=self.device)
+        size = -(-len(images) // self.options.accumulate)
+        starts = range(0, len(images), size)
+        for start in starts:
+            part = slice(start, start + size)
+            last = start == starts[-1]
+            with self._averaging(last), torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
+                loss, _ = self.task(self._forward, images[part], targets[part])
+                loss = loss * (len(images[part]) / len(images))
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
+        return self.ranks.mean(total)
+
+    def _averaging(self, last: bool) -> Any:
+        """Ranks average their gradients once a batch: with its last part."""
+        return nullcontext() if last or self._parallel is None else self._parallel.no_sync()
+
+    def _clip(self) -> None:
+        """Scale the gradients so that their norm is at most ``train.clip_grad``."""
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_grad)
+        if not self.scaler.is_enabled():  # a scaler looks for its scale by overflowing now and then
+            self.guard.watch(norm, self.count + 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: count, weights, averaged weights, optimiser, scaler."""
+        return {
+            "step": self.count,
+            "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema else {},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.count = state["step"]
+        self.model.load_state_dict(state["model"])
+        if self.ema:
+            self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+
+
+def build_ema(options: TrainOptions, model: nn.Module) -> ModelEmaV3 | None:
+    """Averaged weights, or None. The decay is ramped up, so that a short run forgets its random start."""
+    return ModelEmaV3(model, decay=options.ema, use_warmup=True) if options.ema > 0 else None
+
+
+def _parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The model with gradients averaged over the ranks; buffers (batch statistics) stay each rank's own."""
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 class FiniteGuard:
@@ -25,6 +131,8 @@ class FiniteGuard:
     optimiser as its ``found_inf``: the kernel itself then leaves weights and state as they are, in this step and in all
     that follow, until ``check`` reads the flag and raises. With a gradient scaler (float16) the scaler sets
     ``found_inf`` from the gradients, which a bad loss makes bad too; the flag then only ends the run.
+
+    On several ranks ``watch`` must see what all of them see (the mean loss), so that all stop at the same step.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, scaled: bool, lazy: bool) -> None:
@@ -54,63 +162,3 @@ class FiniteGuard:
             f"train: the loss is not finite by step {step}, and the run stops before that reaches the weights; "
             "try a smaller train.lr, a longer train.warmup_epochs, train.clip_grad=1 or train.precision=float32"
         )
-
-
-class StopRequest:
-    """Inside the context, the first Ctrl-C or SIGTERM only sets ``requested``, so that a step is never cut in two.
-
-    A second one interrupts at once. Outside the main thread, where signals can't be caught, nothing changes.
-    """
-
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._catch) for number in self._SIGNALS}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-    def _catch(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-
-
-class Stopwatch:
-    """Seconds since it was made, and those spent waiting for data."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self.waited = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Wall seconds so far."""
-        return time.perf_counter() - self._start
-
-    @property
-    def data_wait(self) -> float:
-        """Share of the time that went into waiting for the next batch."""
-        return self.waited / self.seconds
-
-    def timed(self, batches: Iterable[T]) -> Iterator[T]:
-        """The same batches; the time that each takes to come counts as waiting."""
-        iterator = iter(batches)
-        while True:
-            asked = time.perf_counter()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            finally:
-                self.waited += time.perf_counter() - asked
-            yield batch

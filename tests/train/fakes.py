@@ -20,6 +20,7 @@ class FakeLoader:
         self.images = (colours[self.labels] + noise).contiguous(memory_format=torch.channels_last)
         self.seed, self.topk, self.fingerprint, self.shuffle = seed, topk, fingerprint, shuffle
         self.epoch = self.batch = 0
+        self.resolutions = []
         self.after_batch = lambda epoch, batch: None
         self.spoil = None  # (epoch, batch) whose images are not finite
 
@@ -49,6 +50,9 @@ class FakeLoader:
 
     def set_epoch(self, epoch):
         self.epoch, self.batch = epoch, 0
+
+    def set_resolution(self, resolution):
+        self.resolutions.append(resolution)
 
     def state_dict(self):
         return {"seed": self.seed, "epoch": self.epoch, "batch": self.batch, "fingerprint": self.fingerprint}

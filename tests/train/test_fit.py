@@ -13,8 +13,9 @@ from fakes import CLASSES, FakeLoader, FakeTeacher
 from ffdr.errors import UserError
 from ffdr.models import load_model
 from ffdr.options import ModelOptions, TrainOptions
-from ffdr.train import fit
 from ffdr.train.fit import DataInfo, Trainer
+from ffdr.train.optim import resolution_at
+from ffdr.train.step import FiniteGuard
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
 DATA = DataInfo(MEAN, STD, classes="abcd", fingerprint="f00d")
@@ -53,7 +54,9 @@ def test_a_run_learns_and_leaves_its_files(tmp_path):
         "val_top1", "val_top5", "val_nll", "val_brier", "val_ece",
     }  # fmt: skip
     assert 0 <= record["data_wait"] <= 1 and record["images_per_second"] > 0
-    assert sorted(os.listdir(tmp_path / "run")) == ["last.pt", "log.jsonl", "model.safetensors", "options.json"]
+    assert sorted(os.listdir(tmp_path / "run")) == [
+        "best.safetensors", "checkpoints", "log.jsonl", "model.safetensors", "options.json", "report.md", "report.png",
+    ]  # fmt: skip
 
     model, info = load_model(tmp_path / "run/model.safetensors")
     assert same(model.state_dict(), weights(run))
@@ -124,7 +127,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, changes):
         trainer(tmp_path / "cut", loader, model=model, **changes).fit()
     resumed = trainer(tmp_path / "cut", model=model, **changes)
     resumed.fit()
-    assert resumed.step == whole.step == 12
+    assert resumed.step.count == whole.step.count == 12
     assert same(weights(resumed), weights(whole))
     for name in ("log.jsonl",):
         left, right = ((tmp_path / folder / name).read_text().splitlines() for folder in ("cut", "whole"))
@@ -145,7 +148,7 @@ def test_a_stopped_run_goes_on_with_the_next_batch(tmp_path, stop_at, number):
     with pytest.raises(KeyboardInterrupt):
         cut.fit()
     assert signal.getsignal(number) is before
-    assert 5 <= cut.step <= 8
+    assert 5 <= cut.step.count <= 8
     resumed = trainer(tmp_path / "cut")
     record = resumed.fit()
     assert same(weights(resumed), weights(whole))
@@ -202,13 +205,15 @@ def test_options_that_leave_the_weights_alone_may_change(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 damaged"])
 def test_a_damaged_checkpoint_is_refused(tmp_path, content):
-    (tmp_path / "last.pt").write_bytes(content)
-    with pytest.raises(UserError, match=r"last\.pt: no checkpoint could be read"):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "000000004.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"000000004\.pt: no checkpoint could be read"):
         trainer(tmp_path).fit()
 
 
 def test_a_pickle_that_is_no_checkpoint_is_refused(tmp_path):
-    torch.save({"weights": 1}, tmp_path / "last.pt")
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"weights": 1}, tmp_path / "checkpoints" / "000000004.pt")
     with pytest.raises(UserError, match="not a checkpoint"):
         trainer(tmp_path).fit()
 
@@ -220,24 +225,95 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(tmp_path, lazy, opt
     loader = FakeLoader()
     loader.spoil = (1, 1)
     run = trainer(tmp_path, loader, optimizer=optimizer, lr=1e-3)
-    run.guard = fit.FiniteGuard(run.optimizer, run.device, scaled=False, lazy=lazy)
+    run.step.guard = FiniteGuard(run.step.optimizer, run.device, scaled=False, lazy=lazy)
     seen = []
     loader.after_batch = lambda epoch, batch: seen.append({k: v.clone() for k, v in run.model.named_parameters()})
     with pytest.raises(UserError, match=r"not finite by step [68]"):
         run.fit()
     now = dict(run.model.named_parameters())
     assert same(now, seen[4]) and not same(now, seen[3])
-    assert torch.load(tmp_path / "last.pt", weights_only=True)["epoch"] == 1
+    assert torch.load(run.checkpoints.paths()[-1], weights_only=True)["epoch"] == 1
 
 
 def test_weights_that_are_not_finite_never_replace_a_checkpoint(tmp_path):
     run = trainer(tmp_path)
     run.fit()
-    before = (tmp_path / "last.pt").read_bytes()
+    newest = run.checkpoints.paths()[-1]
+    before = newest.read_bytes()
     next(run.model.parameters()).data.fill_(torch.nan)
     with pytest.raises(UserError, match="the checkpoint before is kept"):
         run.save()
-    assert (tmp_path / "last.pt").read_bytes() == before
+    assert newest.read_bytes() == before
+
+
+@pytest.mark.parametrize("parts", [2, 3, 16])
+def test_a_batch_in_parts_is_the_same_batch(tmp_path, parts):
+    model = ModelOptions("test_vit")
+    whole, split = (trainer(tmp_path / str(n), model=model, accumulate=n, epochs=1) for n in (1, parts))
+    records = [run.fit() for run in (whole, split)]
+    assert records[1]["train_loss"] == pytest.approx(records[0]["train_loss"], rel=1e-5)
+    for left, right in zip(weights(whole).values(), weights(split).values(), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
+
+
+def test_views_grow_with_the_schedule(tmp_path):
+    run = trainer(tmp_path, epochs=10, resolution=64, min_resolution=32, ramp=(0.3, 0.7), warmup_epochs=0.0)
+    run.fit()
+    assert run.loader.resolutions == [32] * 5 + [64] * 5
+    many = [resolution_at(options("x", epochs=100, resolution=192, min_resolution=160), epoch) for epoch in range(100)]
+    assert (many[0], many[74], many[86], many[99]) == (160, 160, 192, 192)
+    assert set(many) == {160, 192}
+    assert many == sorted(many)
+
+
+def test_compiling_is_asked_for_by_its_mode(tmp_path, monkeypatch):
+    asked = []
+    real = torch.compile
+
+    def compile_eagerly(model, mode):
+        asked.append(mode)
+        return real(model, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    runs = [trainer(tmp_path / mode, compile=mode, epochs=1) for mode in ("off", "reduce-overhead")]
+    losses = [run.fit()["train_loss"] for run in runs]
+    assert asked == ["reduce-overhead"]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert weights(runs[0]).keys() == weights(runs[1]).keys()
+
+
+def test_the_best_weights_are_kept_beside_the_last(tmp_path):
+    val = FakeLoader(n=50, shuffle=False)
+    run = trainer(tmp_path, val_loader=val, epochs=6, lr=1.0)
+    run.fit()
+    scores = [record["val_top1"] for record in run.log.records()]
+    model, _ = load_model(tmp_path / "best.safetensors")
+    val.set_epoch(0)
+    hits = sum((model(images).argmax(1) == targets.label).sum().item() for images, targets, _ in val)
+    assert hits / 50 == pytest.approx(max(scores))
+    assert run.best == max(scores)
+
+
+def test_the_report_has_a_table_and_a_plot(tmp_path):
+    run = trainer(tmp_path, val_loader=FakeLoader(n=50, shuffle=False), epochs=3)
+    record = run.fit()
+    text = (tmp_path / "report.md").read_text()
+    assert "3 epochs, 12 steps" in text
+    assert f"| 3 | {record['train_loss']:.4f} | {record['val_top1']:.2%} |" in text
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tensorboard_gets_every_value(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = trainer(tmp_path, epochs=2, tensorboard=True)
+    record = run.fit()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    losses = [(event.step, event.value) for event in events.Scalars("train_loss")]
+    assert [step for step, _ in losses] == [1, 2]
+    assert losses[-1][1] == pytest.approx(record["train_loss"])
 
 
 def test_clipping_bounds_the_gradient(tmp_path):
@@ -245,7 +321,7 @@ def test_clipping_bounds_the_gradient(tmp_path):
     run.model.train()
     before = [p.detach().clone() for p in run.model.parameters()]
     images, targets, _ = next(iter(run.loader))
-    run._step(images, targets)
+    run.step(images, targets)
     moved = torch.stack([(p - q).norm() for p, q in zip(run.model.parameters(), before, strict=True)]).norm()
     assert moved.item() == pytest.approx(1e-3, rel=0.02)
 
@@ -253,7 +329,7 @@ def test_clipping_bounds_the_gradient(tmp_path):
 def test_every_step_has_the_rate_of_the_schedule(tmp_path):
     run = trainer(tmp_path, epochs=2, warmup_epochs=1.0)
     rates = []
-    run.loader.after_batch = lambda epoch, batch: rates.append(run.optimizer.param_groups[0]["lr"])
+    run.loader.after_batch = lambda epoch, batch: rates.append(run.step.optimizer.param_groups[0]["lr"])
     record = run.fit()
     warm = [0.05 / 4 + step * (0.05 - 0.05 / 4) / 4 for step in range(4)]
     cold = [0.025 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
@@ -265,7 +341,7 @@ def test_averaged_weights_are_evaluated_and_exported(tmp_path):
     run = trainer(tmp_path, ema=0.99)
     run.fit()
     exported = load_model(tmp_path / "model.safetensors")[0].state_dict()
-    assert same(exported, run.ema.module.state_dict())
+    assert same(exported, run.step.ema.module.state_dict())
     assert not same(exported, run.model.state_dict())
 
 
@@ -274,11 +350,11 @@ def test_averaging_follows_timms_ramp(tmp_path):
     run.model.train()
     average = None
     for step, (images, targets, _) in enumerate(run.loader, 1):
-        run._step(images, targets)
+        run.step(images, targets)
         now = run.model.fc.weight.detach()
         decay = 0.0 if step == 1 else min(0.99, 1 - step ** (-2 / 3))
         average = now.clone() if average is None else decay * average + (1 - decay) * now
-    torch.testing.assert_close(run.ema.module.fc.weight, average)
+    torch.testing.assert_close(run.step.ema.module.fc.weight, average)
 
 
 def test_validation_and_checkpoints_keep_their_turns(tmp_path):

@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_refused_before_training(digits, photos, reinforced
     refuse("test_resnet", name="test_resnett")
     refuse("classes", val=photos)
     refuse("do not fill one batch", batch_size=101)
-    assert not (tmp_path / "run" / "last.pt").exists()
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_eval_refuses_data_of_other_classes(photos, digits, reinforced_digits, teacher, tmp_path):

@@ -8,11 +8,17 @@ import time
 import pytest
 import torch
 
+from ffdr.errors import UserError
 from ffdr.train import checkpoint
+from ffdr.train.checkpoint import Checkpoints
+from ffdr.train.control import Stopped, StopRequest, Stopwatch
 from ffdr.train.log import JsonLog
-from ffdr.train.step import StopRequest, Stopwatch
 
-STATE = {key: {} for key in ("model", "ema", "optimizer", "scaler", "rng", "loader", "totals")}
+STATE = {key: {} for key in ("best", "model", "ema", "optimizer", "scaler", "rng", "loader", "totals")}
+
+
+def state(epoch, step, **identity):
+    return {"identity": identity or {"a": 1}, "epoch": epoch, "step": step, **STATE}
 
 
 def test_log_keeps_whole_records_of_the_first_epochs(tmp_path):
@@ -30,8 +36,8 @@ def test_log_keeps_whole_records_of_the_first_epochs(tmp_path):
 
 
 def test_a_checkpoint_that_fails_to_write_leaves_the_old_one(tmp_path, monkeypatch):
-    path = tmp_path / "last.pt"
-    checkpoint.save_checkpoint(path, {"identity": {"a": 1}, "epoch": 1, "step": 2, **STATE})
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(2, state(1, 2))
 
     def dies(_state, partial):
         partial.write_bytes(b"half")
@@ -39,14 +45,37 @@ def test_a_checkpoint_that_fails_to_write_leaves_the_old_one(tmp_path, monkeypat
 
     monkeypatch.setattr(checkpoint.torch, "save", dies)
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.save_checkpoint(path, {"identity": {"a": 1}, "epoch": 2, "step": 4, **STATE})
-    assert checkpoint.load_checkpoint(path, {"a": 1})["epoch"] == 1
-    assert os.listdir(tmp_path) == ["last.pt"]
+        checkpoints.save(4, state(2, 4))
+    assert checkpoints.newest({"a": 1})["epoch"] == 1
+    assert os.listdir(tmp_path) == ["000000002.pt"]
+
+
+def test_the_newest_few_checkpoints_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.newest({}) is None
+    for step in (9, 10, 100):
+        checkpoints.save(step, state(step, step))
+    assert [path.name for path in checkpoints.paths()] == ["000000010.pt", "000000100.pt"]
+    assert checkpoints.newest({"a": 1})["step"] == 100
+    checkpoints.clear()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_damaged_newest_checkpoint_leads_to_the_one_before(tmp_path, capfd):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2):
+        checkpoints.save(step, state(step, step))
+    path = checkpoints.paths()[-1]
+    path.write_bytes(path.read_bytes()[:-100])
+    assert checkpoints.newest({"a": 1})["step"] == 1
+    assert "000000002.pt: no checkpoint could be read" in capfd.readouterr().err
+    with pytest.raises(UserError, match="a=1, but this run has a=2"):
+        checkpoints.newest({"a": 2})
 
 
 def test_a_checkpoint_lacks_nothing(tmp_path):
     with pytest.raises(ValueError, match="keys"):
-        checkpoint.save_checkpoint(tmp_path / "last.pt", {"epoch": 1})
+        Checkpoints(tmp_path).save(1, {"epoch": 1})
 
 
 def test_generators_go_on_where_they_were():
@@ -76,6 +105,15 @@ def test_a_second_signal_interrupts_at_once():
         assert stop.requested
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_knows_its_exit_status(number, status):
+    with StopRequest() as stop:
+        os.kill(os.getpid(), number)
+        with pytest.raises(Stopped, match=number.name) as caught:
+            stop.end()
+    assert caught.value.status == status
 
 
 def test_training_in_another_thread_catches_no_signals():

@@ -1,0 +1,88 @@
+"""What surrounds the steps: requests to stop, and where the time goes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, TypeVar
+
+T = TypeVar("T")
+
+
+class Stopped(KeyboardInterrupt):
+    """A run that saved a checkpoint and ended because a signal asked for it; ``status`` is its exit status.
+
+    128 + the signal's number, as shells have it: 130 for Ctrl-C, 143 for SIGTERM, by which schedulers preempt.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}, a checkpoint is saved")
+        self.status = 128 + number
+
+
+class StopRequest:
+    """Inside the context, the first Ctrl-C or SIGTERM only sets ``requested``, so that a step is never cut in two.
+
+    A second one interrupts at once. Outside the main thread, where signals can't be caught, nothing changes.
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._number = signal.SIGTERM  # where another rank was asked
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._catch) for number in self._SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested, self._number = True, number
+
+    def end(self) -> NoReturn:
+        """Raise ``Stopped``: the checkpoint is written."""
+        raise Stopped(self._number)
+
+
+class Stopwatch:
+    """Seconds since it was made, and those spent waiting for data."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self.waited = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds so far."""
+        return time.perf_counter() - self._start
+
+    @property
+    def data_wait(self) -> float:
+        """Share of the time that went into waiting for the next batch."""
+        return self.waited / self.seconds
+
+    def timed(self, batches: Iterable[T]) -> Iterator[T]:
+        """The same batches; the time that each takes to come counts as waiting."""
+        iterator = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self.waited += time.perf_counter() - asked
+            yield batch

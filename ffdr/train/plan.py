@@ -1,0 +1,232 @@
+"""``ffdr train --dry-run``: what a run will be, and what it will take."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ffdr.beton.header import ReinforcedHeader
+from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.errors import UserError
+from ffdr.models import autocast_dtype, best_device, build_model, check_name, fixed_size
+from ffdr.options import DataOptions, TrainOptions, TrainRecipe
+from ffdr.reinforce.estimate import duration
+from ffdr.train.fit import build_student
+from ffdr.train.optim import resolution_at
+
+_SAMPLE_BATCH = {"cpu": 4, "cuda": 64}
+"""Images a step of the sample that the time is estimated from: enough to be busy, few enough to fit anywhere."""
+_SAMPLE_STEPS = 20
+_SAMPLE_SECONDS = 5.0
+_OPTIMISER_COPIES = {"sgd": 1, "adamw": 2}
+"""Numbers that the optimiser keeps for each weight."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is known of the training data, from its files or from the recipe."""
+
+    images: int
+    classes: int
+    source: str
+    """where that comes from, in words"""
+    image_bytes: int | None = None
+    """of all stored images; None: there is no file yet"""
+    reinforced: ReinforcedHeader | None = None
+    """None: nothing stored to learn from, or no file yet"""
+
+
+@dataclass(frozen=True)
+class Work:
+    """How many steps a run has, and what they compute."""
+
+    steps: int
+    """an epoch; what does not fill a batch is left out"""
+    epochs: int
+    batch_size: int
+    flops: dict[int, int]
+    """floating-point operations of one image's forward pass, by resolution; a multiply-add counts as two"""
+    resolutions: tuple[int, ...]
+    """of the training views, by epoch"""
+
+    @property
+    def images(self) -> int:
+        """Images that are learned from in the whole run."""
+        return self.steps * self.batch_size * self.epochs
+
+    @property
+    def forward_flops(self) -> int:
+        """Of all training images of the run."""
+        return sum(self.flops[resolution] for resolution in self.resolutions) * self.steps * self.batch_size
+
+
+def dry_run(recipe: TrainRecipe) -> None:
+    """Print the resolved recipe, model size, steps, bytes and a time estimate; nothing is written.
+
+    Where ``data.train`` is not there yet, ``data.images`` and ``data.classes`` stand in for it. The time is estimated
+    from a few steps of the model alone on this device.
+
+    Raises:
+        UserError: neither files nor counts; files that don't fit together; a model that can't be built or can't take
+            images of the recipe's sizes; images that do not fill one batch.
+    """
+    check_name(recipe.model.name)
+    data = find_data(recipe.train, recipe.data)
+    work = plan_work(recipe, data)
+    device = best_device()
+    model = build_student(recipe.train, recipe.model, data.classes, device)
+    print(resolved(recipe))
+    for title, text in (
+        ("data", f"{data.images:,} images, {data.classes:,} classes ({data.source})"),
+        ("model", _describe_model(recipe, model, work)),
+        ("steps", f"{work.steps:,} an epoch × {work.epochs:,} = {work.steps * work.epochs:,}; {work.images:,} images"),
+        ("compute", f"{3 * work.forward_flops:.3g} FLOPs in all, three times the forward passes"),
+        ("reads", _describe_reads(data)),
+        ("memory", _describe_memory(recipe.train, model)),
+        ("time", _describe_time(recipe.train, model, work, device)),
+    ):
+        print(f"{title:9s}{text}")
+
+
+def resolved(recipe: TrainRecipe) -> str:
+    """Every option that is not empty, as YAML that is a recipe itself, and not of a dry run."""
+    sections = {
+        section: {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in options.items()
+            if value not in ("", ()) and (section, name) != ("train", "dry_run")
+        }
+        for section, options in asdict(recipe).items()
+    }
+    return yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+
+
+def find_data(train: TrainOptions, data: DataOptions) -> Data:
+    """What the files say; without them the recipe's counts. Raises UserError where there is neither."""
+    if not Path(data.train).is_file():
+        if not (data.images and data.classes):
+            missing = f"{data.train}: no such file" if data.train else "data.train: no image beton is named"
+            raise UserError(f"{missing}; for a dry run without it give data.images and data.classes")
+        why = f"{data.train} is not there" if data.train else "no file is named"
+        return Data(data.images, data.classes, f"by the recipe, {why}")
+    images = ImageBeton.open(data.train)
+    reinforced = None
+    if train.task == "dr":
+        path = data.reinforced or data.train
+        if Path(path).is_file():
+            reinforced = ReinforcedBeton.open(path, images).header
+    source = str(images.path) + ("; no reinforced beton yet" if train.task == "dr" and reinforced is None else "")
+    return Data(images.num_images, images.num_classes, source, int(images.data_size.sum()), reinforced)
+
+
+def plan_work(recipe: TrainRecipe, data: Data) -> Work:
+    """Steps and operations of the run.
+
+    Raises:
+        UserError: less than one batch; a model that can't be built, or can't take images of the recipe's sizes.
+    """
+    train = recipe.train
+    steps = data.images // train.batch_size
+    if steps == 0:
+        raise UserError(f"train.batch_size: {data.images} images do not fill one batch of {train.batch_size}")
+    resolutions = tuple(resolution_at(train, epoch) for epoch in range(train.epochs))
+    sizes = sorted({*resolutions, train.resolution, train.eval_resolution or train.resolution})
+    if len(sizes) > 1 and fixed_size(recipe.model.name):
+        listed = ", ".join(map(str, sizes))
+        raise UserError(
+            f"train.resolution: {recipe.model.name} takes images of one size, but the recipe has {listed} px"
+        )
+    with torch.device("meta"):  # shapes without numbers: no memory, no time
+        model = build_model(replace(recipe.model, checkpoint=""), data.classes, train.resolution).eval()
+        flops = {size: _forward_flops(model, recipe.model.name, size) for size in sizes}
+    return Work(steps, train.epochs, train.batch_size, flops, resolutions)
+
+
+def _forward_flops(model: nn.Module, name: str, resolution: int) -> int:
+    counter = FlopCounterMode(display=False)
+    try:
+        with counter, torch.no_grad():
+            model(torch.zeros(1, 3, resolution, resolution))
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(f"model.name: {name} can't take images of {resolution} px, which the recipe has") from error
+    return counter.get_total_flops()
+
+
+def _describe_model(recipe: TrainRecipe, model: nn.Module, work: Work) -> str:
+    count = sum(parameter.numel() for parameter in model.parameters())
+    sizes = ", ".join(f"{flops / 1e9:.3g} GFLOPs at {size} px" for size, flops in work.flops.items())
+    start = f"weights of {recipe.model.checkpoint}" if recipe.model.checkpoint else "random weights"
+    return (
+        f"{recipe.model.name}, {count / 1e6:.2f} M parameters, starts from {start}\n"
+        f"         one image forward: {sizes} (half as many multiply-adds)"
+    )
+
+
+def _describe_reads(data: Data) -> str:
+    """Bytes an epoch: every image once, and one view of each with its teacher entries."""
+    if data.image_bytes is None:
+        return "unknown before the files are written"
+    text = f"{data.image_bytes:,} bytes of images an epoch"
+    if data.reinforced is None:
+        return text
+    header = data.reinforced
+    a_view = (header.view_bytes + header.logit_bytes) // header.views
+    text += f", {header.num_images * a_view:,} of views ({a_view} each, one of {header.views} an image)"
+    return text + ("; mixed views read a second image" if header.mixes else "")
+
+
+def memory_bytes(train: TrainOptions, model: nn.Module) -> dict[str, int]:
+    """What a run keeps between steps, by part, in bytes; activations, which come on top, depend on the batch."""
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    buffers = sum(buffer.nbytes for buffer in model.buffers())
+    copies = 0 if train.optimizer == "sgd" and train.momentum == 0 else _OPTIMISER_COPIES[train.optimizer]
+    parts = {"weights": weights + buffers, "gradients": weights, "optimiser": copies * weights}
+    return parts | ({"average": weights + buffers} if train.ema > 0 else {})
+
+
+def _describe_memory(train: TrainOptions, model: nn.Module) -> str:
+    parts = memory_bytes(train, model)
+    listed = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in parts.items())
+    return f"{sum(parts.values()) / 2**20:,.1f} MiB ({listed}), and activations"
+
+
+def _describe_time(train: TrainOptions, model: nn.Module, work: Work, device: torch.device) -> str:
+    rate, batch = images_per_second(train, model, device)
+    # Views of other sizes than the one measured take time in proportion to their operations.
+    seconds = work.forward_flops / work.flops[train.resolution] / rate
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    left_out = "data, optimiser" + (", teacher" if train.task == "kd" else "") + " and validation"
+    return (
+        f"{duration(seconds)} on one {name} at {rate:,.1f} images/s of {train.resolution} px\n"
+        f"         measured now: forward and backward in batches of {batch}, not compiled; {left_out} come on top"
+    )
+
+
+def images_per_second(train: TrainOptions, model: nn.Module, device: torch.device) -> tuple[float, int]:
+    """Of forward and backward passes on noise, in the run's precision, and the batch size it was measured with."""
+    dtype = autocast_dtype(train.precision, device)
+    batch = min(_SAMPLE_BATCH[device.type], train.batch_size)
+    images = torch.randn(batch, 3, train.resolution, train.resolution, device=device)
+    images = images.to(memory_format=torch.channels_last)
+    labels = torch.zeros(batch, dtype=torch.long, device=device)
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            loss = F.cross_entropy(model(images).float(), labels)
+        loss.backward()
+        loss.item()  # waits for the device
+
+    step()  # the first one chooses kernels and fills caches
+    start, steps = time.perf_counter(), 0
+    while steps < _SAMPLE_STEPS and time.perf_counter() - start < _SAMPLE_SECONDS:
+        step()
+        steps += 1
+    return batch * steps / (time.perf_counter() - start), batch

@@ -1,0 +1,84 @@
+"""The report of a finished run: a table and a plot of its epochs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ffdr.beton.partial import write_aside
+from ffdr.models import aside
+
+Record = dict[str, Any]
+
+_COLUMNS = (
+    ("epoch", "epoch", "{:d}"),
+    ("train_loss", "training loss", "{:.4f}"),
+    ("val_top1", "validation top-1", "{:.2%}"),
+    ("val_nll", "NLL", "{:.4f}"),
+    ("val_ece", "ECE", "{:.2%}"),
+    ("images_per_second", "images/s", "{:,.0f}"),
+    ("data_wait", "data wait", "{:.0%}"),
+    ("seconds", "seconds", "{:.1f}"),
+)
+"""Log keys, their headings and formats."""
+_ROWS = 20
+"""Epochs that the table shows at most, evenly spaced; the plot shows all."""
+
+
+def write_report(folder: Path, title: str, records: list[Record]) -> None:
+    """Write ``report.md`` and ``report.png`` beside the log; nothing for a run without epochs."""
+    if not records:
+        return
+    write_aside(folder / "report.md", _markdown(title, records))
+    with aside(folder / "report.png") as partial:
+        _plot(partial, title, records)
+
+
+def _markdown(title: str, records: list[Record]) -> str:
+    columns = [column for column in _COLUMNS if any(column[0] in record for record in records)]
+    step = -(-len(records) // _ROWS)
+    shown = sorted({*range(step - 1, len(records), step), len(records) - 1})
+    lines = [f"# {title}", "", *_summary(records), ""]
+    lines += ["| " + " | ".join(heading for _, heading, _ in columns) + " |", "|---" * len(columns) + "|"]
+    for number in shown:
+        cells = [form.format(records[number][key]) if key in records[number] else "" for key, _, form in columns]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", "![Loss, accuracy and throughput over the epochs](report.png)", ""])
+
+
+def _summary(records: list[Record]) -> list[str]:
+    seconds = sum(record["seconds"] for record in records)
+    images = sum(record["seconds"] * record["images_per_second"] for record in records)
+    waited = sum(record["seconds"] * record["data_wait"] for record in records)
+    lines = [
+        f"- {len(records)} epochs, {records[-1]['step']} steps, {seconds:,.0f} s of training",
+        f"- {images / seconds:,.0f} images/s, {waited / seconds:.1%} of the time waiting for data",
+    ]
+    scored = [record for record in records if "val_top1" in record]
+    if scored:
+        best = max(scored, key=lambda record: record["val_top1"])
+        lines.append(
+            f"- validation top-1 {scored[-1]['val_top1']:.2%} at the end, at best {best['val_top1']:.2%} "
+            f"after epoch {best['epoch']}"
+        )
+    return lines
+
+
+def _plot(path: Path, title: str, records: list[Record]) -> None:
+    """Loss, accuracy and rate over the epochs, one below the other."""
+    from matplotlib.figure import Figure  # half a second, and only at the end of a run
+
+    panels = [("train_loss", "training loss"), ("val_top1", "validation top-1"), ("images_per_second", "images/s")]
+    panels = [panel for panel in panels if any(panel[0] in record for record in records)]
+    figure = Figure(figsize=(7, 2.2 * len(panels)), layout="constrained")
+    for axes, (key, heading) in zip(
+        figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels, strict=True
+    ):
+        points = [(record["epoch"], record[key]) for record in records if key in record]
+        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else None)
+        axes.set_ylabel(heading)
+        axes.grid(alpha=0.3)
+    axes.set_xlabel("epoch")
+    axes.set_ylim(bottom=0)
+    figure.suptitle(title)
+    figure.savefig(path, format="png", dpi=100)

@@ -1,0 +1,98 @@
+"""Two processes train one model: as one process does, exactly scored, stopped together, resumed by any number."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.numpy import load_file
+
+MODEL = "test_vit"  # batch statistics would differ between ranks; this model has none
+FLAGS = [
+    "--train.task=dr", "--train.epochs=6", "--train.batch_size=20", "--train.resolution=32", "--train.lr=0.05",
+    "--train.warmup_epochs=1", f"--model.name={MODEL}", "--data.center=1", "--data.workers=1",
+]  # fmt: skip
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+def start(ranks, *flags):
+    """The processes of a run; only their standard error is kept."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "ffdr", "train", *FLAGS, *flags]
+    return [
+        subprocess.Popen(
+            command, env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(ranks)
+    ]  # fmt: skip
+
+
+def finish(processes):
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    return [process.returncode for process in processes], errors
+
+
+def log(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def one(digits, reinforced_digits, tmp_path_factory):
+    """What a single process makes of the run, and the run's flags."""
+    out = tmp_path_factory.mktemp("one") / "run"
+    flags = [f"--data.train={digits}", f"--data.reinforced={reinforced_digits}", f"--data.val={digits}"]
+    status, errors = finish(start(1, *flags, f"--train.out={out}"))
+    assert status == [0], errors
+    return out, flags
+
+
+def assert_same_run(out, one):
+    """Losses and weights agree but for the order of sums; scores are over each validation image once."""
+    for mine, theirs in zip(log(out), log(one), strict=True):
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
+        assert mine["val_nll"] == pytest.approx(theirs["val_nll"], rel=1e-3)
+        assert mine["val_top1"] == pytest.approx(theirs["val_top1"], abs=0.011)  # one image of 100 may tip over
+    weights = [load_file(folder / "model.safetensors") for folder in (out, one)]
+    for name, value in weights[0].items():
+        assert abs(value - weights[1][name]).max() < 1e-3, name
+
+
+def test_two_ranks_train_as_one_does(one, tmp_path):
+    status, errors = finish(start(2, *one[1], f"--train.out={tmp_path / 'run'}"))
+    assert status == [0, 0], errors
+    assert_same_run(tmp_path / "run", one[0])
+    options = json.loads((tmp_path / "run" / "options.json").read_text())
+    assert options["resolved"]["ranks"] == 2
+
+
+def test_ranks_stop_together_and_one_goes_on(one, tmp_path):
+    out = tmp_path / "run"
+    processes = start(2, *one[1], f"--train.out={out}")
+    while not (out / "log.jsonl").exists() or len(log(out)) < 1:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.02)
+    processes[1].send_signal(signal.SIGTERM)  # only one of them is told
+    status, errors = finish(processes)
+    assert status == [143, 143], errors
+    assert "stopped by SIGTERM" in errors[0]
+    assert 1 <= len(log(out)) < 6
+    status, errors = finish(start(1, *one[1], f"--train.out={out}"))
+    assert status == [0], errors
+    assert_same_run(out, one[0])
+
+
+def test_a_batch_that_can_not_be_shared_is_refused(one, tmp_path):
+    flags = [*one[1], f"--train.out={tmp_path / 'run'}", "--train.keep=1"]
+    status, errors = finish(start(3, *flags))
+    assert set(status) == {2}
+    assert "20 images can't be shared evenly by 3 ranks" in errors[0]
