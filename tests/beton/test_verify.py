@@ -12,15 +12,16 @@ from test_hostile import make_reinforced
 
 from ffdr.beton import layout
 from ffdr.beton import verify as module
+from ffdr.beton.pack import pack
 from ffdr.beton.read import ImageBeton, manifest_path
 from ffdr.beton.tables import read_tables
 from ffdr.beton.verify import verify
 from ffdr.beton.write import write_images
 from ffdr.cli import main
 from ffdr.errors import UserError
-from ffdr.options import VerifyOptions, WriteOptions
+from ffdr.options import PackOptions, VerifyOptions, WriteOptions
 
-FLIPS = 600
+FLIPS = 500
 """Changed bytes in each kind of file."""
 
 
@@ -33,10 +34,12 @@ def files(tmp_path_factory, reinforce):
     write_images(options, progress=False)
     files = {"images": images, "plain": reinforce(images, PLAIN), "mixing": reinforce(images, MIXING)}
     files["packed"] = make_packed(images, files["mixing"], folder / "packed.beton")
+    files["merged"] = folder / "merged.beton"
+    pack(PackOptions(str(images), str(files["mixing"]), str(files["merged"])))
     return files
 
 
-KINDS = ["images", "plain", "mixing", "packed"]
+KINDS = ["images", "plain", "mixing", "packed", "merged"]
 
 
 def check(path, capsys, **options):
