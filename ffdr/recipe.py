@@ -156,7 +156,10 @@ def _split(arguments: Sequence[str], verb: str, known: dict[str, Field]) -> tupl
 def _read_yaml(
     file: Path, known: dict[str, Field], verb: str, above: tuple[Path, ...] = ()
 ) -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) pairs of a recipe, those of its ``base`` first. ``above``: the recipes it is the base of."""
+    """(dotted key, value) pairs of a recipe, those of its ``base`` first.
+
+    base: one path, or a list of which the later wins, from the recipe's own folder. above: the recipes it is a base of.
+    """
     if file.resolve() in above:
         raise UserError(f"{file}: is its own base")
     try:
@@ -168,8 +171,8 @@ def _read_yaml(
         raise UserError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{file}: a recipe is a mapping of sections, not {type(content).__name__}")
-    base = content.pop("base", None)
-    if base is not None:
+    bases = content.pop("base", None) or []
+    for base in bases if isinstance(bases, list) else [bases]:
         yield from _read_yaml(file.parent / str(base), known, verb, (*above, file.resolve()))
     for key, value in _flatten(content):
         _require_known(key, known, str(file), verb)

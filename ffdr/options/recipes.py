@@ -108,7 +108,7 @@ class TrainRecipe:
 
     def __post_init__(self) -> None:
         task = self.train.task
-        if not self.data.train:
+        if not self.data.train and not self.train.dry_run:
             raise UserError("data.train: give the image beton to train on")
         if task != "dr" and self.data.reinforced:
             raise UserError(f"data.reinforced: task {task} does not read it; use --train.task=dr or leave it out")
