@@ -108,7 +108,8 @@ def check_name(name: str) -> None:
 def build_model(options: ModelOptions, num_classes: int, resolution: int) -> nn.Module:
     """The model of a recipe, on the CPU in float32, for images of ``resolution`` pixels a side.
 
-    With a checkpoint its weights; a head of another size is made anew. New weights come from torch's global generator.
+    With a checkpoint its weights, else pretrained ones if asked for; a head of another size is made anew. New weights
+    come from torch's global generator.
     Raises UserError for an unknown name, a setting the model doesn't have, or weights that aren't this model's.
     """
     check_name(options.name)
@@ -117,10 +118,12 @@ def build_model(options: ModelOptions, num_classes: int, resolution: int) -> nn.
         extra["drop_path_rate"] = options.drop_path
     if options.checkpoint:
         model = _load_weights(options.name, options.checkpoint, num_classes, resolution, **extra)
-        if model.num_classes != num_classes:
-            model.reset_classifier(num_classes)
+    elif options.pretrained:
+        model = _fetch(options.name, resolution, **extra)
     else:
         model = _create(options.name, num_classes, resolution, **extra)
+    if model.num_classes != num_classes:
+        model.reset_classifier(num_classes)
     _probe(model, options.name, resolution)
     return model
 
@@ -267,10 +270,10 @@ def _load_weights(name: str, path: str, num_classes: int | None, resolution: int
     return model
 
 
-def _fetch(name: str, resolution: int) -> nn.Module:
+def _fetch(name: str, resolution: int, **extra: Any) -> nn.Module:
     """The model with the pretrained weights of timm, from its cache or the network."""
     try:
-        return _create(name, timm.get_pretrained_cfg(name).num_classes, resolution, pretrained=True)
+        return _create(name, timm.get_pretrained_cfg(name).num_classes, resolution, pretrained=True, **extra)
     except (OSError, RuntimeError) as error:  # what urllib, requests, the hub and timm raise
         raise UserError(
             f"model.name: no pretrained weights for {name} ({_one_line(error)}); give a checkpoint, or a network to "

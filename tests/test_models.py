@@ -203,3 +203,42 @@ def test_precision_by_device():
 def test_class_digest_sees_names_and_order():
     assert class_digest(["a", "b"]) != class_digest(["b", "a"]) != class_digest(["ba"])
     assert len(class_digest(["a"])) == 16
+
+
+def test_pretrained_weights_are_the_start_where_asked_for(saved, monkeypatch):
+    """There is no network here: timm's own fetching is shown a file instead."""
+    theirs, path = saved
+    real, where = models.timm.create_model, {"file": str(path), "num_classes": 5, "label_offset": 0}
+
+    def create(name, pretrained=False, **arguments):
+        if pretrained:
+            arguments |= {"pretrained_cfg_overlay": where, "num_classes": 5}
+        return real(name, pretrained=pretrained, **arguments)
+
+    def first_weight(model):
+        return next(model.parameters())
+
+    monkeypatch.setattr(models.timm, "create_model", create)
+    tuned = build_model(ModelOptions("test_resnet", pretrained=True), 9, 64)
+    assert torch.equal(first_weight(tuned), first_weight(theirs))
+    assert tuned.num_classes == 9
+    random = build_model(ModelOptions("test_resnet"), 9, 64)
+    assert not torch.equal(first_weight(random), first_weight(theirs))
+
+
+def test_options_reach_timms_model_and_its_saved_copy(tmp_path):
+    """A residual branch that does not start at zero is what the option asks for."""
+    torch.manual_seed(0)
+    plain, asked = (
+        build_model(ModelOptions("test_resnet", options=options), 5, 32) for options in ((), ("drop_rate=0.5",))
+    )
+    assert (plain.drop_rate, asked.drop_rate) == (0.0, 0.5)
+    info = ModelInfo("test_resnet", 5, 32, (0.5,) * 3, (0.5,) * 3, options=("drop_rate=0.5",))
+    save_model(tmp_path / "m.safetensors", asked, info)
+    again, read = load_model(tmp_path / "m.safetensors")
+    assert again.drop_rate == 0.5
+    assert read == info
+    with pytest.raises(UserError, match=r"model\.options: test_resnet"):
+        build_model(ModelOptions("test_resnet", options=("no_such=1",)), 5, 32)
+    with pytest.raises(UserError, match="not NAME=VALUE"):
+        ModelOptions("test_resnet", options=("drop_rate",))

@@ -113,13 +113,15 @@ class ModelOptions:
     """The model that is trained or evaluated."""
 
     name: str = ""
-    """any timm model; trained from random weights unless model.checkpoint is given"""
+    """any timm model"""
     drop_path: float = 0.0
     """stochastic depth, where the model has it"""
     options: tuple[str, ...] = ()
     """NAME=VALUE,… for timm's model, such as zero_init_last=false of a ResNet (resnetblur50 is one with BlurPool)"""
     checkpoint: str = ""
     """weights to start from; a head of another size is made anew"""
+    pretrained: bool = False
+    """start from timm's pretrained weights, where model.checkpoint names no others, instead of random ones"""
 
     def __post_init__(self) -> None:
         between("model.drop_path", self.drop_path, 0, 0.99)

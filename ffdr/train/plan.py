@@ -144,7 +144,9 @@ def plan_work(recipe: TrainRecipe, data: Data) -> Work:
             f"train.resolution: {recipe.model.name} takes images of one size, but the recipe has {listed} px"
         )
     with torch.device("meta"):  # shapes without numbers: no memory, no time
-        model = build_model(replace(recipe.model, checkpoint=""), data.classes, train.resolution).eval()
+        model = build_model(
+            replace(recipe.model, checkpoint="", pretrained=False), data.classes, train.resolution
+        ).eval()
         flops = {size: _forward_flops(model, recipe.model.name, size) for size in sizes}
     return Work(steps, train.epochs, train.batch_size, flops, resolutions)
 
@@ -162,7 +164,8 @@ def _forward_flops(model: nn.Module, name: str, resolution: int) -> int:
 def _describe_model(recipe: TrainRecipe, model: nn.Module, work: Work) -> str:
     count = sum(parameter.numel() for parameter in model.parameters())
     sizes = ", ".join(f"{flops / 1e9:.3g} GFLOPs at {size} px" for size, flops in work.flops.items())
-    start = f"weights of {recipe.model.checkpoint}" if recipe.model.checkpoint else "random weights"
+    other = "timm's pretrained weights" if recipe.model.pretrained else "random weights"
+    start = f"weights of {recipe.model.checkpoint}" if recipe.model.checkpoint else other
     return (
         f"{recipe.model.name}, {count / 1e6:.2f} M parameters, starts from {start}\n"
         f"         one image forward: {sizes} (half as many multiply-adds)"
