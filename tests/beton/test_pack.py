@@ -181,7 +181,7 @@ def test_stock_loader_reads_packed_betons(pair, packed):
             str(path), batch_size=4, num_workers=1, order=OrderOption.SEQUENTIAL, custom_fields=custom_fields,
             pipelines=skipped | pipelines,
         )  # fmt: skip
-        batches = [[part.copy() for part in batch] for batch in loader]
+        batches = [[torch.as_tensor(part).numpy().copy() for part in batch] for batch in loader]
         return [np.concatenate(part) for part in zip(*batches, strict=True)]
 
     reinforced = ReinforcedBeton.open(pair[1])
