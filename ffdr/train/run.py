@@ -19,6 +19,7 @@ from ffdr.options import DataOptions, TrainOptions, TrainRecipe
 from ffdr.ranks import Ranks
 from ffdr.reinforce.teacher import Teacher
 from ffdr.train.fit import DataInfo, Trainer
+from ffdr.train.plan import dry_run
 
 
 def run(recipe: TrainRecipe, progress: bool | None = None) -> dict[str, Any]:
@@ -31,12 +32,11 @@ def run(recipe: TrainRecipe, progress: bool | None = None) -> dict[str, Any]:
         Stopped: a signal asked for it; a checkpoint is saved.
     """
     check_name(recipe.model.name)
-    if recipe.train.dry_run:
-        from ffdr.train.plan import dry_run
-
-        dry_run(recipe)
-        return {}
     with Ranks.join() as ranks:
+        if recipe.train.dry_run:
+            if ranks.rank == 0:
+                dry_run(recipe)
+            return {}
         trainer = build_trainer(recipe, progress, ranks)
         if ranks.rank == 0:
             trainer.out.mkdir(parents=True, exist_ok=True)
