@@ -103,6 +103,28 @@ def _deepest(stack: np.ndarray, low: int, high: int) -> int:
 
 
 @kernel
+def _taken(effect: int, stack: np.ndarray, top: int) -> tuple[int, int]:
+    """What an instruction does to a stack of ``top`` values: where its result goes, and how deep that is.
+
+    The place is negative if the stack has too little for it.
+    """
+    if effect < _OPEN:
+        low = top - effect
+        return (low if low >= top or (low >= 0 and stack[low] >= 0) else np.int64(-1)), np.int64(0)
+    if effect == _OPEN:
+        return top, np.int64(-1)
+    if effect >= _TUPLES:
+        low = top - (effect - _TUPLES)
+        return low, _deepest(stack, max(low, 0), top) + 1
+    low = top - 1
+    while low >= 0 and stack[low] >= 0:
+        low -= 1
+    if effect == _CLOSE_TUPLE:
+        return low, _deepest(stack, max(low, 0), top) + 1
+    return low - 1, np.int64(0)  # into the list or dictionary below the mark
+
+
+@kernel
 def _first_bad(data: np.ndarray, arguments: np.ndarray, effects: np.ndarray) -> int:
     """Place of the first instruction that must not run, -1 if all may.
 
@@ -112,49 +134,31 @@ def _first_bad(data: np.ndarray, arguments: np.ndarray, effects: np.ndarray) -> 
     memo = np.full(len(data) + 1, -1, np.int32)
     top, known, at = np.int64(0), np.int64(0), np.int64(0)
     while at < len(data):
-        code, begin = data[at], at
-        kind, effect = arguments[code], np.int64(effects[code])
+        begin, kind, effect = at, arguments[data[at]], np.int64(effects[data[at]])
         at += 1
         size = _argument_size(data, at, kind)
-        if kind == _REFUSED or size < 0:
+        if kind == _REFUSED or size < 0 or (effect == _END and top != 1):
             return begin
-        low, value = top, np.int64(0)
         if effect == _END:
-            return np.int64(-1) if top == 1 else begin
-        if effect < _OPEN:
-            low = top - effect
-        elif effect == _OPEN:
-            value = np.int64(-1)
-        elif effect in (_CLOSE, _CLOSE_TUPLE):
-            low = top - 1
-            while low >= 0 and stack[low] >= 0:
-                low -= 1
-            if low < 0:
-                return begin
-            value = _deepest(stack, low, top) + 1 if effect == _CLOSE_TUPLE else np.int64(0)
-            if effect == _CLOSE:
-                low -= 1  # into the list or dictionary below the mark
-        elif effect >= _TUPLES:
-            low = top - (effect - _TUPLES)
-            value = _deepest(stack, max(low, 0), top) + 1
-        elif effect == _GET:
-            place = _number(data, at, size)
-            value = np.int64(memo[place]) if place < len(data) else np.int64(-1)
-            if value < 0:
-                return begin
-        elif effect in (_PUT, _MEMOIZE):
+            return np.int64(-1)
+        if effect in (_PUT, _MEMOIZE):
             place = known if effect == _MEMOIZE else _number(data, at, size)
             # A number beyond the file's length is a request for that much memory.
             if top < 1 or stack[top - 1] < 0 or place >= len(data):
                 return begin
             known += memo[place] < 0
             memo[place] = stack[top - 1]
-        at += size
-        if low < 0 or value > _MOST_DEPTH or (low < top and effect < _OPEN and stack[low] < 0):
-            return begin
-        if effect != _PUT and effect != _MEMOIZE and effect != _NOTHING:
+        elif effect != _NOTHING:
+            if effect == _GET:
+                place = _number(data, at, size)
+                low, value = top, np.int64(memo[place]) if place < len(data) else np.int64(-1)
+            else:
+                low, value = _taken(effect, stack, top)
+            if low < 0 or value > _MOST_DEPTH or (value < 0 and effect != _OPEN):
+                return begin
             stack[low] = value
             top = low + 1
+        at += size
     return np.int64(len(data))
 
 
