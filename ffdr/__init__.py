@@ -7,11 +7,14 @@ The map, bottom up (arrows between folders point one way):
 - ``data/``      source datasets: digits, image folders, torchvision's
 - ``loader.py``  ``ReinforcedLoader`` and ``ReinforcedDataset``; ``protocol.py`` is what training asks of a loader
 - ``targets.py`` and ``models.py``: sparse targets; timm models built, saved and loaded
-- ``reinforce/`` teachers, and making a reinforced beton
-- ``evaluate/``  accuracy, calibration, corruptions
+- ``ranks.py``   the processes that share one run
+- ``reinforce/`` teachers, and making a reinforced beton; ``archive/`` imports and exports the published format
+- ``inspect/``   what a file holds, as text, JSON and picture
+- ``evaluate/``  accuracy, calibration, robustness sets
 - ``train/``     tasks (ERM, KD, DR), the fit loop, losses, checkpoints
+- ``ablate/``    grids of runs and what they show
 - ``bench/`` and ``demo/``: measurements; the whole path on digits
-- ``cli.py`` and ``recipe.py``: one function a verb; YAML and flags become the dataclasses of ``options.py``
+- ``cli.py`` and ``recipe.py``: one function a verb; YAML and flags become the dataclasses of ``options/``
 """
 
 from __future__ import annotations
