@@ -11,8 +11,12 @@ from PIL import Image
 from torchvision.transforms import functional as F
 
 from ffdr import ReinforcedDataset, ReinforcedLoader, SparseTargetLoss
+from ffdr.augment.check import OK
+from ffdr.augment.draw import draw_batch, pack_policy
 from ffdr.augment.pick import pick_view
-from ffdr.beton.decode import ReplayError
+from ffdr.augment.policy import Policy
+from ffdr.augment.replay import mix_into, render, visible
+from ffdr.beton.decode import ReplayError, blank_views
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
@@ -88,6 +92,23 @@ def test_a_share_of_the_samples_is_drawn(digits, reinforce, mixing):
     assert (some[2][~is_stored, kept:] == -65504).all()
     with pytest.raises(UserError, match="reinforced_share below 1"):
         ReinforcedLoader(digits, reinforced, policy=mixing, **options)
+
+
+def test_mixed_batches_are_both_views_mixed(photos):
+    """Pixels from whole images decoded one by one, images that can't be seen (and are not decoded) among them."""
+    policy = Policy(mixup=1.0, mixup_alpha=0.2, cutmix=0.4)
+    loader = ReinforcedLoader(photos, policy=policy, seed=3, drop_last=False, **U8)
+    images, unseen = ImageBeton.open(photos), 0
+    for pixels, _, index in loader:
+        views, mixes = blank_views(len(index))
+        draw_batch(pack_policy(policy), np.uint64(3), 0, index.numpy(), images.original_sizes, views, mixes)
+        for row, image in enumerate(index.tolist()):
+            first = render(decode_image(images, image), views[row, 0], 40)
+            second = render(decode_image(images, int(mixes[row]["partner"])), views[row, 1], 40)
+            assert mix_into(first, second, mixes, row) == OK
+            assert np.array_equal(pixels[row].permute(1, 2, 0).numpy(), first)
+            unseen += not all(visible(mixes, row))
+    assert unseen >= 3
 
 
 def test_epochs_differ_and_seeds_differ(digits):

@@ -277,7 +277,7 @@ def _params(views: np.ndarray, rows: Rows, rules: Rules) -> list[list]:
 
 
 def _takes_part(mixes: np.ndarray) -> np.ndarray:
-    """Whether the partner is seen at all, see ``replay.is_mixed``."""
+    """Whether anything is taken from the partner."""
     return (mixes["mixup"] != FRACTION) | (mixes["cut_h"] != 0)
 
 

@@ -18,7 +18,7 @@ from numba import prange, set_num_threads
 from ffdr.augment.check import OK, STATUS_TEXT, check_mix, check_view
 from ffdr.augment.geometry import view_region
 from ffdr.augment.jit import address_of, bytes_at, kernel, parallel_kernel
-from ffdr.augment.replay import is_mixed, mix_into, replay_view, scratch_bytes
+from ffdr.augment.replay import mix_into, replay_view, scratch_bytes, visible
 from ffdr.augment.view import MIX_DTYPE, VIEW_DTYPE
 from ffdr.beton.layout import JPG, RAW
 from ffdr.beton.libjpeg import FUNCTION, decompress, frame_size, make_handles
@@ -147,18 +147,24 @@ def _replay_sample(
     room: _Workspace,
     thread: int,
 ) -> int:
-    """One row of a batch: the image's view, mixed with its partner's if the record says so. Returns a status."""
+    """One row of a batch: the image's view, mixed with its partner's; what can't be seen is not decoded.
+
+    Returns a status.
+    """
     image, partner = np.int64(span[0]), np.int64(mixes[row].partner)
     status = check_mix(mixes, row, len(stored.modes))
-    if status == OK:
+    if status != OK:
+        return status
+    first, second = visible(mixes, row)
+    if first:
         status = _replay_stored(stored, image, span[1], span[2], views, row, 0, out, room, thread)
-    if status != OK or not is_mixed(mixes, row):
+    if status != OK or not second:
         return status
     address = np.uint64(stored.base) + stored.data_ptr[partner]
     size = stored.data_size[partner]
-    partner_out = room.partner[thread]
+    partner_out = room.partner[thread] if first else out
     status = _replay_stored(stored, partner, address, size, views, row, 1, partner_out, room, thread)
-    if status == OK:
+    if status == OK and first:
         mix_into(out, partner_out, mixes, row)
     return status
 

@@ -11,7 +11,7 @@ from pictures import cropped, noise, photo, random_crop
 from ffdr.augment.check import OK
 from ffdr.augment.draw import draw_batch, pack_policy
 from ffdr.augment.policy import AUGMENTS, Policy
-from ffdr.augment.replay import mix_into, render, replay_view, scratch_bytes
+from ffdr.augment.replay import mix_into, render, replay_view, scratch_bytes, visible
 from ffdr.augment.view import FLIP, FRACTION, MIX_DTYPE, OP_NUMBER, OPS, VIEW_DTYPE, box_to_fractions, plain_view
 
 SIZE = (96, 112)
@@ -121,6 +121,31 @@ def test_mixing_is_within_a_level_of_float(size):
         out = first.copy()
         mix_into(out, second, mixes, row)
         assert np.abs(out.astype(int) - oracle.mix(first, second, mixes[row])).max() <= 1
+
+
+def test_what_is_not_visible_does_not_matter():
+    """``visible`` says no only where black, white and noise in that image's place give the same bytes."""
+    rng = np.random.default_rng(10)
+    edge = round(FRACTION * 0.5 / 255)
+    weights = [0, 1, edge - 3, edge - 1, edge, edge + 1, edge + 3, 30_000, FRACTION]
+    seen = set()
+    for weight in {*weights, *(FRACTION - weight for weight in weights)}:
+        for cut in (0, 20_000):
+            mixes = np.zeros(1, MIX_DTYPE)
+            mixes["mixup"], mixes["cut_w"], mixes["cut_h"] = weight, cut, cut
+            images = [noise(rng, 30, 20), noise(rng, 30, 20)]
+            for place, depends in enumerate(visible(mixes, 0)):
+                outs = []
+                for other in (images[place], np.zeros_like(images[0]), np.full_like(images[0], 255)):
+                    pair = [image.copy() for image in images]
+                    pair[place] = other.copy()
+                    pair[1 - place][::2] = 0  # half of the other one black, the rest noise
+                    mix_into(pair[0], pair[1], mixes, 0)
+                    outs.append(pair[0])
+                same = all(np.array_equal(out, outs[0]) for out in outs)
+                assert same or depends, (weight, cut, place)
+                seen.add((place, depends))
+    assert seen == {(0, False), (0, True), (1, False), (1, True)}
 
 
 def test_mixing_at_its_ends_is_exact():
