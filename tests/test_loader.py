@@ -104,8 +104,9 @@ def test_mixed_batches_are_both_views_mixed(photos):
         draw_batch(pack_policy(policy), np.uint64(3), 0, index.numpy(), images.original_sizes, views, mixes)
         for row, image in enumerate(index.tolist()):
             first = render(decode_image(images, image), views[row, 0], 40)
-            second = render(decode_image(images, int(mixes[row]["partner"])), views[row, 1], 40)
-            assert mix_into(first, second, mixes, row) == OK
+            if mixes[row]["partner"] != image:
+                second = render(decode_image(images, int(mixes[row]["partner"])), views[row, 1], 40)
+                assert mix_into(first, second, mixes, row) == OK
             assert np.array_equal(pixels[row].permute(1, 2, 0).numpy(), first)
             unseen += not all(visible(mixes, row))
     assert unseen >= 3
