@@ -1,6 +1,6 @@
 """The processes that share one run: started by torchrun, or one alone.
 
-They agree through torch.distributed (gloo on the CPU, NCCL between GPUs) and share one file system. A process that
+They agree through torch.distributed (gloo, and NCCL between GPUs that train) and share one file system. A process that
 dies closes its connections, which the others meet as an error instead of a wait.
 """
 
@@ -39,9 +39,11 @@ class Ranks:
 
     @classmethod
     @contextmanager
-    def join(cls) -> Iterator[Ranks]:
+    def join(cls, gpus: bool = False) -> Iterator[Ranks]:
         """The group that torchrun's variables describe: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR,
         MASTER_PORT; without them, this process alone.
+
+        gpus: tensors on GPUs are exchanged, too, if there are any.
 
         Raises:
             UserError: variables that are missing or are no numbers; a group that does not come together.
@@ -54,7 +56,7 @@ class Ranks:
             store, _, _ = next(rendezvous("env://", ranks.rank, ranks.size, timeout=timedelta(minutes=10)))
             store.set_timeout(_PATIENCE)
             group = dist.PrefixStore("ranks", store)
-            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            backend = "cpu:gloo,cuda:nccl" if gpus and torch.cuda.is_available() else "gloo"
             dist.init_process_group(backend, store=group, rank=ranks.rank, world_size=ranks.size, timeout=_PATIENCE)
         except (RuntimeError, ValueError, OSError) as error:
             cause = " ".join(str(error).split())[:200]

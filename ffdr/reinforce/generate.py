@@ -20,9 +20,9 @@ from ffdr.beton.read import ImageBeton
 from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.errors import UserError
 from ffdr.options import ReinforceOptions, TeacherOptions
+from ffdr.ranks import Ranks
 from ffdr.reinforce import estimate, fidelity, shards
 from ffdr.reinforce.labelling import Labeller
-from ffdr.reinforce.ranks import Ranks
 from ffdr.reinforce.shards import ShardFolder
 from ffdr.reinforce.teacher import Teacher
 

@@ -32,7 +32,7 @@ def run(recipe: TrainRecipe, progress: bool | None = None) -> dict[str, Any]:
         Stopped: a signal asked for it; a checkpoint is saved.
     """
     check_name(recipe.model.name)
-    with Ranks.join() as ranks:
+    with Ranks.join(gpus=True) as ranks:
         if recipe.train.dry_run:
             if ranks.rank == 0:
                 dry_run(recipe)

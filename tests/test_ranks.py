@@ -1,9 +1,9 @@
-"""What torchrun's variables are taken for. How ranks share work is tested in test_killed.py."""
+"""What torchrun's variables are taken for; reinforce/test_killed.py and train/test_parallel.py share work by them."""
 
 import pytest
 
 from ffdr.errors import UserError
-from ffdr.reinforce.ranks import Ranks, _places
+from ffdr.ranks import Ranks, _places
 
 
 def test_alone():
