@@ -6,6 +6,9 @@ Image betons have none but stock fields. A reinforced beton needs ``custom_field
 
 from __future__ import annotations
 
+import ffdr.beton.lean_ffcv  # noqa: F401
+
+# isort: split
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace

@@ -7,6 +7,9 @@ libjpeg's interpolation of chroma, so that the pixels are those of every program
 
 from __future__ import annotations
 
+import ffdr.beton.lean_ffcv  # noqa: F401
+
+# isort: split
 import ctypes
 import weakref
 

@@ -9,6 +9,9 @@ Shapes: N images, P pages of the file.
 
 from __future__ import annotations
 
+import ffdr.beton.lean_ffcv  # noqa: F401
+
+# isort: split
 import numpy as np
 import torch
 from ffcv.loader import Loader

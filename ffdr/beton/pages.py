@@ -8,6 +8,9 @@ nobody decodes are read; and a plan that needs more memory than the machine has 
 
 from __future__ import annotations
 
+import ffdr.beton.lean_ffcv  # noqa: F401
+
+# isort: split
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

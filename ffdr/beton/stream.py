@@ -15,6 +15,9 @@ the bytes of each sample lie; ours (``_Replay``) turns them into a batch. What s
 
 from __future__ import annotations
 
+import ffdr.beton.lean_ffcv  # noqa: F401
+
+# isort: split
 import atexit
 import threading
 from collections.abc import Callable, Iterator, Sequence

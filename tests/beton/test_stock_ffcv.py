@@ -191,3 +191,20 @@ def test_fields_round_trip_and_encode(folder):
     with pytest.raises(UserError, match="not written by ffdr"):
         LogitsField.from_binary(np.zeros(1024, np.uint8))
     assert images.custom_fields == {}
+
+
+def test_importing_the_loader_compiles_nothing():
+    """FFCV's own import compiles a dictionary; ours leaves Numba as it was, and FFCV with the same numbers."""
+    code = """
+from numba.core import event
+listener = event.install_recorder("numba:compile").__enter__()
+import numba.typed
+real = numba.typed.Dict
+import ffdr.loader
+from ffcv.fields.rgb_image import IMAGE_MODES
+assert not listener.buffer, len(listener.buffer)
+assert numba.typed.Dict is real
+assert dict(IMAGE_MODES) == {"jpg": 0, "raw": 1}
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
