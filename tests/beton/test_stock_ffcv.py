@@ -197,10 +197,10 @@ def test_importing_the_loader_compiles_nothing():
     """FFCV's own import compiles a dictionary; ours leaves Numba as it was, and FFCV with the same numbers."""
     code = """
 from numba.core import event
-listener = event.install_recorder("numba:compile").__enter__()
 import numba.typed
 real = numba.typed.Dict
-import ffdr.loader
+with event.install_recorder("numba:compile") as listener:
+    import ffdr.loader
 from ffcv.fields.rgb_image import IMAGE_MODES
 assert not listener.buffer, len(listener.buffer)
 assert numba.typed.Dict is real
