@@ -1,35 +1,109 @@
-"""A photo corpus made on the spot, for measuring: ImageNet-like images out of scikit-learn's sample photographs."""
+"""A photo corpus made on the spot, for measuring: ImageNet-like images out of the sample photographs of scikit-learn
+and scikit-image (those in its package: nothing is downloaded), their betons, and reinforcements without a teacher."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import skimage.data
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from ffdr.augment.draw import draw_batch, pack_policy
+from ffdr.augment.policy import Policy
+from ffdr.augment.view import MIXED_DTYPE
+from ffdr.beton.decode import blank_views
+from ffdr.beton.header import ReinforcedHeader
+from ffdr.beton.read import ImageBeton
+from ffdr.beton.reinforced import ReinforcedWriter
+from ffdr.beton.write import write_images
+from ffdr.options import WriteOptions
+
 CLASSES = 10
+SIZES = ((500, 375), (375, 500), (500, 333), (333, 500), (500, 400), (400, 400))
+"""Widths and heights: ImageNet's most frequent, and some others."""
+SHARES = (0.55, 0.12, 0.18, 0.04, 0.07, 0.04)
+"""How frequent each of them is."""
 
 
-def make_photos(folder: Path, count: int, seed: int = 0, width: int = 500, height: int = 375) -> Path:
+def make_photos(folder: Path, count: int, seed: int = 0, width: int = 0, height: int = 0) -> Path:
     """Write ``count`` JPEGs (quality 95) into ``folder``/class_xx: random windows of real photographs.
 
-    Every window is cut at a random scale and place, mirrored at random, and resized to width × height pixels, so no
-    two are alike but all have a photograph's statistics.
+    Every window is cut at a random scale and place, mirrored at random, and resized to width × height pixels (0: one of
+    ``SIZES`` at random), so no two are alike but all have a photograph's statistics.
     """
     rng = np.random.default_rng(seed)
-    photos = [Image.fromarray(photo) for photo in load_sample_images().images]
+    photos = _sample_photos()
     for number in range(count):
-        photo = photos[rng.integers(len(photos))]
-        share = rng.uniform(0.5, 1.0)
-        w, h = share * photo.width, share * photo.width * height / width
-        if h > photo.height:
-            w, h = w * photo.height / h, float(photo.height)
-        x, y = rng.uniform(0, photo.width - w), rng.uniform(0, photo.height - h)
-        window = photo.resize((width, height), Image.Resampling.BICUBIC, box=(x, y, x + w, y + h))
-        if rng.random() < 0.5:
-            window = window.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        size = (width, height) if width else SIZES[rng.choice(len(SIZES), p=SHARES)]
+        window = _random_window(photos[rng.integers(len(photos))], size, rng)
         path = folder / f"class_{number % CLASSES:02d}" / f"{number:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         window.save(path, quality=95)
     return folder
+
+
+def _sample_photos() -> list[Image.Image]:
+    """Colour photographs: a temple, a flower; a portrait, a cat, a cup, a rocket, a motorcycle."""
+    pixels = [
+        *load_sample_images().images,
+        skimage.data.astronaut(),
+        skimage.data.cat(),
+        skimage.data.coffee(),
+        skimage.data.rocket(),
+        skimage.data.stereo_motorcycle()[0],
+    ]
+    return [Image.fromarray(photo) for photo in pixels]
+
+
+def _random_window(photo: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    share = rng.uniform(0.5, 1.0)
+    w, h = share * photo.width, share * photo.width * size[1] / size[0]
+    if h > photo.height:
+        w, h = w * photo.height / h, float(photo.height)
+    x, y = rng.uniform(0, photo.width - w), rng.uniform(0, photo.height - h)
+    window = photo.resize(size, Image.Resampling.BICUBIC, box=(x, y, x + w, y + h))
+    return window.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else window
+
+
+def write_photos(photos: Path, out: Path, mode: str = "jpg") -> Path:
+    """The image beton of such a folder."""
+    options = WriteOptions(source="imagefolder", path=str(photos), split="", out=str(out), mode=mode)
+    return write_images(options, progress=False)
+
+
+def reinforce_untaught(beton: Path, out: Path, policy: Policy, views: int, seed: int = 0) -> Path:
+    """A reinforced beton without a teacher: drawn views, made-up top-k. What labels say does not change the time."""
+    images = ImageBeton.open(beton)
+    count, index = len(images), np.arange(len(images))
+    header = ReinforcedHeader(
+        views=views,
+        topk=CLASSES,
+        num_classes=images.num_classes,
+        num_images=count,
+        fingerprint=images.fingerprint,
+        mixes=policy.mixes,
+        policy=asdict(policy),
+        teachers=("made-up",),
+        resolution=0,
+        seed=seed,
+    )
+    records = np.empty((count, views), MIXED_DTYPE)
+    for k in range(views):
+        drawn, mixes = blank_views(count)
+        draw_batch(pack_policy(policy), np.uint64(seed), k, index, images.original_sizes, drawn, mixes)
+        records["first"][:, k], records["mix"][:, k], records["second"][:, k] = drawn[:, 0], mixes, drawn[:, 1]
+    rng = np.random.default_rng(seed)
+    probs = -np.sort(-rng.dirichlet(np.ones(CLASSES), (count, views)))
+    ids = np.argsort(rng.random((count, views, images.num_classes)))[..., :CLASSES].astype(np.uint16)
+    with ReinforcedWriter(out, header, images) as writer:
+        writer.put(
+            index,
+            records if policy.mixes else np.ascontiguousarray(records["first"]),
+            ids,
+            np.log(np.maximum(probs, 1e-4)).astype(np.float16),
+        )
+        writer.finish()
+    return out

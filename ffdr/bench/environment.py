@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-_LIBRARIES = ("ffcv", "torch", "torchvision", "timm", "numba", "numpy", "pillow", "opencv-python")
+_LIBRARIES = ("ffcv", "torch", "torchvision", "timm", "numba", "numpy", "pillow", "opencv-python", "scikit-image")
 
 
 def environment() -> dict[str, str]:

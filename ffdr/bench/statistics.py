@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
 import numpy as np
 from scipy import stats
 
@@ -12,3 +16,33 @@ def median_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float
     rank = int(stats.binom.ppf((1 - confidence) / 2, len(ordered), 0.5))
     low = max(rank - 1, 0)
     return float(np.median(ordered)), (float(ordered[low]), float(ordered[len(ordered) - 1 - low]))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured figure: its median over the repeats, a 95 % interval for that, and the single values."""
+
+    median: float
+    low: float
+    high: float
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Sequence[float] | np.ndarray) -> Estimate:
+        """From one value a repeat."""
+        median, (low, high) = median_interval(np.asarray(values, np.float64))
+        return cls(median, low, high, tuple(map(float, values)))
+
+    def over(self, base: Estimate) -> Estimate:
+        """How many times ``base`` this is, repeat by repeat: what was measured side by side is compared, so that a
+        machine that slows down for a while slows both down."""
+        return Estimate.of(np.divide(self.values, base.values))
+
+    def json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    def text(self, digits: int = 2) -> str:
+        """``1.23 [1.20, 1.27]``, or ``1.23`` of a single value."""
+        median, low, high = (f"{number:,.{digits}f}" for number in (self.median, self.low, self.high))
+        return f"{median} [{low}, {high}]" if len(self.values) > 1 else median

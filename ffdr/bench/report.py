@@ -1,0 +1,98 @@
+"""What a measurement leaves behind: tables on the terminal, the same as Markdown, and the figures as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ffdr.bench.environment import environment
+from ffdr.bench.statistics import Estimate
+from ffdr.beton.partial import write_aside
+from ffdr.errors import UserError
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as Markdown, padded so that it reads well as it is."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        lines = [self.headings, *self.rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
+
+        def row(cells: Sequence[str]) -> str:
+            return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+        rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+        body = "\n".join([row(self.headings), rule, *map(row, self.rows)])
+        return "\n\n".join([f"## {self.title}", body, *self.notes])
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure that is promised."""
+
+    name: str
+    reached: Estimate | None
+    """None: not measured."""
+    bound: float
+    at_most: bool = False
+    """The bound is an upper one."""
+
+    @property
+    def verdict(self) -> str:
+        """met, missed, or not measured."""
+        if self.reached is None:
+            return "not measured"
+        met = self.reached.median <= self.bound if self.at_most else self.reached.median >= self.bound
+        return "met" if met else "missed"
+
+    def json(self) -> dict[str, Any]:
+        """Plain data."""
+        reached = self.reached and self.reached.json()
+        return {"bound": self.bound, "at_most": self.at_most, "reached": reached, "verdict": self.verdict}
+
+
+def target_table(targets: Sequence[Target]) -> Table:
+    """What is promised against what was reached."""
+    rows = [
+        (
+            target.name,
+            f"{'≤' if target.at_most else '≥'} {target.bound:g}",
+            target.reached.text(3 if target.bound < 2 else 2) if target.reached else "—",
+            target.verdict,
+        )
+        for target in targets
+    ]
+    return Table("Targets", ("", "to reach", "reached", ""), rows)
+
+
+def check_report(file: str) -> None:
+    """Refuse a report that could not be written, before anything is measured.
+
+    Raises:
+        UserError: no .json file, or no such folder.
+    """
+    if file and not file.endswith(".json"):
+        raise UserError(f"bench.json: {file} does not end in .json")
+    if file and not Path(file).parent.is_dir():
+        raise UserError(f"bench.json: there is no folder {Path(file).parent}")
+
+
+def report(file: str, title: str, setting: Sequence[str], tables: Sequence[Table], figures: Mapping[str, Any]) -> None:
+    """Print the tables; with a ``file`` (.json) store the figures there and the tables beside it (.md)."""
+    heads = [f"# {title}", "\n".join(f"- {line}" for line in setting)]
+    print("\n\n".join([*heads, *map(str, tables)]))
+    if file:
+        origin = environment()
+        foot = "Measured with " + ", ".join(f"{key} {value}" for key, value in origin.items()) + "."
+        content = {"setting": list(setting), **figures, "environment": origin}
+        write_aside(Path(file), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_aside(Path(file).with_suffix(".md"), "\n\n".join([*heads, *map(str, tables), foot]) + "\n")

@@ -1,0 +1,170 @@
+"""The loader bench: every pipeline is there, stages add up, the published way shows the pictures that ffdr shows."""
+
+import json
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ffdr import ReinforcedDataset
+from ffdr.augment.policy import Policy
+from ffdr.bench import loader, pipelines
+from ffdr.bench.corpus import reinforce_untaught
+from ffdr.bench.drivers import STAGES
+from ffdr.bench.loader import REST, bench_loader, stage_shares
+from ffdr.bench.peers import has_dali
+from ffdr.bench.published import PublishedDataset, replay
+from ffdr.bench.startup import start_seconds
+from ffdr.bench.timing import Timing
+from ffdr.beton.pixels import decode_image
+from ffdr.beton.read import ImageBeton
+from ffdr.options import BenchOptions
+
+R = 64
+
+
+def check_same_pictures(files):
+    """Stock FFCV's beton and the folder hold the same JPEGs, and ffdr's beton the same pictures in the same order."""
+    mine, stock, raw = map(ImageBeton.open, (files.jpg, files.stock, files.raw))
+    assert mine.labels.tolist() == stock.labels.tolist() == raw.labels.tolist()
+    assert mine.sizes.tolist() == stock.sizes.tolist() == raw.sizes.tolist()
+    paths = sorted(files.photos.glob("*/*.jpg"))
+    assert len(paths) == len(stock)
+    for i, path in enumerate(paths):
+        assert path.read_bytes() == stock.data(i).tobytes()
+        assert np.array_equal(decode_image(stock, i), decode_image(mine, i))
+        assert np.abs(decode_image(raw, i).astype(int) - decode_image(mine, i)).mean() < 6
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A small run's JSON and Markdown; starts are not timed, and 6 views an image are enough."""
+    out = tmp_path_factory.mktemp("bench") / "loader.json"
+    make_files = pipelines.make_files
+
+    def checked(*arguments):
+        files = make_files(*arguments)
+        check_same_pictures(files)
+        return files
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipelines, "PUBLISHED_VIEWS", 6)
+        patch.setattr(pipelines, "make_files", checked)
+        patch.setattr(loader, "start_seconds", lambda *_: 3.0)
+        bench_loader(BenchOptions(images=70, repeats=3, resolution=R, json=str(out)))
+    assert out.with_suffix(".png").stat().st_size > 10_000
+    return json.loads(out.read_text()), out.with_suffix(".md").read_text()
+
+
+def test_every_pipeline_is_timed(stored):
+    figures, text = stored
+    names = {pipelines.ERM, pipelines.DR, pipelines.CROPS, pipelines.MIXED, pipelines.EVALUATION, pipelines.RAW}
+    names |= {pipelines.STOCK, pipelines.STOCK_ON_OURS, pipelines.TORCHVISION, pipelines.TORCHVISION_CROPS}
+    names |= {pipelines.PUBLISHED, pipelines.DECODE}
+    found = set(figures["pipelines"])
+    assert found - {pipelines.TWO, pipelines.DALI} == names
+    assert (pipelines.DALI in found) == has_dali()
+    assert has_dali() or "| not installed" in text
+    for name, row in figures["pipelines"].items():
+        assert f"| {name} " in text
+        assert row["images"] == 64  # full batches
+        assert row["images_per_second"]["values"] == pytest.approx([64 / s for s in row["seconds"]])
+        assert 0 < row["images_per_second"]["low"] <= row["images_per_second"]["median"]
+        stock = figures["pipelines"][pipelines.STOCK]["seconds"]
+        assert row["times_stock"]["values"] == pytest.approx(np.divide(stock, row["seconds"]))
+
+
+def test_stages_add_up_to_the_loader_s_time(stored):
+    figures, _ = stored
+    assert set(figures["stages"]) == {pipelines.DR, pipelines.MIXED}
+    for name, stages in figures["stages"].items():
+        assert list(stages) == [*STAGES, REST]
+        assert np.sum([stage["share"]["values"] for stage in stages.values()], axis=0) == pytest.approx(1)
+        seconds = np.sum([stage["seconds"]["values"] for stage in stages.values()], axis=0)
+        row = figures["pipelines"][name]
+        assert seconds == pytest.approx(np.divide(row["seconds"], row["images"]))
+        for stage in ("splice", "decode", "resize", "operations"):
+            assert stages[stage]["seconds"]["low"] > 0
+
+
+def test_targets_are_taken_from_the_figures(stored):
+    figures, text = stored
+    targets = figures["targets"]
+    assert len(targets) == 11
+    assert "met" in text
+    ratio = targets["full policy : stock FFCV's crop and flip"]
+    assert ratio["reached"] == figures["pipelines"][pipelines.DR]["times_stock"]
+    outside = targets["share of the time outside JPEG decoding"]["reached"]["values"]
+    decode = figures["stages"][pipelines.DR]["decode"]["share"]["values"]
+    assert outside == pytest.approx(1 - np.array(decode))
+    assert targets["seconds to the first batch, second start"]["verdict"] == "met"
+    sizes = figures["stored_bytes"]
+    assert 1.0 < sizes["without markers and table"] <= 1.011
+    assert 0.9 < sizes["as stock FFCV stores them"] < 1.0  # its Huffman tables are not optimised
+
+
+def test_shares_of_a_hand_made_case():
+    laps = np.zeros((3, len(STAGES)))
+    laps[:, 0], laps[:, 1] = 1.0, (2.0, 4.0, 3.0)
+    shares = stage_shares(Timing((40.0, 80.0, 50.0), 10), laps)  # 4, 8 and 5 seconds an image
+    assert shares["splice"][1].values == (0.25, 0.125, 0.2)
+    assert shares["decode"][0].median == 3.0
+    assert shares[REST][0].values == (1.0, 3.0, 1.0)
+    assert shares[REST][1].median == 0.25
+
+
+@pytest.fixture(scope="module")
+def archive(photos, tmp_path_factory):
+    """Crop, flip and erasing of the 24 photographs, as a reinforced beton, as an archive, and their JPEGs as files."""
+    folder = tmp_path_factory.mktemp("archive")
+    policy = replace(Policy(), randaugment=0.0, erase=0.5)
+    reinforced = reinforce_untaught(photos, folder / "r.beton", policy, 4)
+    pipelines.export_archive(
+        pipelines.ExportOptions(str(reinforced), str(photos), str(folder / "archive"), R), progress=False
+    )
+    originals = photos.with_name("photos")  # of the shared fixture
+    return pipelines._extract(photos, originals, folder / "photos"), folder / "archive", reinforced
+
+
+def test_the_published_way_shows_the_same_crops(photos, archive):
+    folder, pickles, reinforced = archive
+    dataset = ReinforcedDataset(photos, reinforced)
+    erased = 0
+    for i, file in enumerate(sorted(folder.glob("*/*.jpg"))):
+        image = Image.open(file).convert("RGB")
+        _, samples = torch.load(pickles / f"{i}.pth.tar", weights_only=False)
+        for k, sample in enumerate(samples):
+            theirs = replay(image, sample["params"], R).permute(1, 2, 0).numpy()
+            mine = dataset.view(i, k, R)[0]
+            assert np.abs(theirs.astype(int) - mine).max() <= 1, (i, k)
+            assert theirs.std() > 10
+            erased += bool((theirs == 0).all(axis=2).mean() > 0.01)
+    assert 24 < erased < 72  # half of 96
+
+
+def test_the_published_dataset_shows_any_view_of_its_image(photos, archive):
+    folder, pickles, reinforced = archive
+    published, dataset = PublishedDataset(folder, pickles, R), ReinforcedDataset(photos, reinforced)
+    torch.manual_seed(0)
+    views = [dataset.view(5, k, R)[0].astype(int) for k in range(4)]
+    seen = set()
+    for _ in range(30):
+        pixels, probs, ids, label = published[5]
+        distances = [np.abs(pixels.permute(1, 2, 0).numpy() - view).max() for view in views]
+        assert min(distances) <= 1
+        seen.add(int(np.argmin(distances)))
+        targets = dataset.view(5, int(np.argmin(distances)), R)[1]
+        assert targets.ids[0].tolist() == ids.tolist()
+        assert probs.tolist() == pytest.approx(targets.log_probs[0].exp().tolist(), rel=1e-5)
+        assert label == dataset.images.labels[5]
+    assert seen == {0, 1, 2, 3}
+
+
+def test_a_start_is_timed_in_a_process_of_its_own(photos, tmp_path):
+    reinforced = reinforce_untaught(photos, tmp_path / "r.beton", Policy(), 2)
+    assert 0.5 < start_seconds(photos, reinforced, 8, R) < 300
+    with pytest.raises(subprocess.CalledProcessError):
+        start_seconds(tmp_path / "no.beton", reinforced, 8, R)

@@ -1,0 +1,121 @@
+"""The loops that are timed do the product's work: same pixels, no failed decode."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ffdr.augment.ops import augment
+from ffdr.augment.policy import Policy
+from ffdr.augment.replay import render
+from ffdr.augment.view import OPS
+from ffdr.bench import drivers
+from ffdr.bench.corpus import reinforce_untaught
+from ffdr.bench.kernels import OURS, TORCHVISION, _Subjects, bench_kernels
+from ffdr.bench.pipelines import StageClock
+from ffdr.beton.decode import Replayer
+from ffdr.beton.pixels import decode_image
+from ffdr.beton.read import ImageBeton
+from ffdr.options import BenchOptions
+
+R = 48
+
+
+@pytest.fixture
+def images(photos):
+    return ImageBeton.open(photos)
+
+
+@pytest.mark.parametrize("policy", [Policy(erase=1.0), Policy(mixup=1.0, cutmix=1.0)], ids=["plain", "mixing"])
+def test_timed_stages_make_the_product_s_pixels(images, tmp_path, policy, monkeypatch):
+    monkeypatch.setattr("ffdr.bench.pipelines.BATCH", 8)
+    clock = StageClock(images, reinforce_untaught(images.path, tmp_path / "r.beton", policy, 4), R)
+    views, mixes = clock.records(0)
+    replayer = Replayer(images, R, threads=1)
+    expected = np.empty((len(images), R, R, 3), np.uint8)
+    replayer(replayer.spans(clock.index), views, mixes, expected)
+    for i in range(len(images)):
+        spent = drivers.time_stages(clock.room, clock.index[i : i + 1], views[i : i + 1], mixes[i : i + 1])
+        assert np.array_equal(clock.room.out[0], expected[i])
+        assert (spent >= 0).all()
+    clock()
+    clock()
+    assert np.shape(clock.laps) == (2, len(drivers.STAGES))
+    spent = dict(zip(drivers.STAGES, clock.laps[0], strict=True))
+    assert spent["decode"] > spent["splice"] > 0
+    assert (spent["mix"] > 0) == policy.mixes
+    assert not np.array_equal(clock.records(0)[0], clock.records(1)[0])  # each epoch has views of its own
+
+
+def test_segments_and_whole_images_decode(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("ffdr.bench.pipelines.BATCH", 8)
+    clock = StageClock(images, reinforce_untaught(images.path, tmp_path / "r.beton", Policy(), 4), R)
+    room, index = clock.room, clock.index
+    views, _ = clock.records(0)
+    segments, whole = (drivers.collect(images, room, index, kind) for kind in (views, None))
+    assert drivers.decode_all(room.decoder, *segments, room.canvas) == 0
+    assert segments[1][:, 1].sum() < 0.8 * whole[1][:, 1].sum()
+    assert whole[1][:, 1:].tolist() == [[images.data_size[i], *images.sizes[i]] for i in index]
+    assert drivers.decode_all(room.decoder, *whole, room.canvas) == 0
+    width, height = images.sizes[-1]
+    assert np.array_equal(
+        room.canvas[: width * height * 3].reshape(height, width, 3), decode_image(images, len(images) - 1)
+    )
+    segments[0][segments[1][3, 0]] = 0  # no start-of-image marker
+    assert drivers.decode_all(room.decoder, *segments, room.canvas) == 1
+
+
+@pytest.fixture(scope="module")
+def subjects(photos):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ffdr.bench.kernels.WIDTH", 250)
+        patch.setattr("ffdr.bench.kernels.HEIGHT", 188)
+        yield _Subjects(ImageBeton.open(photos), R)
+
+
+def test_kernels_resize_and_operate_as_the_product(subjects):
+    room = subjects.room
+    view = subjects.views[5:6]
+    plain = view[0, 0].copy()
+    for name in ("op0", "op1", "erase_h"):
+        plain[name] = 0
+    drivers.resize_all(subjects.photos[1:2], view, room.out[0], room.work)
+    assert np.array_equal(room.out[0], render(subjects.photos[1], plain, R))
+    picture = subjects.pictures[0, : 3 * R * R].reshape(R, R, 3).copy()
+    for op in OPS[1:]:
+        view = subjects.only(op)[7:8]
+        level = int(view[0, 0]["level0"])
+        drivers.operate_all(subjects.pictures[:1], view, room.pictures[1], room.out[0], room.work)
+        assert np.array_equal(room.out[0], augment(picture, op, level)), op
+    view = next(row for row in subjects.views if row[0]["op0"] and row[0]["op1"])
+    (op0, level0), (op1, level1) = ((OPS[view[0][f"op{n}"]], int(view[0][f"level{n}"])) for n in (0, 1))
+    drivers.operate_all(subjects.pictures[:1], view[None], room.pictures[1], room.out[0], room.work)
+    assert np.array_equal(room.out[0], augment(augment(picture, op0, level0), op1, level1))
+
+
+def test_erasing_and_mixing_happen(subjects):
+    first, second = subjects.room.out
+    first[:], second[:] = 200, 100
+    drivers.erase_all(subjects.views[:1], first)
+    assert 0.01 < (first == 0).mean() < 0.4
+    first[:] = 200
+    mixes = subjects.mixes[:1].copy()
+    mixes["cut_h"] = 0
+    drivers.mix_all(mixes, first, second)
+    assert np.ptp(first) == 0
+    assert first[0, 0, 0] == round(100 + 100 * int(mixes["mixup"][0]) / 65535)
+
+
+def test_the_kernel_bench_reports_every_step(tmp_path, capsys):
+    bench_kernels(BenchOptions(images=64, repeats=3, resolution=32, json=str(tmp_path / "kernels.json")))
+    stored = json.loads((tmp_path / "kernels.json").read_text())
+    steps = {"crop-resize", "two random operations", "erase", "mixup", "cutmix", "splice", "decode", *OPS[1:]}
+    assert set(stored["kernels"]) == steps
+    for step in steps:
+        assert stored["kernels"][step][OURS]["seconds_an_image"]["low"] > 0
+    assert all(TORCHVISION in stored["kernels"][op] for op in OPS[1:])
+    assert set(stored["kernels"]["crop-resize"]) == {OURS, "Pillow", "OpenCV INTER_LINEAR"}
+    assert len(stored["targets"]) == 4
+    printed = capsys.readouterr().out
+    assert printed.strip() in (tmp_path / "kernels.md").read_text()
+    assert all(f"| {step} " in printed for step in steps)
