@@ -111,12 +111,21 @@ def evaluate(options: EvalRecipe) -> None:
 
 
 def bench(options: BenchRecipe, what: str) -> None:
-    """Measure: loader (against its peers), kernels (each operation), epoch (epoch time of DR against ERM)."""
+    """Measure: loader, kernels, epoch (DR against ERM), train (step, loader, both), doctor (what limits training)."""
+    from ffdr.bench.doctor import bench_doctor
     from ffdr.bench.epoch import bench_epoch
     from ffdr.bench.kernels import bench_kernels
     from ffdr.bench.loader import bench_loader
+    from ffdr.bench.train import bench_train
 
-    {"epoch": bench_epoch, "loader": bench_loader, "kernels": bench_kernels}[what](options.bench)
+    benches = {
+        "loader": bench_loader,
+        "kernels": bench_kernels,
+        "epoch": bench_epoch,
+        "train": bench_train,
+        "doctor": bench_doctor,
+    }
+    benches[what](options.bench)
 
 
 VERBS: dict[str, Callable[..., int | None]] = {

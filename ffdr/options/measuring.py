@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ffdr.errors import between
+from ffdr.errors import UserError, between, one_of
+from ffdr.options.learning import COMPILE, PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class DemoOptions:
         between("demo.epochs", self.epochs, 0, 10**6)
 
 
-BENCHES = ("loader", "kernels", "epoch")
+BENCHES = ("loader", "kernels", "epoch", "train", "doctor")
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,30 @@ class BenchOptions:
     """``ffdr bench``: measurements, each in one paired run."""
 
     images: int = 1024
-    """images of the corpus that is made for the measurement"""
+    """images of the corpus that is made for the measurement (loader, kernels, epoch)"""
     repeats: int = 7
     """paired repetitions"""
     resolution: int = 224
-    """pixels of the views"""
+    """pixels of the views (loader, kernels, epoch)"""
+    models: tuple[str, ...] = ()
+    """timm models to train, one or several (train), the first (doctor); empty: resnet50 on a GPU, else resnet18"""
+    precisions: tuple[str, ...] = ("auto",)
+    """auto, float32, bfloat16, float16, one or several (train), the first (doctor)"""
+    resolutions: tuple[int, ...] = ()
+    """pixels of the views, one or several (train), the first (doctor); empty: 224 on a GPU, else 128"""
+    batch_size: int = 0
+    """images a step (train, doctor); 0: 256 on a GPU, else 16"""
+    steps: int = 0
+    """steps of one timed pass (train, doctor); 0: 32 on a GPU, else 2"""
+    compile: str = ""
+    """torch.compile's mode of ffdr's step: off, default, reduce-overhead, max-autotune; empty: default on a GPU that
+    can, else off (train, doctor)"""
+    data: str = ""
+    """image beton to train on (train, doctor); empty: photographs are made"""
+    reinforced: str = ""
+    """reinforced beton of these images; empty: the one packed with them, or views drawn on the fly and labels"""
+    workers: int = 0
+    """decoding threads (train, doctor); 0: one a core"""
     json: str = ""
     """file to write the figures to; a table and a plot go beside it"""
 
@@ -45,3 +65,15 @@ class BenchOptions:
         between("bench.images", self.images, 64, 10**7)
         between("bench.repeats", self.repeats, 3, 1000)
         between("bench.resolution", self.resolution, 16, 4096)
+        between("bench.batch_size", self.batch_size, 0, 10**6)
+        between("bench.steps", self.steps, 0, 10**6)
+        between("bench.workers", self.workers, 0, 1024)
+        one_of("bench.compile", self.compile, ("", *COMPILE))
+        for precision in self.precisions:
+            one_of("bench.precisions", precision, PRECISIONS)
+        for resolution in self.resolutions:
+            between("bench.resolutions", resolution, 16, 4096)
+        if not self.precisions:
+            raise UserError(f"bench.precisions: name at least one of {', '.join(PRECISIONS)}")
+        if self.reinforced and not self.data:
+            raise UserError("bench.data: bench.reinforced needs the image beton that it belongs to")

@@ -1,0 +1,284 @@
+"""What ``ffdr bench train`` and ``doctor`` time: ffdr's training, its parts, and loops as one writes them by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ffdr.augment.policy import Policy
+from ffdr.bench.corpus import make_photos, reinforce_untaught, write_photos
+from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.errors import UserError
+from ffdr.models import autocast_dtype, best_device, check_name
+from ffdr.options import BenchOptions, DataOptions, ModelOptions, TeacherOptions, TrainOptions, TrainRecipe
+from ffdr.protocol import Batch, BatchLoader
+from ffdr.train.fit import Trainer
+from ffdr.train.optim import build_optimizer
+from ffdr.train.run import build_trainer
+
+_VIEWS = 8
+_EPOCHS = 10**4
+"""More than are ever timed, so that the learning rate stays where it is."""
+_CACHED = 4
+"""Different batches that are kept on the device."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One configuration to time."""
+
+    model: str
+    precision: str
+    """as ``train.precision``"""
+    resolution: int
+    batch_size: int
+    steps: int
+    """of one timed pass"""
+    compile: str
+    """as ``train.compile``"""
+    workers: int
+    device: torch.device
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What autocast computes in; None: float32."""
+        return autocast_dtype(self.precision, self.device, "bench.precisions")
+
+    @property
+    def images(self) -> int:
+        """Of one timed pass."""
+        return self.batch_size * self.steps
+
+    def within(self, count: int) -> Setting:
+        """The same with no more steps than ``count`` images fill.
+
+        Raises:
+            UserError: they do not fill one.
+        """
+        if count < self.batch_size:
+            raise UserError(f"bench.batch_size: {count} images do not fill one batch of {self.batch_size}")
+        return replace(self, steps=min(self.steps, count // self.batch_size))
+
+    @property
+    def label(self) -> str:
+        """``resnet50, 224 px, bfloat16``."""
+        return f"{self.model}, {self.resolution} px, {str(self.dtype or torch.float32).removeprefix('torch.')}"
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is trained on."""
+
+    images: Path
+    count: int
+    """of images"""
+    reinforced: str
+    """empty: packed with the images, or there is none"""
+    task: str
+    """dr, or erm where there is no reinforcement"""
+
+
+def plan(options: BenchOptions, device: torch.device | None = None) -> list[Setting]:
+    """Every model in every precision at every resolution; what is left open becomes what suits the device.
+
+    Raises:
+        UserError: a model that timm doesn't know; a precision that the device doesn't have; no compiler for
+            ``bench.compile``.
+    """
+    device = device or best_device()
+    gpu = device.type == "cuda"
+    settings = [
+        Setting(
+            model=model,
+            precision=precision,
+            resolution=resolution,
+            batch_size=options.batch_size or (256 if gpu else 16),
+            steps=options.steps or (32 if gpu else 2),
+            compile=_compile_mode(options.compile, device),
+            workers=options.workers,
+            device=device,
+        )
+        for model in options.models or ("resnet50" if gpu else "resnet18",)
+        for precision in options.precisions
+        for resolution in options.resolutions or (224 if gpu else 128,)
+    ]
+    for setting in settings:
+        check_name(setting.model)
+        _ = setting.dtype
+    return settings
+
+
+def _compile_mode(asked: str, device: torch.device) -> str:
+    if asked == "off" or (not asked and device.type == "cpu"):
+        return "off"
+    reason = why_not_compile(device)
+    if asked and reason:
+        raise UserError(f"bench.compile: torch.compile does not work here ({reason}); use off")
+    return "off" if reason else asked or "default"
+
+
+def why_not_compile(device: torch.device) -> str:
+    """Why torch.compile does not work here, in a line; empty: it does."""
+    try:
+        torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=device))
+    except RuntimeError as error:  # what all of torch.compile's failures are: no C++ compiler, no Triton, ...
+        return next(iter(str(error).strip().splitlines()), type(error).__name__)[:100]
+    return ""
+
+
+def training_files(options: BenchOptions, folder: Path, count: int) -> Files:
+    """The user's files, or ``count`` photographs with views of the full policy, made in a folder.
+
+    Raises:
+        UserError: files that can't be opened or don't belong together.
+    """
+    if not options.data:
+        images = write_photos(make_photos(folder / "photos", count), folder / "images.beton")
+        reinforced = reinforce_untaught(images, folder / "reinforced.beton", Policy(), _VIEWS)
+        return Files(images, count, str(reinforced), "dr")
+    images = ImageBeton.open(options.data)
+    if options.reinforced:
+        ReinforcedBeton.open(options.reinforced, images)
+    taught = options.reinforced or "aug_params" in images.field_names
+    return Files(images.path, images.num_images, options.reinforced, "dr" if taught else "erm")
+
+
+def new_trainer(setting: Setting, files: Files, out: Path) -> Trainer:
+    """The trainer that ``ffdr train`` would build, ready for its first epoch.
+
+    Raises:
+        UserError: a model that can't take the images.
+    """
+    recipe = TrainRecipe(
+        train=TrainOptions(
+            task=files.task,
+            epochs=_EPOCHS,
+            batch_size=setting.batch_size,
+            lr=1e-3,
+            warmup_epochs=0,
+            resolution=setting.resolution,
+            precision=setting.precision,
+            compile=setting.compile,
+            out=str(out),
+        ),
+        data=DataOptions(train=str(files.images), reinforced=files.reinforced, workers=setting.workers),
+        model=ModelOptions(name=setting.model),
+        policy=Policy(),
+        teacher=TeacherOptions(),
+    )
+    trainer = build_trainer(recipe, progress=False)
+    trainer._begin()
+    return trainer
+
+
+def on_cached(trainer: Trainer, batches: Sequence[Batch], count: int) -> Trainer:
+    """A new trainer of the same options, whose epochs are ``count`` batches that lie on the device."""
+    loader = CachedBatches(batches, count, trainer.loader.num_classes)
+    options, model, device = trainer.options, trainer.model_options, trainer.device
+    other = Trainer(options, model, trainer.data, loader, device=device, progress=False)
+    other._begin()
+    return other
+
+
+def train_on_last(trainer: Trainer, count: int) -> dict[str, Any]:
+    """The trainer's own loop over the last batches of its epoch, as in a run that is resumed there; its log record.
+
+    An epoch of ImageNet takes too long to time. Its first batches would not do: a pass that is broken off waits for
+    batches that are decoded in advance for nobody.
+    """
+    _rewind(trainer.loader, trainer.epoch, count)
+    trainer.step.count = (trainer.epoch + 1) * len(trainer.loader) - count
+    return trainer._train_epoch()
+
+
+def read_last(loader: BatchLoader, count: int) -> list[Batch]:
+    """The last batches of the loader's next epoch, all on the device; the first few of them are kept."""
+    _rewind(loader, loader.state_dict()["epoch"], count)
+    kept: list[Batch] = []
+    for batch in loader:
+        if len(kept) < _CACHED:
+            kept.append(batch)
+    wait(kept[0][0].device)
+    return kept
+
+
+def _rewind(loader: BatchLoader, epoch: int, count: int) -> None:
+    """The next pass is the last ``count`` batches of an epoch."""
+    loader.load_state_dict(loader.state_dict() | {"epoch": epoch, "batch": len(loader) - count})
+
+
+def step_through(trainer: Trainer) -> None:
+    """One pass of the trainer's step over its batches, without the loop around it."""
+    trainer.model.train()
+    for images, targets, _ in trainer.loader:
+        trainer.step(images, targets)
+    wait(trainer.device)
+
+
+class CachedBatches:
+    """The same batches again and again, as a loader (``BatchLoader``) that costs nothing."""
+
+    def __init__(self, batches: Sequence[Batch], count: int, num_classes: int) -> None:
+        self._batches, self._count, self.num_classes = batches, count, num_classes
+        self.num_images = count * len(batches[0][0])
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Batch]:
+        return islice(cycle(self._batches), self._count)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch is next; all are alike."""
+        self._epoch = epoch
+
+    def set_resolution(self, resolution: int) -> None:
+        """Refused: what lies on the device has its size."""
+        raise UserError(f"resolution: cached batches can't be turned into {resolution} px")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The coming epoch."""
+        return {"epoch": self._epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with that epoch."""
+        self._epoch = state["epoch"]
+
+
+class BareLoop:
+    """Training as one writes it by hand: autocast, cross-entropy with the labels, backward, the same optimiser."""
+
+    def __init__(self, model: nn.Module, options: TrainOptions, dtype: torch.dtype | None, compile: str) -> None:
+        """model: on its device, in channels_last; compile: as ``train.compile``."""
+        self.model, self.dtype = model, dtype
+        self.device = next(model.parameters()).device
+        self.optimizer = build_optimizer(options, model, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype is torch.float16)
+        self.forward = model if compile == "off" else torch.compile(model, mode=compile)
+
+    def __call__(self, loader: BatchLoader) -> None:
+        """One pass."""
+        self.model.train()
+        for images, targets, _ in loader:
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
+                loss = F.cross_entropy(self.forward(images), targets.label)
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        wait(self.device)
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

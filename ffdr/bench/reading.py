@@ -1,0 +1,92 @@
+"""How fast the stored images can be read: from the disk, and from the page cache."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ffdr.beton.layout import PAGE_SIZE
+from ffdr.beton.pages import READERS
+from ffdr.beton.read import ImageBeton
+
+_IMAGES = 256
+_PAGES = 16
+_ENOUGH = 16
+"""Images that must be found outside memory for a rate."""
+
+Span = tuple[int, int]
+"""First byte and number of bytes."""
+
+
+@dataclass(frozen=True)
+class ReadRates:
+    """Images a second; None: the system keeps the file in memory, so its disk can't be seen."""
+
+    disk: float | None
+    """single images at random places, by as many threads as decode"""
+    pages: float | None
+    """whole pages of the file, by as many threads as the loader has for them"""
+    memory: float
+    """single images that have just been read"""
+
+
+def read_rates(images: ImageBeton, threads: int, seed: int = 0) -> ReadRates:
+    """Read some of the images and pages; only these are first taken out of the page cache, where that is possible.
+
+    Pages that another process maps stay in memory; they don't count.
+    """
+    rng = np.random.default_rng(seed)
+    picked = rng.permutation(len(images))[:_IMAGES]
+    spans = [(int(images.data_ptr[i]), int(images.data_size[i])) for i in picked]
+    size = os.path.getsize(images.path)
+    starts = rng.permutation(np.arange(0, size, PAGE_SIZE))[:_PAGES]
+    pages = [(int(start), min(PAGE_SIZE, size - int(start))) for start in starts]
+    mean = float(images.data_size.mean())
+    with open(images.path, "rb", buffering=0) as file:
+        fd = file.fileno()
+        in_pages = _cold_rate(fd, pages, READERS, 1)
+        disk = _cold_rate(fd, spans, threads, _ENOUGH)
+        _timed(fd, spans, threads)
+        memory = len(spans) / _timed(fd, spans, threads)
+    return ReadRates(disk and disk[0], in_pages and in_pages[1] / mean, memory)
+
+
+def _cold_rate(fd: int, spans: Sequence[Span], threads: int, enough: int) -> tuple[float, float] | None:
+    """Spans and bytes a second of those that could be taken out of memory; None: fewer than ``enough``."""
+    os.fsync(fd)  # what is not yet written stays in memory
+    unit = os.sysconf("SC_PAGE_SIZE")  # of memory; the system lets go of whole ones only
+    for start, size in spans:
+        first, end = start // unit * unit, -(-(start + size) // unit) * unit
+        os.posix_fadvise(fd, first, end - first, os.POSIX_FADV_DONTNEED)
+    cold = [span for span in spans if _is_cold(fd, span)]
+    if len(cold) < enough:
+        return None
+    seconds = _timed(fd, cold, threads)
+    return len(cold) / seconds, sum(size for _, size in cold) / seconds
+
+
+def _is_cold(fd: int, span: Span) -> bool:
+    """Whether the middle of a span would have to come from the disk, as the kernel tells without reading it."""
+    try:
+        os.preadv(fd, [bytearray(1)], span[0] + span[1] // 2, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system that can't tell, such as one that lives in memory
+        return False
+    return False
+
+
+def _timed(fd: int, spans: Sequence[Span], threads: int) -> float:
+    """Seconds to read them all."""
+    with ThreadPoolExecutor(threads) as pool:
+        start = time.perf_counter()
+        for got, (_, size) in zip(
+            pool.map(lambda span: len(os.pread(fd, span[1], span[0])), spans), spans, strict=True
+        ):
+            assert got == size, "the file became shorter while it was read"
+        return time.perf_counter() - start

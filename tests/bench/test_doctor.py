@@ -1,0 +1,187 @@
+"""The doctor's words follow from the rates; cold reads come from the disk; the command runs on a user's files."""
+
+import errno
+import json
+import os
+from dataclasses import replace
+
+import pytest
+
+from ffdr.bench import doctor, reading
+from ffdr.bench.diagnosis import COPY, DECODE, DISK, MEMORY, STEP, TOGETHER, Measured, diagnose
+from ffdr.beton.read import ImageBeton
+from ffdr.cli import main
+from ffdr.errors import UserError
+from ffdr.options import BenchOptions
+
+GIB = 2**30
+GPU = Measured(
+    disk=2_000.0,
+    pages=9_000.0,
+    memory=100_000.0,
+    decode=20_000.0,
+    copy=50_000.0,
+    step=3_000.0,
+    training=2_950.0,
+    file_bytes=100 * GIB,
+    free_bytes=500 * GIB,
+    cores=16,
+    threads=16,
+    side=400.0,
+    resolution=224,
+    jpeg=True,
+    precision="bfloat16",
+    compiled=True,
+    memory_share=0.7,
+)
+CPU = replace(
+    GPU, copy=None, memory_share=None, disk=50_000.0, decode=2_000.0, step=100.0, training=95.0, cores=2, threads=2
+)
+
+
+def settings(measured):
+    return " | ".join(diagnose(measured).settings)
+
+
+def test_the_step_limits_a_gpu_that_is_full():
+    found = diagnose(GPU)
+    assert found.limit == STEP
+    assert found.sentences[0].startswith("Training is limited by the training step: 3,000 images/s at most.")
+    assert "Next comes decoding and replaying the images, with 20,000" in found.sentences[0]
+    # Nothing is left to switch on but smaller views or more GPUs.
+    assert len(found.settings) == 1 and "torchrun" in found.settings[0]
+
+
+def test_what_is_switched_off_is_advised():
+    slow = settings(replace(GPU, precision="float32", compiled=False, memory_share=0.2))
+    for setting in ("train.precision=auto", "train.compile=default", "train.batch_size: the step takes 20%"):
+        assert setting in slow
+        assert setting not in settings(GPU)
+
+
+def test_a_slow_disk_counts_once_where_the_file_fits_in_memory():
+    found = diagnose(GPU)
+    assert "first epoch also waits for the disk (2,000 images/s)" in found.sentences[-1]
+    assert len(diagnose(replace(GPU, disk=4_000.0)).sentences) == 1
+    assert len(diagnose(replace(GPU, disk=None)).sentences) == 1
+
+
+def test_the_disk_limits_a_file_beyond_memory():
+    large = replace(GPU, file_bytes=1000 * GIB, training=1_900.0)
+    found = diagnose(large)
+    assert found.limit == DISK
+    assert found.sentences == (
+        "Training is limited by reading the images from the disk: 2,000 images/s at most. Next comes the training "
+        "step, with 3,000.",
+    )
+    assert found.settings[0].startswith("data.order=quasi_random with data.os_cache=false: whole pages come at 9,000")
+    assert "more memory (the file has 1,000.0 GiB, 500.0 are free)" in found.settings[-1]
+    assert "os_cache" not in settings(replace(large, pages=2_100.0))
+    assert "write.max_resolution=256" in settings(replace(large, resolution=128))
+
+
+def test_decoding_limits_few_cores():
+    few = replace(GPU, decode=1_500.0, training=1_450.0, threads=4)
+    found = diagnose(few)
+    assert found.limit == DECODE
+    assert found.settings[0].startswith("data.workers=16: 4 threads decode")
+    assert found.settings[-1].startswith("more cores: about 8 ")  # 4 × 3000 / 1500
+    assert "write.growth" in settings(few) and "write.mode=raw" in settings(few)
+    assert "write.max_resolution=256" in settings(replace(few, resolution=128))
+    raw = settings(replace(few, jpeg=False, threads=16))
+    assert "write." not in raw and "data.workers" not in raw
+
+
+def test_copying_and_memory_can_limit():
+    assert diagnose(replace(GPU, copy=1_000.0, training=980.0)).limit == COPY
+    found = diagnose(replace(GPU, memory=900.0, training=880.0))
+    assert found.limit == MEMORY and "write.mode=jpg" in found.settings[0]
+
+
+def test_stages_that_disturb_each_other():
+    found = diagnose(replace(GPU, training=2_000.0))
+    assert found.limit == TOGETHER
+    assert "2,000 images/s, although its stages would allow 3,000" in found.sentences[0]
+    assert found.settings[0].startswith("data.workers=15:")
+    assert "data.workers" not in settings(replace(GPU, training=2_000.0, threads=8))
+
+
+def test_a_cpu_shares_its_cores():
+    assert CPU.expected == pytest.approx(1 / (1 / 2_000 + 1 / 100))
+    found = diagnose(CPU)
+    assert found.limit == STEP and "share the 2 cores: together 95 images/s" in found.sentences[1]
+    assert found.settings[0].startswith("a GPU")
+    assert "precision" not in settings(replace(CPU, precision="float32"))
+    assert diagnose(replace(CPU, decode=50.0, training=33.0)).limit == DECODE
+
+
+def test_cold_reads_come_from_outside_memory(photos):
+    images = ImageBeton.open(photos)
+    spans = [(int(start), int(size)) for start, size in zip(images.data_ptr, images.data_size, strict=True)]
+    with open(photos, "rb") as file:
+        fd = file.fileno()
+        os.pread(fd, 1 << 30, 0)
+        assert not any(reading._is_cold(fd, span) for span in spans)
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        cold = sum(reading._is_cold(fd, span) for span in spans)
+    rates = reading.read_rates(images, threads=2)
+    assert rates.memory > 0
+    if cold >= reading._ENOUGH:  # a file system in memory has nothing outside it
+        assert 0 < rates.disk < 2 * rates.memory and rates.pages > 0
+    else:
+        assert rates.disk is None
+
+
+def test_the_kernel_is_believed_about_what_is_in_memory(monkeypatch):
+    def answers(error):
+        def preadv(fd, buffers, offset, flags):
+            assert (offset, flags) == (150, os.RWF_NOWAIT)  # the middle
+            raise error
+
+        return preadv
+
+    for error, cold in ((BlockingIOError(), True), (OSError(errno.EOPNOTSUPP, "not supported"), False)):
+        monkeypatch.setattr(os, "preadv", answers(error))
+        assert reading._is_cold(0, (100, 100)) is cold
+
+
+def test_a_file_that_stays_in_memory_has_no_disk_rate(photos, monkeypatch):
+    monkeypatch.setattr(reading, "_is_cold", lambda fd, span: False)
+    rates = reading.read_rates(ImageBeton.open(photos), threads=1)
+    assert rates.disk is None and rates.pages is None and rates.memory > 0
+
+
+def test_the_doctor_examines_a_users_files(digits, reinforced_digits, tmp_path, capsys):
+    options = BenchOptions(
+        models=("test_efficientnet",),
+        resolutions=(32,),
+        batch_size=25,
+        steps=2,
+        repeats=3,
+        data=str(digits),
+        reinforced=str(reinforced_digits),
+        json=str(tmp_path / "doctor.json"),
+    )
+    doctor.bench_doctor(options)
+    printed = capsys.readouterr().out
+    stored = json.loads((tmp_path / "doctor.json").read_text())
+    measured = Measured(**stored["measured"])
+    assert diagnose(measured).limit == stored["diagnosis"]["limit"]
+    assert stored["diagnosis"]["sentences"][0] in printed
+    assert measured.file_bytes == os.path.getsize(digits) + os.path.getsize(reinforced_digits)
+    assert measured.copy is None and not measured.jpeg and measured.side == 32 and measured.precision == "float32"
+    assert measured.free_bytes < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert measured.training < 1.5 * measured.step  # the loop can't be faster than its step, but for noise
+    assert (tmp_path / "doctor.md").read_text().startswith("# Doctor")
+
+
+def test_images_that_fill_no_batch_are_refused(digits):
+    with pytest.raises(UserError, match=r"bench.batch_size: 100 images do not fill one batch of 128"):
+        doctor.bench_doctor(BenchOptions(models=("test_efficientnet",), data=str(digits), batch_size=128))
+
+
+@pytest.mark.parametrize("what", ["doctor", "train"])
+def test_the_command_line_reaches_it(what, capsys):
+    assert main(["bench", what, "--models=resnet5", "--steps=1"]) == 2
+    assert "ffdr bench: model.name: timm has no model 'resnet5'" in capsys.readouterr().err
