@@ -104,10 +104,10 @@ def train(options: TrainRecipe) -> None:
 
 
 def evaluate(options: EvalRecipe) -> None:
-    """Accuracy and calibration of one model on one image beton."""
+    """Accuracy and calibration of one model on a data set, or on ImageNet's evaluation sets."""
     from ffdr.evaluate.run import run
 
-    run(options.eval, options.model)
+    run(options.eval, options.model, options.suite)
 
 
 def bench(options: BenchRecipe, what: str) -> None:

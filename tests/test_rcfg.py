@@ -13,12 +13,13 @@ from ffdr import recipe
 from ffdr.train.plan import Data, plan_work
 
 RCFG = Path(__file__).parent.parent / "rcfg"
-FILES = sorted(RCFG.rglob("*.yaml"))
+FILES = sorted(file for file in RCFG.rglob("*.yaml") if file.parent.name != "ablate")  # grids: tests/ablate
 RUNS = [file for file in FILES if "parts" not in file.parts]
-VERBS = ("write", "reinforce", "train")
+VERBS = ("write", "reinforce", "train", "eval")
 NEEDED = {
     "train": ["--train.out=run", "--data.train=i.beton"],
     "write": ["--write.path=here", "--write.out=i.beton"],
+    "eval": ["--model.name=resnet50"],
     "reinforce": ["--reinforce.images=i.beton", "--reinforce.out=r.beton"],
 }
 MODELS = {

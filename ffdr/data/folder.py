@@ -26,9 +26,14 @@ def open_split(path: Path, split: str) -> FileSource:
             f"write.split: {path} has no folder {split!r}, only {_some(found)}{nearest(split, found)}; "
             "an empty split takes the path itself"
         )
+    return open_folder(folder, "write.path")
+
+
+def open_folder(folder: Path, key: str) -> FileSource:
+    """The images below ``folder``, a subfolder a class. key: the option that named it, for messages."""
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     if not classes:
-        raise UserError(f"write.path: {folder} has no subfolders; there must be one a class")
+        raise UserError(f"{key}: {folder} has no subfolders; there must be one a class")
     names: list[str] = []
     labels: list[int] = []
     empty = []
@@ -39,7 +44,7 @@ def open_split(path: Path, split: str) -> FileSource:
         if not files:
             empty.append(name)
     if empty:
-        raise UserError(f"write.path: {folder}: no images ({', '.join(EXTENSIONS)}) of {_some(empty)}")
+        raise UserError(f"{key}: {folder}: no images ({', '.join(EXTENSIONS)}) of {_some(empty)}")
     return FileSource(folder, names, labels, classes)
 
 

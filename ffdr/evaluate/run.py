@@ -1,73 +1,157 @@
-"""``ffdr eval``: a report on one model and one image beton."""
+"""``ffdr eval``: a report on one model, on one data set or on a suite of them."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import timm
 import torch
 from torch import nn
 
+from ffdr.beton.partial import write_aside
 from ffdr.beton.read import ImageBeton
 from ffdr.errors import UserError
+from ffdr.evaluate.classes import NUM_CLASSES
 from ffdr.evaluate.corruptions import CorruptedImages
-from ffdr.evaluate.metrics import evaluate
+from ffdr.evaluate.evaluator import Evaluator, Images, open_images
+from ffdr.evaluate.report import Report, as_text, plot, write_csv
 from ffdr.evaluate.robustness import evaluate_corruptions
-from ffdr.loader import ReinforcedLoader
-from ffdr.models import ModelInfo, best_device, class_digest, load_model, load_named
-from ffdr.options import EvalOptions, ModelOptions
+from ffdr.evaluate.scoring import Scorer
+from ffdr.evaluate.suite import check_model, plan_suite, run_suite
+from ffdr.models import ModelInfo, autocast_dtype, best_device, class_digest, load_model, load_named
+from ffdr.options import EvalOptions, ModelOptions, SuiteOptions
+from ffdr.ranks import Ranks
 
-Report = dict[str, Any]
+INTERPOLATION = "bilinear"
+"""Of the evaluation view, always with antialiasing."""
 
 
-def run(options: EvalOptions, model_options: ModelOptions) -> Report:
-    """Evaluate as the options say; prints the report and writes it as JSON if asked.
+def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions | None = None) -> Report:
+    """Evaluate as the options say; prints the report and writes it as JSON, CSV and plot if asked.
+
+    suite: the sets to evaluate on, if ``options`` name no data. Under torchrun the ranks share the images; every rank
+    returns the report, and the first one prints and writes it.
 
     Raises:
-        UserError: a model and data that don't fit together.
+        UserError: a model and data that don't fit together; files that can't be written or read.
     """
-    images = ImageBeton.open(options.data)
-    if options.json and not Path(options.json).parent.is_dir():
-        raise UserError(f"eval.json: there is no folder {Path(options.json).parent}")
+    for key in ("json", "csv", "plot"):
+        file = getattr(options, key)
+        if file and not Path(file).parent.is_dir():
+            raise UserError(f"eval.{key}: there is no folder {Path(file).parent}")
+    with Ranks.join() as ranks:
+        plan = None if options.data else plan_suite(suite or SuiteOptions())
+        images = open_images(options.data, "eval.data") if options.data else None
+        evaluator = _evaluator(options, model_options, ranks)
+        if plan:
+            check_model(evaluator.info)
+            scores = run_suite(evaluator, plan)
+        else:
+            scores = {"data": options.data, **_on_data(evaluator, images, options, ranks.rank)}
+        report = _feeding(evaluator) | scores
+        if ranks.rank == 0:
+            _tell(report, options)
+        return report
+
+
+def _evaluator(options: EvalOptions, model_options: ModelOptions, ranks: Ranks) -> Evaluator:
+    """Load the model and say how it is fed; a line on standard error where timm would feed it otherwise."""
+    device = ranks.device()
+    dtype = autocast_dtype(options.precision, device, "eval.precision")
     if options.checkpoint:
         model, info = load_model(options.checkpoint, options.resolution)
     else:
         model, info = load_named(model_options.name, model_options.checkpoint, resolution=options.resolution)
-    report = evaluate_model(model, info, images, options.batch_size)
-    if options.corruptions:
+    if ranks.rank == 0 and not info.classes:
+        _warn_of_other_view(info)
+    return Evaluator(
+        model.to(device, memory_format=torch.channels_last),
+        info,
+        device,
+        options.batch_size,
+        dtype,
+        options.flip_average,
+        ranks.threads(options.workers),
+        progress=ranks.rank == 0,
+    )
+
+
+def _warn_of_other_view(info: ModelInfo) -> None:
+    config = timm.get_pretrained_cfg(info.name)
+    theirs = {"interpolation": config.interpolation, "crop_mode": config.crop_mode}
+    other = [f"{key} {value}" for key, value in theirs.items() if value not in (INTERPOLATION, "center")]
+    if other:
+        print(
+            f"ffdr eval: timm evaluates {info.name} with {' and '.join(other)}; ffdr's view is {INTERPOLATION}, "
+            "centre-cropped: expect a slightly different accuracy",
+            file=sys.stderr,
+        )
+
+
+def _on_data(evaluator: Evaluator, images: Images, options: EvalOptions, rank: int) -> Report:
+    """Scores on one data set of the model's own classes, and under corruptions made of it if asked for."""
+    info = evaluator.info
+    _check_classes(info, images, options.data)
+    scorer = Scorer(images.labels, images.class_names, info.num_classes)
+    evaluator.mark(evaluator.loader(images), {"data": scorer}, Path(options.data).name)
+    report = scorer.report()
+    if options.corruptions and rank == 0:  # small sets, in memory: not worth sharing
         pixels, labels = evaluation_pixels(images, info)
-        report |= robustness(model, info, CorruptedImages(pixels), labels, options.batch_size)
-    print(as_text(report))
-    if options.json:
-        Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
+        by_name = evaluate_corruptions(
+            evaluator.model,
+            pixels,
+            labels,
+            info.mean,
+            info.std,
+            options.batch_size,
+            evaluator.device,
+            evaluator.dtype,
+        )
+        report |= {"corruption_top1": by_name.pop("mean"), "corruptions": by_name}
     return report
 
 
+def _feeding(evaluator: Evaluator) -> Report:
+    info = evaluator.info
+    return {
+        "model": info.name,
+        "resolution": info.resolution,
+        "center": info.center,
+        "interpolation": INTERPOLATION,
+        "precision": str(evaluator.dtype or torch.float32).removeprefix("torch."),
+        "parameters": sum(parameter.numel() for parameter in evaluator.model.parameters()),
+    }
+
+
+def _tell(report: Report, options: EvalOptions) -> None:
+    print(as_text(report))
+    if options.json:
+        write_aside(Path(options.json), json.dumps(report, indent=2) + "\n")
+    if options.csv:
+        write_csv(Path(options.csv), report)
+    if options.plot:
+        plot(Path(options.plot), report)
+
+
 def evaluate_model(model: nn.Module, info: ModelInfo, images: ImageBeton, batch_size: int) -> Report:
-    """Accuracy and calibration on the evaluation view, fed as the model's info says."""
-    _check_classes(info, images)
+    """Accuracy and calibration (``metrics.Scores``) in float32 on the evaluation view, fed as the model's info says."""
+    _check_classes(info, images, images.path)
     device = best_device()
-    loader = ReinforcedLoader(
-        images,
-        batch_size=min(batch_size, images.num_images),
-        resolution=info.resolution,
-        center=info.center,
-        mean=info.mean,
-        std=info.std,
-        device=device,
-    )
-    model = model.to(device, memory_format=torch.channels_last)
-    scores = evaluate(model, loader, info.num_classes)
+    evaluator = Evaluator(model.to(device, memory_format=torch.channels_last), info, device, batch_size)
+    scorer = Scorer(images.labels, images.class_names, info.num_classes)
+    evaluator.mark(evaluator.loader(images), {"data": scorer})
+    scores = {key: value for key, value in scorer.report().items() if isinstance(value, int | float)}
     return {"model": info.name, "data": str(images.path), "resolution": info.resolution, **scores}
 
 
-def evaluation_pixels(images: ImageBeton, info: ModelInfo) -> tuple[np.ndarray, np.ndarray]:
+def evaluation_pixels(images: Images, info: ModelInfo) -> tuple[np.ndarray, np.ndarray]:
     """All evaluation views (N, H, W, 3) uint8 and their labels (N,), for corrupting; they must fit in memory."""
-    view = {"resolution": info.resolution, "center": info.center, "dtype": torch.uint8}
-    loader = ReinforcedLoader(images, batch_size=min(256, images.num_images), **view)
-    pixels = np.concatenate([batch.permute(0, 2, 3, 1).numpy() for batch, _, _ in loader])
+    viewer = Evaluator(nn.Identity(), info, torch.device("cpu"), shared=False)
+    batches = viewer.loader(images, dtype=torch.uint8)
+    pixels = np.concatenate([batch.permute(0, 2, 3, 1).numpy() for batch, _, _ in batches])
     return pixels, images.labels.copy()
 
 
@@ -79,22 +163,15 @@ def robustness(
     return {"corruption_top1": by_name.pop("mean"), "corruptions": by_name}
 
 
-def as_text(report: Report) -> str:
-    """The report as lines for a terminal."""
-    lines = [f"{report['model']} on {report['data']}, {report['images']} images at {report['resolution']} px"]
-    for key in ("top1", "top5", "ece", "corruption_top1"):
-        if key in report:
-            lines.append(f"  {key:18s} {report[key]:8.2%}")
-    lines += [f"  {key:18s} {report[key]:8.4f}" for key in ("nll", "brier")]
-    if "corruptions" in report:
-        lines.append("  top-1 under corruptions made here (not ImageNet-C), severities 1 to 5:")
-        for name, values in report["corruptions"].items():
-            lines.append(f"    {name:18s}" + "".join(f"{value:8.1%}" for value in values))
-    return "\n".join(lines)
-
-
-def _check_classes(info: ModelInfo, images: ImageBeton) -> None:
-    if info.num_classes != images.num_classes and (images.manifest or info.num_classes < images.num_classes):
-        raise UserError(f"{images.path}: {images.num_classes} classes, but the model has {info.num_classes}")
+def _check_classes(info: ModelInfo, images: Images, where: object) -> None:
+    count = len(images.class_names)
+    written = not isinstance(images, ImageBeton) or images.manifest
+    if info.num_classes != count and (written or info.num_classes < count):
+        raise UserError(
+            f"{where}: {count} classes, but the model has {info.num_classes} (ImageNet's other sets go in a suite)"
+        )
     if info.classes and info.classes != class_digest(images.class_names):
-        raise UserError(f"{images.path}: its class names are not those that the model was trained with")
+        raise UserError(f"{where}: its class names are not those that the model was trained with")
+    numbers = [int(name) for name in images.class_names if name.isdecimal()]
+    if written and not info.classes and len(numbers) == NUM_CLASSES and numbers != sorted(numbers):
+        raise UserError(f"{where}: its classes are numbers, but sorted as text; ImageNetV2 goes in a suite (suite.v2)")

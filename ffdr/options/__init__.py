@@ -27,6 +27,7 @@ from ffdr.options.learning import (
     EvalOptions,
     ModelOptions,
     ReinforceOptions,
+    SuiteOptions,
     TeacherOptions,
     TrainOptions,
 )
@@ -85,6 +86,7 @@ __all__ = [
     "SplitRecipe",
     "SubsetOptions",
     "SubsetRecipe",
+    "SuiteOptions",
     "TeacherOptions",
     "TrainOptions",
     "TrainRecipe",

@@ -242,23 +242,61 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """``ffdr eval``: accuracy and calibration of one model on one image beton."""
+    """``ffdr eval``: accuracy and calibration of one model, on one data set or on a suite of them."""
 
     checkpoint: str = ""
     """model.safetensors of a run; empty: --model.name with its pretrained or --model.checkpoint weights"""
     data: str = ""
-    """image beton"""
+    """image beton, or folder of images with a subfolder for each class, of the model's own classes"""
     resolution: int = 0
     """pixels; 0: what the checkpoint says"""
     batch_size: int = 256
-    """images a forward pass"""
+    """images a forward pass, on each rank"""
+    workers: int = 0
+    """decoding threads; 0: one a core"""
+    precision: str = "auto"
+    """auto, float32, bfloat16 or float16; auto: bfloat16 where a GPU has it, else float32, as in training"""
+    flip_average: bool = False
+    """average the answers on the evaluation view and its mirror image"""
     corruptions: bool = False
-    """also accuracy under the corruptions of evaluate/corruptions.py at 5 severities (not ImageNet-C)"""
+    """also accuracy under the corruptions of evaluate/corruptions.py at 5 severities (not ImageNet-C); data only"""
     json: str = ""
     """file to write the report to"""
+    csv: str = ""
+    """file to write a row for each set to, with timm's column names"""
+    plot: str = ""
+    """PNG file to draw reliability and confidence to"""
 
     def __post_init__(self) -> None:
-        if not self.data:
-            raise UserError("eval.data: give the image beton to evaluate on")
+        one_of("eval.precision", self.precision, PRECISIONS)
         between("eval.batch_size", self.batch_size, 1, 10**6)
         between("eval.resolution", self.resolution, 0, 4096)
+        between("eval.workers", self.workers, 0, 1024)
+        if self.plot and not self.plot.endswith(".png"):
+            raise UserError(f"eval.plot: {self.plot} does not end in .png")
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """Where ImageNet's evaluation sets lie: folders as published, or image betons; what is missing is reported."""
+
+    val: str = ""
+    """ILSVRC2012's validation set, a folder for each synset"""
+    real: str = ""
+    """real.json, ReaL's labels for val (which must be a folder); timm: the table that timm comes with"""
+    v2: str = ""
+    """ImageNetV2, matched frequency"""
+    v2_threshold: str = ""
+    """ImageNetV2, threshold 0.7"""
+    v2_top: str = ""
+    """ImageNetV2, top images"""
+    a: str = ""
+    """ImageNet-A"""
+    r: str = ""
+    """ImageNet-R"""
+    sketch: str = ""
+    """ImageNet-Sketch"""
+    objectnet: str = ""
+    """ObjectNet: a folder that holds images/ and mappings/ (no beton)"""
+    c: str = ""
+    """ImageNet-C: CORRUPTION/SEVERITY/ for 15 corruptions and 5 severities, or CORRUPTION/SEVERITY.beton"""

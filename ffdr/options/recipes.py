@@ -21,6 +21,7 @@ from ffdr.options.learning import (
     EvalOptions,
     ModelOptions,
     ReinforceOptions,
+    SuiteOptions,
     TeacherOptions,
     TrainOptions,
 )
@@ -126,8 +127,13 @@ class EvalRecipe:
 
     eval: EvalOptions
     model: ModelOptions
+    suite: SuiteOptions
 
     def __post_init__(self) -> None:
+        if bool(self.eval.data) == (self.suite != SuiteOptions()):
+            raise UserError("eval.data: give an image beton or a folder of images, or instead a recipe with a suite")
+        if self.eval.corruptions and not self.eval.data:
+            raise UserError("eval.corruptions: they are made of eval.data, not of a suite, which has ImageNet-C")
         if self.eval.checkpoint and self.model != ModelOptions():
             raise UserError("model: eval.checkpoint already says what the model is; give one of both")
         if not self.eval.checkpoint and not self.model.name:

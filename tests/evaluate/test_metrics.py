@@ -119,3 +119,47 @@ def test_no_images_is_an_error():
     loader.parts = []
     with pytest.raises(UserError, match="no images"):
         evaluate(torch.nn.Identity(), loader)
+
+
+def test_bins_and_classes_add_up():
+    logits, labels = given()
+    scores = Scores(10)
+    for part in range(0, 101, 30):
+        scores.update(logits[part : part + 30], labels[part : part + 30])
+    result = scores.result()
+    confidence, answers = logits.softmax(1).max(1)
+    right = answers == labels
+    for number, (images, sure, correct) in enumerate(result.bins):
+        inside = (confidence >= number / 15) & (confidence < (number + 1) / 15)
+        assert (images, correct) == (inside.sum(), right[inside].sum())
+        assert sure == pytest.approx(confidence[inside].sum().item(), abs=1e-5)
+    assert result.classes.tolist() == [[(labels == c).sum(), right[labels == c].sum()] for c in range(10)]
+
+
+def test_certainty_falls_into_the_last_bin():
+    scores = Scores(2)
+    scores.update(torch.tensor([[200.0, 0.0], [200.0, 0.0]]), torch.tensor([0, 1]))
+    result = scores.result()
+    assert result.bins[14].tolist() == [2, 2, 1] and result.scores["ece"] == 0.5
+
+
+def test_any_of_several_labels_is_right():
+    logits = torch.tensor([[4.0, 3, 2, 1, 0, -1, -2]]).repeat(4, 1)
+    scores = Scores(7)
+    scores.update(logits, torch.tensor([[3, 0, -1], [1, -1, -1], [6, 5, 4], [6, 5, -1]]))
+    result = scores.compute()
+    assert (result["top1"], result["top5"]) == (0.25, 0.75)
+
+
+def test_flip_averages_the_answers_for_both_views():
+    class Left(torch.nn.Module):
+        def forward(self, images):
+            return images[:, 0, 0]
+
+    images = torch.tensor([[[[0.0, 4.0, 0.0]]], [[[1.0, 0.0, 3.0]]]])
+    loader = Given(images, torch.tensor([1, 0]), 1)
+    loader.num_classes = 3
+    assert evaluate(Left(), loader)["top1"] == 0.5
+    assert evaluate(Left(), loader, flip=True)["nll"] == pytest.approx(
+        (math.log(1 + 2 * math.exp(-4)) + math.log(2 + math.exp(-2))) / 2
+    )

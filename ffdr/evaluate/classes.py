@@ -1,0 +1,162 @@
+"""Which of ImageNet's 1,000 classes an image is of: timm's tables, ReaL's labels, ObjectNet's mapping.
+
+A class's number is its place among the sorted synsets (n01440764 is 0), as in torchvision and timm.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ffdr.errors import UserError
+from ffdr.evaluate.metrics import NO_LABEL
+
+NUM_CLASSES = 1000
+VAL_IMAGES = 50000
+TIMM = "timm"
+"""Instead of a path of ReaL's labels: the table that timm comes with."""
+
+_VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
+_OBJECTNET_FILES = (
+    "folder_to_objectnet_label.json",
+    "objectnet_to_imagenet_1k.json",
+    "imagenet_to_label_2012_v2",
+    "pytorch_to_imagenet_2012_id.json",
+)
+
+
+@cache
+def synsets() -> tuple[str, ...]:
+    """The synsets of ImageNet's 1,000 classes, by class number."""
+    return tuple(_timm_table("imagenet_synsets.txt").split())
+
+
+@cache
+def subset(name: str) -> tuple[int, ...]:
+    """The 200 class numbers, ascending, of ImageNet-A ("a") or ImageNet-R ("r")."""
+    return tuple(map(int, _timm_table(f"imagenet_{name}_indices.txt").split()))
+
+
+def class_numbers(names: Sequence[str], where: object) -> np.ndarray:
+    """(len(names),) int64 numbers of classes that are named by synset or, as ImageNetV2's folders, by number.
+
+    Raises:
+        UserError: a name that is neither, or some of each.
+    """
+    if all(name.isdecimal() for name in names):
+        numbers = np.array([int(name) for name in names], np.int64)
+        if len(numbers) and numbers.max() >= NUM_CLASSES:
+            raise UserError(f"{where}: class {numbers.max()} is not below {NUM_CLASSES}")
+        return numbers
+    known = {synset: number for number, synset in enumerate(synsets())}
+    for name in names:
+        if name not in known:
+            raise UserError(f"{where}: class {name!r} is neither a synset of ImageNet, such as n01440764, nor a number")
+    return np.array([known[name] for name in names], np.int64)
+
+
+def places(labels: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
+    """Labels (N,) as places among the chosen class numbers; ``NO_LABEL`` for those of other classes."""
+    table = np.full(NUM_CLASSES, NO_LABEL)
+    table[list(chosen)] = np.arange(len(chosen))
+    return table[labels]
+
+
+def real_labels(file: str, names: Sequence[str]) -> np.ndarray:
+    """ReaL's labels ("Are we done with ImageNet?", Beyer et al., 2020) of images of the validation set.
+
+    Args:
+        file: JSON, a list of labels for each of the 50,000 images by number; "timm": the table that timm comes with.
+        names: N file names such as ILSVRC2012_val_00000001.JPEG.
+
+    Returns:
+        (N, M) int64, filled up with ``NO_LABEL``; images that ReaL gives no label have nothing else.
+
+    Raises:
+        UserError: a file that is no such list; a name that is none of the validation set's.
+    """
+    labels = json.loads(_timm_table("imagenet_real_labels.json")) if file == TIMM else _read_json(Path(file))
+    good = isinstance(labels, list) and len(labels) == VAL_IMAGES and all(map(_is_label_list, labels))
+    if not good:
+        raise UserError(f"{file}: not {VAL_IMAGES:,} lists of class numbers below {NUM_CLASSES}")
+    found = np.full((len(names), max(map(len, labels))), NO_LABEL)
+    for row, name in zip(found, names, strict=True):
+        match = _VAL_NAME.fullmatch(name)
+        if not match or not 1 <= int(match[1]) <= VAL_IMAGES:
+            raise UserError(f"{name}: ReaL's labels go by names such as ILSVRC2012_val_00000001.JPEG")
+        own = labels[int(match[1]) - 1]
+        row[: len(own)] = own
+    return found
+
+
+@dataclass(frozen=True)
+class ObjectNet:
+    """The classes that ObjectNet shares with ImageNet (113 in the published set)."""
+
+    folders: tuple[str, ...]
+    """folder of each object, ascending; an object's number is its place here"""
+    classes: tuple[tuple[int, ...], ...]
+    """ImageNet's class numbers of each object, ascending"""
+
+    @classmethod
+    def read(cls, mappings: Path) -> ObjectNet:
+        """From the folder ``mappings`` that the data set ships.
+
+        folder → ObjectNet's label → ImageNet's labels ("a; b") → line of imagenet_to_label_2012_v2, from 0 → class.
+
+        Raises:
+            UserError: a file that is missing or damaged, or a name that leads nowhere.
+        """
+        files = [mappings / name for name in _OBJECTNET_FILES]
+        folder_labels, objects, line_classes = (_read_json(files[number]) for number in (0, 1, 3))
+        lines = _read_text(files[2]).splitlines()
+        try:
+            class_of_line = {line: int(number) for number, line in line_classes.items()}
+            class_of_name = {name.strip(): class_of_line[line] for line, name in enumerate(lines) if name.strip()}
+            label_folders = {label: folder for folder, label in folder_labels.items()}
+            found = {
+                label_folders[label]: tuple(sorted({class_of_name[name.strip()] for name in names.split(";")}))
+                for label, names in objects.items()
+            }
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{mappings}: not the mapping that ObjectNet ships ({error!r} leads nowhere)") from error
+        if not found or any(not 0 <= number < NUM_CLASSES for numbers in found.values() for number in numbers):
+            raise UserError(f"{mappings}: not the mapping that ObjectNet ships (classes beyond {NUM_CLASSES})")
+        return cls(tuple(sorted(found)), tuple(found[folder] for folder in sorted(found)))
+
+    def columns(self) -> np.ndarray:
+        """(objects, G) int64 class numbers, a row for each object, filled up by repeating its first."""
+        width = max(map(len, self.classes))
+        return np.array([(*numbers, *[numbers[0]] * (width - len(numbers))) for numbers in self.classes])
+
+
+def _timm_table(name: str) -> str:
+    """A file among timm's own tables."""
+    return (resources.files("timm.data") / "_info" / name).read_text(encoding="utf-8")
+
+
+def _is_label_list(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(n, int) and 0 <= n < NUM_CLASSES for n in value)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or 'not text'}") from error
+
+
+def _read_json(path: Path) -> Any:
+    text = _read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error})") from error

@@ -1,0 +1,103 @@
+"""A model, how it is fed, and one pass of it over images of a beton or a folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from ffdr.beton.order import rank_and_world_size
+from ffdr.beton.read import ImageBeton
+from ffdr.data.folder import open_folder
+from ffdr.data.source import FileSource
+from ffdr.errors import UserError
+from ffdr.evaluate.folders import FolderLoader
+from ffdr.evaluate.metrics import answer
+from ffdr.evaluate.scoring import Scorer
+from ffdr.loader import ReinforcedLoader
+from ffdr.models import ModelInfo
+from ffdr.protocol import BatchLoader
+from ffdr.targets import SparseTargets
+
+Images = ImageBeton | FileSource
+"""Both have ``class_names`` and ``labels``."""
+
+
+def open_images(path: str | Path, key: str) -> Images:
+    """A folder with a subfolder for each class, or an image beton. key: the option that named it, for messages.
+
+    Raises:
+        UserError: there is no such path, or it is neither.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{key}: there is no {path}")
+    return open_folder(path, key) if path.is_dir() else ImageBeton.open(path)
+
+
+def center_share(resolution: int, crop_pct: float) -> float:
+    """The share of the resized short side with which the evaluation view is timm's and torchvision's.
+
+    They resize to floor(resolution / crop_pct) pixels, where a view record's share alone would be rounded to nearest:
+    224 / 0.95 is 235 pixels, not 236.
+    """
+    return resolution / math.floor(resolution / crop_pct)
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """A model in its place on the device, and how it is fed."""
+
+    model: nn.Module
+    info: ModelInfo
+    device: torch.device
+    batch_size: int = 256
+    dtype: torch.dtype | None = None
+    """autocast to it; None: float32"""
+    flip: bool = False
+    """average the outputs for an image and its mirror image"""
+    workers: int = 0
+    """decoding threads; 0: one a core"""
+    shared: bool = True
+    """share the images with the other ranks of torch.distributed, where there are some"""
+    progress: bool = False
+
+    def loader(
+        self, images: Images, center: float | None = None, border: int = 0, dtype: torch.dtype | None = None
+    ) -> BatchLoader:
+        """Batches of the evaluation view, of this rank's share.
+
+        center: crop_pct, if not the model's. border: pixels to cut off first (folders only). dtype: of the batches;
+        None: what the model's first layer would make of them.
+        """
+        rank, ranks = rank_and_world_size(None, None) if self.shared else (0, 1)
+        fed = {
+            "batch_size": max(1, min(self.batch_size, math.ceil(len(images.labels) / ranks))),
+            "device": self.device,
+            "dtype": dtype or (self.dtype if self.device.type == "cuda" else None) or torch.float32,
+            "center": center_share(self.info.resolution, self.info.center if center is None else center),
+            "workers": self.workers,
+            "rank": rank,
+            "world_size": ranks,
+        }
+        if isinstance(images, ImageBeton):
+            return ReinforcedLoader(
+                images, resolution=self.info.resolution, mean=self.info.mean, std=self.info.std, **fed
+            )
+        return FolderLoader(images, self.info, border=border, **fed)
+
+    def mark(self, loader: BatchLoader, scorers: Mapping[str, Scorer], title: str = "") -> None:
+        """One pass over the images, its answers shown to all scorers."""
+        with tqdm(total=len(loader), desc=title, unit="batch", disable=None if self.progress else True) as bar:
+
+            def receive(logits: torch.Tensor, _: SparseTargets, index: torch.Tensor) -> None:
+                for scorer in scorers.values():
+                    scorer.update(logits, index)
+                bar.update()
+
+            answer(self.model, loader, receive, self.dtype, self.flip)

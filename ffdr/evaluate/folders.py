@@ -1,0 +1,105 @@
+"""Batches of evaluation views straight from image files, for data sets that are read once and not worth a beton.
+
+Files are decoded by Pillow, as those who publish accuracies do it, and the view is made by the same kernels that replay
+a beton's (``augment.replay.render``): Resize and CenterCrop, bilinear with antialiasing. Decoding, resizing and reading
+all run without the interpreter's lock, so threads are enough: no processes that start slowly and copy pixels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from ffdr.augment.replay import render
+from ffdr.augment.view import center_view
+from ffdr.beton.order import rank_and_world_size
+from ffdr.beton.stream import thread_count
+from ffdr.data.source import Source
+from ffdr.models import ModelInfo
+from ffdr.protocol import Batch
+from ffdr.targets import SparseTargets
+
+_AHEAD = 3
+"""Batches that are decoded in advance."""
+
+
+class FolderLoader:
+    """The evaluation view of every image of a source, once and in order: a ``BatchLoader`` that only evaluates.
+
+    Of several ranks each takes every ``world_size``-th batch. Yields images (B, 3, H, W) in channels_last format on the
+    device, normalised in a floating ``dtype`` or as they are in torch.uint8; targets with the label; index (B,) int64.
+    Raises ReadError, naming the file, for one that can't be read.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        info: ModelInfo,
+        *,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        center: float = 0.875,
+        border: int = 0,
+        workers: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        """info: resolution, mean and std. center: share of the resized short side that the view keeps. border: pixels
+        that are cut off each side of the file's image first. workers: decoding threads; 0: one a core. rank,
+        world_size: of this process among those that share the images; None: as torch.distributed has it."""
+        self.source = source
+        self._shape = (info.resolution, info.resolution, 3)
+        self.num_images, self.num_classes = len(source), len(source.class_names)
+        self.device, self.dtype, self.border = torch.device(device), dtype, border
+        self._pinned = self.device.type == "cuda"
+        self._view = center_view(center)
+        self._workers = thread_count(workers)
+        rank, world_size = rank_and_world_size(rank, world_size)
+        starts = range(rank * batch_size, self.num_images, world_size * batch_size)
+        self._batches = [np.arange(start, min(start + batch_size, self.num_images)) for start in starts]
+        scale, shift = (255 * torch.tensor(x, device=self.device).view(1, 3, 1, 1) for x in (info.std, info.mean))
+        self._scale, self._shift = 1 / scale, shift
+
+    def __len__(self) -> int:
+        """Batches of a pass, on this rank."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        pool = ThreadPoolExecutor(self._workers)
+        ahead: deque[tuple[np.ndarray, torch.Tensor, list[Future]]] = deque()
+        try:
+            for index in self._batches:
+                pixels = torch.empty(len(index), *self._shape, dtype=torch.uint8, pin_memory=self._pinned)
+                parts = [pool.submit(self._fill, i, row) for i, row in zip(index, pixels.numpy(), strict=True)]
+                ahead.append((index, pixels, parts))
+                if len(ahead) > _AHEAD:
+                    yield self._finished(*ahead.popleft())
+            while ahead:
+                yield self._finished(*ahead.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _fill(self, number: int, out: np.ndarray) -> None:
+        """Read one image and make its view in ``out`` (H, W, 3)."""
+        image = self.source.read(int(number))
+        if self.border:
+            image = image.crop((self.border, self.border, image.width - self.border, image.height - self.border))
+        out[:] = render(np.asarray(image), self._view, self._shape[0])
+
+    def _finished(self, index: np.ndarray, pixels: torch.Tensor, parts: list[Future]) -> Batch:
+        for part in parts:
+            part.result()
+        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        if self.dtype is not torch.uint8:
+            images = torch.sub(images, self._shift).mul_(self._scale).to(self.dtype)
+        label = torch.from_numpy(self.source.labels[index]).to(self.device, non_blocking=True)
+        targets = SparseTargets(label[:, None], torch.zeros(len(index), 1, device=self.device), label)
+        return images, targets, torch.from_numpy(index)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Every pass is the same."""

@@ -1,0 +1,117 @@
+"""What an evaluation leaves behind: a table for the terminal, timm's CSV, a plot of reliability and confidence."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ffdr.beton.partial import write_aside
+from ffdr.evaluate.metrics import ECE_BINS
+from ffdr.models import aside
+
+Report = dict[str, Any]
+"""How the model was fed (model, resolution, center, interpolation, precision, parameters); then the scores of one data
+set and ``data``, its path, or of a suite ``sets`` and ``missing`` (``suite.run_suite``)."""
+
+_PERCENT = (("top1", "top-1"), ("top5", "top-5"), ("ece", "ECE"))
+_PLAIN = (("nll", "NLL"), ("brier", "Brier"))
+_TIMM = ("model", "top1", "top1_err", "top5", "top5_err", "param_count", "img_size", "crop_pct", "interpolation")
+"""Columns of timm's results CSVs: percent; millions of parameters."""
+_OURS = ("set", "images", "nll", "brier", "ece", "mce", "top1_gap")
+"""Columns behind them, as fractions and nats but the gap, which is in percent like timm's."""
+
+
+def rows(report: Report) -> dict[str, Report]:
+    """The scores of each set; of a single data set under its path."""
+    return report["sets"] if "sets" in report else {report["data"]: report}
+
+
+def as_text(report: Report) -> str:
+    """The report as lines for a terminal."""
+    view = f"{report['model']} at {report['resolution']} px, crop {report['center']:g}, {report['interpolation']}"
+    if "sets" in report:
+        return "\n".join([view, *_suite_lines(report)])
+    lines = [f"{view}, on {report['data']}, {report['images']} images"]
+    percent = (*_PERCENT, ("corruption_top1", "corruption_top1"))
+    lines += [f"  {key:18s} {report[key]:8.2%}" for key, _ in percent if key in report]
+    lines += [f"  {key:18s} {report[key]:8.4f}" for key, _ in _PLAIN]
+    if "corruptions" in report:
+        lines.append("  top-1 under corruptions made here (not ImageNet-C), severities 1 to 5:")
+        for name, values in report["corruptions"].items():
+            lines.append(f"    {name:18s}" + "".join(f"{value:8.1%}" for value in values))
+    return "\n".join(lines)
+
+
+def _suite_lines(report: Report) -> Iterator[str]:
+    columns = (*_PERCENT, *_PLAIN)
+    yield f"  {'set':14s}{'images':>8s}" + "".join(f"{heading:>9s}" for _, heading in columns)
+    for name, scores in report["sets"].items():
+        cells = [_cell(scores.get(key), "9.4f" if (key, heading) in _PLAIN else "9.2%") for key, heading in columns]
+        yield f"  {name:14s}{_cell(scores.get('images'), '8d')}{''.join(cells)}{_note(scores)}"
+    for name, why in report["missing"].items():
+        yield f"  {name:14s} missing: {why}"
+
+
+def _cell(value: float | None, form: str) -> str:
+    return f"{value:{form}}" if value is not None else " " * (int(form[0]) - 1) + "-"
+
+
+def _note(scores: Report) -> str:
+    notes = []
+    if "gap" in scores:
+        notes.append(f"{scores['gap']:+.2%} to the clean 200 classes")
+    if "mce" in scores:
+        notes.append(f"mCE {100 * scores['mce']:.2f}")
+    if scores.get("published_images", scores.get("images")) != scores.get("images"):
+        notes.append(f"the published set has {scores['published_images']} images")
+    return "  " + ", ".join(notes) if notes else ""
+
+
+def write_csv(path: Path, report: Report) -> None:
+    """A row for each set: timm's columns in timm's units, then ours."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*_TIMM, *_OURS], restval="", lineterminator="\n")
+    writer.writeheader()
+    for name, scores in rows(report).items():
+        row = {
+            "model": report["model"],
+            "param_count": f"{report['parameters'] / 1e6:.2f}",
+            "img_size": report["resolution"],
+            "crop_pct": f"{1.0 if name == 'c' else report['center']:.3f}",
+            "interpolation": report["interpolation"],
+            "set": name,
+        }
+        for key in ("top1", "top5"):
+            if key in scores:
+                row |= {key: f"{100 * scores[key]:.3f}", f"{key}_err": f"{100 - 100 * scores[key]:.3f}"}
+        row |= {key: f"{scores[key]:.6g}" for key in ("images", "nll", "brier", "ece", "mce") if key in scores}
+        if "gap" in scores:
+            row["top1_gap"] = f"{100 * scores['gap']:.3f}"
+        writer.writerow(row)
+    write_aside(path, text.getvalue())
+
+
+def plot(path: Path, report: Report) -> None:
+    """Reliability diagram and confidence histogram of every set, side by side."""
+    from matplotlib.figure import Figure  # half a second, and only where a plot is asked for
+
+    drawn = {name: scores for name, scores in rows(report).items() if "reliability" in scores}
+    figure = Figure(figsize=(3.2 * max(len(drawn), 1), 4.8), layout="constrained")
+    axes = figure.subplots(2, max(len(drawn), 1), squeeze=False, sharex=True, height_ratios=(2, 1))
+    places = [(number + 0.5) / ECE_BINS for number in range(ECE_BINS)]
+    for (above, below), (name, scores) in zip(axes.T, drawn.items(), strict=False):
+        accuracy = [part["accuracy"] or 0 for part in scores["reliability"]]
+        share = [part["images"] / scores["images"] for part in scores["reliability"]]
+        above.bar(places, accuracy, width=1 / ECE_BINS, edgecolor="white")
+        above.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--")
+        above.set(title=f"{Path(name).name}, ECE {scores['ece']:.2%}", xlim=(0, 1), ylim=(0, 1))
+        below.bar(places, share, width=1 / ECE_BINS, edgecolor="white", color="grey")
+        below.set(xlabel="confidence", ylim=(0, None))
+    axes[0, 0].set_ylabel("accuracy")
+    axes[1, 0].set_ylabel("share of images")
+    figure.suptitle(report["model"])
+    with aside(path) as partial:
+        figure.savefig(partial, format="png", dpi=100)

@@ -1,0 +1,229 @@
+"""ImageNet's evaluation sets, each scored as those who publish figures on it do.
+
+- ``val``: the validation set; ``real``: the same images by the labels of "Are we done with ImageNet?", any of which is
+  right, without the images that have none.
+- ``v2``, ``v2_threshold``, ``v2_top``: ImageNetV2. Its folders 0 … 999 are class numbers, which don't sort as text.
+- ``a``, ``r``: 200 classes; the model's other 800 are masked. With ``val``, ``a_clean`` and ``r_clean`` are scored as
+  well: the validation images of the same 200 classes under the same mask, beside which the gap is told.
+- ``sketch``: all 1,000 classes.
+- ``objectnet``: the objects that ImageNet has, too (113), all else masked; of an object's ImageNet classes the most
+  probable one speaks for it. Two pixels are cut off each side: the red border that marks the set's images.
+- ``c``: ImageNet-C as released, 224 px images shown whole (centre crop, no resize to 256). mCE is the mean over the 15
+  corruptions of the error summed over severities, divided by AlexNet's (Hendrycks & Dietterich, 2019).
+
+Classes are found by the names of the folders (of a beton: of its classes), so a set that lacks some still scores right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ffdr.data.source import FileSource
+from ffdr.errors import UserError
+from ffdr.evaluate.classes import NUM_CLASSES, TIMM, ObjectNet, class_numbers, places, real_labels, subset, synsets
+from ffdr.evaluate.evaluator import Evaluator, Images, open_images
+from ffdr.evaluate.metrics import NO_LABEL
+from ffdr.evaluate.scoring import Scorer
+from ffdr.models import ModelInfo, class_digest
+from ffdr.options import SuiteOptions
+
+PUBLISHED = {
+    "val": 50000,
+    "real": 46837,
+    "v2": 10000,
+    "v2_threshold": 10000,
+    "v2_top": 10000,
+    "a": 7500,
+    "r": 30000,
+    "sketch": 50889,
+    "objectnet": 18574,
+}
+"""Images of each set."""
+ALEXNET_ERROR = {
+    "gaussian_noise": 0.886428,
+    "shot_noise": 0.894468,
+    "impulse_noise": 0.922640,
+    "defocus_blur": 0.819880,
+    "glass_blur": 0.826268,
+    "motion_blur": 0.785948,
+    "zoom_blur": 0.798360,
+    "snow": 0.866816,
+    "frost": 0.826572,
+    "fog": 0.819324,
+    "brightness": 0.564592,
+    "contrast": 0.853204,
+    "elastic_transform": 0.646056,
+    "pixelate": 0.717840,
+    "jpeg_compression": 0.606500,
+}
+"""AlexNet's error on each corruption of ImageNet-C, mean over the five severities, in the canonical order."""
+SEVERITIES = (1, 2, 3, 4, 5)
+_OBJECTNET_BORDER = 2
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Images that the model is shown once, and all that is scored on its answers."""
+
+    images: Images
+    scorers: dict[str, Scorer]
+    border: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a suite comes to on this machine."""
+
+    passes: list[Pass] = field(default_factory=list)
+    cells: dict[str, list[Path]] = field(default_factory=dict)
+    """corruption → the paths of its five severities; empty: no ImageNet-C"""
+    missing: dict[str, str] = field(default_factory=dict)
+    """set → why it can't be scored"""
+
+
+def plan_suite(suite: SuiteOptions) -> Plan:
+    """Open the sets that are there, and tell those that aren't.
+
+    Raises:
+        UserError: a set that is there but isn't what it should be, or none that is there.
+    """
+    plan = Plan()
+    here = {}
+    for name, path in asdict(suite).items():
+        if path and not Path(path).expanduser().exists() and (name, path) != ("real", TIMM):
+            plan.missing[name] = f"there is no {path}"
+        elif path:
+            here[name] = str(Path(path).expanduser())
+    if "real" in here and "val" not in here:
+        plan.missing["real"] = "its images are those of val, which is not there"
+    if "c" in here:
+        _plan_corrupted(plan, Path(here["c"]))
+    for name in [name for name in here if name not in ("real", "c")]:
+        plan.passes.append(_open_objectnet(Path(here[name])) if name == "objectnet" else _open_set(name, here, plan))
+    if not plan.passes and not plan.cells:
+        raise UserError("suite: no set is there: " + "; ".join(f"{name}: {why}" for name, why in plan.missing.items()))
+    return plan
+
+
+def check_model(info: ModelInfo) -> None:
+    """Refuse a model whose classes are not ImageNet's 1,000, as far as can be told."""
+    if info.num_classes != NUM_CLASSES:
+        raise UserError(f"suite: ImageNet's sets need {NUM_CLASSES:,} classes, but {info.name} has {info.num_classes}")
+    if info.classes and info.classes != class_digest(synsets()):
+        raise UserError(f"suite: {info.name} was trained on other classes than ImageNet's sorted synsets")
+
+
+def run_suite(evaluator: Evaluator, plan: Plan) -> Report:
+    """Scores of every set (``Scorer.report``), and which are missing: {"sets": {name: …}, "missing": {name: why}}.
+
+    Of ``a`` and ``r`` gap is the top-1 that they lack to their clean images; of ``c`` see ``corruption_errors``.
+    """
+    sets: dict[str, Report] = {}
+    for one in plan.passes:
+        loader = evaluator.loader(one.images, border=one.border)
+        evaluator.mark(loader, one.scorers, ", ".join(one.scorers))
+        sets |= {name: scorer.report() for name, scorer in one.scorers.items()}
+    for name in ("a", "r"):
+        if name in sets and f"{name}_clean" in sets:
+            sets[name]["gap"] = sets[f"{name}_clean"]["top1"] - sets[name]["top1"]
+    if plan.cells:
+        errors = {name: [_error(evaluator, path) for path in paths] for name, paths in plan.cells.items()}
+        sets["c"] = corruption_errors(errors)
+    return {"sets": sets, "missing": plan.missing}
+
+
+def corruption_errors(errors: dict[str, Sequence[float]]) -> Report:
+    """Top-1 errors of each corruption by severity, as figures on ImageNet-C are told.
+
+    mce: mean over the corruptions of their ce, which is the error over all severities divided by AlexNet's (1 is
+    AlexNet's; papers print 100 times that); top1: mean accuracy, not normalised; errors, ce: by corruption.
+    """
+    ce = {name: float(np.mean(errors[name])) / alexnet for name, alexnet in ALEXNET_ERROR.items()}
+    return {
+        "top1": 1 - float(np.mean(list(errors.values()))),
+        "mce": float(np.mean(list(ce.values()))),
+        "ce": ce,
+        "errors": {name: list(errors[name]) for name in ALEXNET_ERROR},
+    }
+
+
+def _plan_corrupted(plan: Plan, root: Path) -> None:
+    """Find the 75 parts of ImageNet-C; without all of them there is no mCE."""
+    absent = []
+    for name in ALEXNET_ERROR:
+        # As the archives unpack in one place, or each (noise, blur, …) in a folder of its own; folders or betons.
+        homes = [home for home in (root / name, *sorted(root.glob(f"*/{name}"))) if home.is_dir()]
+        home = homes[0] if homes else root / name
+        found = [next((p for p in (home / f"{s}", home / f"{s}.beton") if p.exists()), None) for s in SEVERITIES]
+        absent += [f"{name}/{severity}" for severity, path in zip(SEVERITIES, found, strict=True) if path is None]
+        plan.cells[name] = [path for path in found if path is not None]
+    if absent:
+        plan.cells.clear()
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        plan.missing["c"] = f"mCE needs 15 corruptions at 5 severities; {root} has no {absent[0]}{more}"
+
+
+def _error(evaluator: Evaluator, path: Path) -> float:
+    """Top-1 error on one corruption at one severity."""
+    images = open_images(path, "suite.c")
+    scorer = Scorer(_numbers(images, path), synsets(), NUM_CLASSES)
+    evaluator.mark(evaluator.loader(images, center=1.0), {"c": scorer}, f"c: {path.parent.name} {path.stem}")
+    return 1 - scorer.report()["top1"]
+
+
+def _open_set(name: str, here: dict[str, str], plan: Plan) -> Pass:
+    """A set with a folder for each class, and with val what else its answers tell."""
+    path = here[name]
+    images = open_images(path, f"suite.{name}")
+    numbers = _numbers(images, path)
+    if name in ("a", "r"):
+        scorer = _masked(name, numbers, PUBLISHED[name])
+        strangers = numbers[scorer.labels == NO_LABEL]
+        if len(strangers):
+            raise UserError(f"suite.{name}: {path}: {synsets()[strangers[0]]} is not one of the set's 200 classes")
+        return Pass(images, {name: scorer})
+    scorers = {name: Scorer(numbers, synsets(), NUM_CLASSES, published=PUBLISHED[name])}
+    if name == "val":
+        scorers |= {f"{other}_clean": _masked(other, numbers) for other in ("a", "r") if other in here}
+        if "real" in here and isinstance(images, FileSource):
+            files = [Path(images.origin(i)).name for i in range(len(images))]
+            labels = real_labels(here["real"], files)
+            scorers["real"] = Scorer(labels, synsets(), NUM_CLASSES, published=PUBLISHED["real"])
+        elif "real" in here:
+            plan.missing["real"] = "its labels go by file name, which a beton does not keep; give val as a folder"
+    return Pass(images, scorers)
+
+
+def _masked(name: str, numbers: np.ndarray, published: int = 0) -> Scorer:
+    chosen = subset(name)
+    names = [synsets()[number] for number in chosen]
+    return Scorer(places(numbers, chosen), names, NUM_CLASSES, np.array(chosen), published)
+
+
+def _open_objectnet(root: Path) -> Pass:
+    for part in ("images", "mappings"):
+        if not (root / part).is_dir():
+            raise UserError(f"suite.objectnet: {root} has no folder {part}, as the published set does")
+    objects = ObjectNet.read(root / "mappings")
+    everything = open_images(root / "images", "suite.objectnet")
+    place = {folder: number for number, folder in enumerate(objects.folders)}
+    labels = np.array([place.get(name, NO_LABEL) for name in everything.class_names])[everything.labels]
+    shared = np.flatnonzero(labels != NO_LABEL)
+    if not len(shared):
+        raise UserError(f"suite.objectnet: {root / 'images'} has no folder that the mapping names")
+    origins = [everything.origin(int(i)) for i in shared]
+    images = FileSource(everything.root, origins, labels[shared], list(objects.folders))
+    scorer = Scorer(images.labels, objects.folders, NUM_CLASSES, objects.columns(), PUBLISHED["objectnet"])
+    return Pass(images, {"objectnet": scorer}, border=_OBJECTNET_BORDER)
+
+
+def _numbers(images: Images, where: object) -> np.ndarray:
+    """(N,) ImageNet's class number of each image."""
+    return class_numbers(images.class_names, where)[images.labels]

@@ -1,0 +1,166 @@
+"""``ffdr eval`` from options to files: folders and betons, suites, several ranks; what is refused."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from painted import FIRST, Reader, paint, reader_info
+from PIL import Image
+
+from ffdr import recipe
+from ffdr.bench.corpus import make_photos
+from ffdr.data.folder import open_folder
+from ffdr.errors import UserError
+from ffdr.evaluate import run as module
+from ffdr.evaluate.classes import synsets
+from ffdr.evaluate.corruptions import NAMES
+from ffdr.models import ModelInfo, build_model, class_digest, save_model
+from ffdr.options import EvalOptions, ModelOptions
+
+COLOURS = ["blue", "green", "red"]
+
+
+@pytest.fixture
+def reader(monkeypatch):
+    """The painted images' reader in the place of timm's model; says how many classes and which."""
+
+    def put(num_classes, classes=""):
+        info = reader_info(num_classes, classes=classes)
+        monkeypatch.setattr(module, "load_named", lambda *_, **__: (Reader(info, num_classes), info))
+
+    return put
+
+
+def evaluate(**options):
+    return module.run(EvalOptions(batch_size=2, workers=1, **options), ModelOptions(name="test_vit"))
+
+
+def paint_colours(folder):
+    answers = {"blue": [0, 0, 1], "green": [1, 2], "red": [2, 2]}
+    for name, numbers in answers.items():
+        for image, number in enumerate(numbers):
+            paint(folder / name / f"{image}.png", number)
+    return folder
+
+
+def test_a_folder_of_the_models_classes(reader, tmp_path):
+    reader(3, class_digest(COLOURS))
+    data = paint_colours(tmp_path / "data")
+    files = {key: str(tmp_path / f"report.{end}") for key, end in (("json", "json"), ("csv", "csv"), ("plot", "png"))}
+    report = evaluate(data=str(data), **files)
+    assert (report["top1"], report["images"]) == (5 / 7, 7)
+    assert report["per_class"] == {"blue": 2 / 3, "green": 1 / 2, "red": 1.0}
+    sure = (np.exp(FIRST) / (np.exp(FIRST) + 2)).item()
+    assert report["reliability"][14] == {"images": 7, "confidence": pytest.approx(sure), "accuracy": 5 / 7}
+    assert report["reliability"][3] == {"images": 0, "confidence": None, "accuracy": None}
+    assert report["ece"] == pytest.approx(abs(sure - 5 / 7), abs=1e-6)
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    header, row = (tmp_path / "report.csv").read_text().splitlines()
+    assert header.startswith("model,top1,top1_err,top5,top5_err,param_count,img_size,crop_pct,interpolation,set")
+    assert row.startswith("test_vit,71.429,28.571,100.000,0.000,0.00,28,0.875,bilinear,")
+    assert np.asarray(Image.open(tmp_path / "report.png")).std() > 10
+
+
+def test_corruptions_of_a_folder(reader, tmp_path):
+    reader(3)
+    data = paint_colours(tmp_path / "data")
+    pixels, labels = module.evaluation_pixels(open_folder(data, "eval.data"), reader_info(3))
+    assert pixels[:, 14, 14].tolist() == [[4, 8 * number + 4, 0] for number in (0, 0, 1, 1, 2, 2, 2)]
+    assert labels.tolist() == [0, 0, 0, 1, 1, 2, 2]
+    report = evaluate(data=str(data), corruptions=True)
+    assert [len(report["corruptions"][name]) for name in NAMES] == [5] * 15
+    assert report["corruption_top1"] == pytest.approx(np.mean(list(report["corruptions"].values())))
+    assert report["corruptions"]["brightness"][4] == 2 / 7  # so light that all look like the last class
+
+
+def test_a_suite_file_says_where_the_sets_lie(reader, tmp_path, capsys):
+    reader(1000)
+    paint(tmp_path / "val" / synsets()[998] / "ILSVRC2012_val_00000001.JPEG", 998)
+    file = tmp_path / "suite.yaml"
+    file.write_text(f"model: {{name: resnet50.a1_in1k}}\nsuite: {{val: {tmp_path}/val, v2: {tmp_path}/v2}}\n")
+    options = recipe.parse("eval", ["--config-file", str(file), "--eval.json", str(tmp_path / "report.json")])
+    report = module.run(options.eval, options.model, options.suite)
+    assert report["sets"]["val"]["top1"] == 1 and list(report["missing"]) == ["v2"]
+    assert "missing: there is no" in capsys.readouterr().out
+    file.write_text("suite: {sketsch: x}\n")
+    with pytest.raises(UserError, match=r"suite\.sketsch .*did you mean suite\.sketch"):
+        recipe.parse("eval", ["--config-file", str(file), "--model.name=resnet50"])
+
+
+@pytest.mark.parametrize("also", [[], ["--eval.data=x", "--suite.val=y"]])
+def test_data_or_a_suite(also):
+    with pytest.raises(UserError, match=r"eval\.data: give"):
+        recipe.parse("eval", ["--model.name=resnet50", *also])
+    with pytest.raises(UserError, match=r"eval\.corruptions"):
+        recipe.parse("eval", ["--model.name=resnet50", "--suite.val=y", "--eval.corruptions"])
+
+
+def test_what_does_not_fit_is_refused(reader, tmp_path):
+    data = paint_colours(tmp_path / "data")
+    reader(3, class_digest(["a", "b", "c"]))
+    with pytest.raises(UserError, match="class names are not those"):
+        evaluate(data=str(data))
+    reader(1000)
+    with pytest.raises(UserError, match="3 classes, but the model has 1000"):
+        evaluate(data=str(data))
+    with pytest.raises(UserError, match=r"eval\.data: there is no"):
+        evaluate(data=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"eval\.csv: there is no folder"):
+        evaluate(data=str(data), csv=str(tmp_path / "nowhere" / "x.csv"))
+    with pytest.raises(UserError, match=r"eval\.plot: .*\.png"):
+        evaluate(data=str(data), plot="x.jpg")
+
+
+def test_v2_is_no_plain_folder(reader, tmp_path):
+    reader(1000)
+    for number in range(1000):
+        (tmp_path / "v2" / str(number)).mkdir(parents=True)
+        (tmp_path / "v2" / str(number) / "0.jpg").touch()
+    with pytest.raises(UserError, match=r"sorted as text; ImageNetV2 goes in a suite"):
+        evaluate(data=str(tmp_path / "v2"))
+
+
+def test_another_view_than_timms_is_told(capsys):
+    module._warn_of_other_view(ModelInfo("resnet50.a1_in1k", 1000, 224, (0.5,) * 3, (0.5,) * 3))
+    assert "with interpolation bicubic; ffdr's view is bilinear" in capsys.readouterr().err
+    module._warn_of_other_view(ModelInfo("resnet50.tv_in1k", 1000, 224, (0.5,) * 3, (0.5,) * 3))
+    assert capsys.readouterr().err == ""
+
+
+def start(ranks, *flags):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(listener.getsockname()[1]), "WORLD_SIZE": str(ranks)}
+    command = [sys.executable, "-m", "ffdr", "eval", *flags]
+    own = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"} for rank in range(ranks)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [subprocess.Popen(command, env={**os.environ, **place, **more}, **pipes) for more in own]
+
+
+def test_two_ranks_count_every_image_once(tmp_path):
+    """Seven images in batches of two: the second rank has one image less."""
+    make_photos(tmp_path / "photos", 7, seed=2, width=60, height=50)
+    torch.manual_seed(0)
+    names = [f"class_{number:02d}" for number in range(7)]
+    info = ModelInfo("test_vit", 7, 32, (0.5,) * 3, (0.25,) * 3, classes=class_digest(names))
+    checkpoint = tmp_path / "model.safetensors"
+    save_model(checkpoint, build_model(ModelOptions(name="test_vit"), 7, 32), info)
+    reports = {}
+    for ranks in (1, 2):
+        file = tmp_path / f"{ranks}.json"
+        flags = [f"--eval.checkpoint={checkpoint}", f"--eval.data={tmp_path / 'photos'}", f"--eval.json={file}"]
+        processes = start(ranks, *flags, "--eval.batch_size=2", "--eval.workers=1")
+        outputs = [process.communicate(timeout=120) for process in processes]
+        assert [process.returncode for process in processes] == [0] * ranks, outputs
+        assert [bool(out) for out, _ in outputs] == [True, False][:ranks]
+        reports[ranks] = json.loads(file.read_text())
+    one, two = reports[1], reports[2]
+    assert one["images"] == two["images"] == 7
+    assert (one["top1"], one["per_class"]) == (two["top1"], two["per_class"])
+    for key in ("nll", "brier", "ece"):
+        assert two[key] == pytest.approx(one[key], rel=1e-5)

@@ -1,0 +1,108 @@
+"""Evaluation views from files: as torchvision makes them, as a beton's are, each image once over all ranks."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from ffdr.bench.corpus import make_photos
+from ffdr.beton.write import write_images
+from ffdr.data.folder import open_folder
+from ffdr.data.source import ReadError
+from ffdr.errors import UserError
+from ffdr.evaluate.evaluator import center_share
+from ffdr.evaluate.folders import FolderLoader
+from ffdr.loader import ReinforcedLoader
+from ffdr.models import ModelInfo
+from ffdr.options import WriteOptions
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Twelve photographs of other sizes, three of them no colour JPEGs."""
+    folder = tmp_path_factory.mktemp("files")
+    make_photos(folder, 12, seed=4)
+    for number, (path, mode) in enumerate(zip(sorted(folder.rglob("*.jpg")), ("L", "CMYK", "RGBA"), strict=False)):
+        image = Image.open(path).convert(mode)
+        image.resize((300 + number, 120)).save(path.with_suffix(".png" if mode == "RGBA" else ".jpg"))
+    return open_folder(folder, "eval.data")
+
+
+def info(resolution):
+    return ModelInfo("test_vit", 10, resolution, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+
+
+def pixels(loader):
+    return np.concatenate([batch.permute(0, 2, 3, 1).numpy() for batch, _, _ in loader])
+
+
+@pytest.mark.parametrize(("resolution", "crop_pct", "resized"), [(224, 0.875, 256), (96, 0.9, 106), (64, 1.0, 64)])
+def test_the_view_is_torchvisions(files, resolution, crop_pct, resized):
+    center = center_share(resolution, crop_pct)
+    loader = FolderLoader(files, info(resolution), batch_size=5, dtype=torch.uint8, center=center)
+    theirs = v2.Compose([v2.Resize(resized), v2.CenterCrop(resolution)])
+    expected = np.stack([np.asarray(theirs(files.read(i))) for i in range(len(files))]).astype(int)
+    assert np.abs(pixels(loader) - expected).max() <= 1
+
+
+def test_a_view_of_its_own_size_is_the_file(tmp_path):
+    """ImageNet-C's files are 224 px and must be shown as they are."""
+    own = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    for number, image in enumerate(own):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "x" / f"{number}.png")
+    source = open_folder(tmp_path, "eval.data")
+    loader = FolderLoader(source, info(224), batch_size=2, dtype=torch.uint8, center=center_share(224, 1.0))
+    np.testing.assert_array_equal(pixels(loader), own)
+
+
+def test_a_beton_of_the_same_pixels_gives_the_same_batches(files, tmp_path):
+    out = tmp_path / "raw.beton"
+    write = WriteOptions(source="imagefolder", path=str(files.root), split="", out=str(out), mode="raw", workers=1)
+    write_images(write, progress=False)
+    shared = {"batch_size": 5, "center": 0.9}
+    model = info(48)
+    beton = ReinforcedLoader(out, resolution=48, mean=model.mean, std=model.std, **shared)
+    for mine, theirs in zip(FolderLoader(files, model, **shared), beton, strict=True):
+        assert torch.equal(mine[0], theirs[0]) and mine[0].is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(mine[1].label, theirs[1].label) and torch.equal(mine[2], theirs[2])
+        assert torch.equal(mine[1].dense(10), theirs[1].dense(10))
+
+
+def test_the_border_is_cut_off_first(tmp_path):
+    image = np.full((44, 54, 3), 77, np.uint8)
+    image[:2], image[-2:], image[:, :2], image[:, -2:] = (255, 0, 0), (255, 0, 0), (255, 0, 0), (255, 0, 0)
+    (tmp_path / "x").mkdir()
+    Image.fromarray(image).save(tmp_path / "x" / "0.png")
+    source = open_folder(tmp_path, "eval.data")
+    shown = {border: pixels(_bordered(source, border)) for border in (0, 1, 2)}
+    assert (shown[2] == 77).all()
+    assert (shown[0] != 77).any() and (shown[1] != 77).any()
+
+
+def _bordered(source, border):
+    return FolderLoader(source, info(32), batch_size=1, dtype=torch.uint8, center=1.0, border=border)
+
+
+def test_ranks_share_the_images(files):
+    seen = []
+    for rank in range(3):
+        loader = FolderLoader(files, info(16), batch_size=2, rank=rank, world_size=3)
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        seen += [i for _, _, index in batches for i in index.tolist()]
+    assert sorted(seen) == list(range(len(files)))
+
+
+def test_a_file_that_can_not_be_read_is_named(files, tmp_path):
+    make_photos(tmp_path, 30)
+    (tmp_path / "class_03" / "000013.jpg").write_bytes(b"\xff\xd8 no more")
+    loader = FolderLoader(open_folder(tmp_path, "eval.data"), info(16), batch_size=2)
+    with pytest.raises(ReadError, match=r"class_03/000013\.jpg: UnidentifiedImageError"):
+        list(loader)
+
+
+def test_a_folder_without_classes_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"eval\.data: .* has no subfolders"):
+        open_folder(tmp_path, "eval.data")
