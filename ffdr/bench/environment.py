@@ -7,12 +7,14 @@ import platform
 import subprocess
 import sys
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 _LIBRARIES = ("ffcv", "torch", "torchvision", "timm", "numba", "numpy", "pillow", "opencv-python", "scikit-image")
+_PEERS = ("nvidia-dali-cuda120",)
+"""Named where they are installed."""
 
 
 def environment() -> dict[str, str]:
@@ -26,7 +28,15 @@ def environment() -> dict[str, str]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},
+        **{name: found for name in _PEERS if (found := _installed(name))},
     }
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
 
 
 def _commit() -> str:

@@ -33,7 +33,7 @@ BENCHES = ("loader", "kernels", "epoch", "train", "doctor")
 class BenchOptions:
     """``ffdr bench``: measurements, each in one paired run."""
 
-    images: int = 1024
+    images: int = 512
     """images of the corpus that is made for the measurement (loader, kernels, epoch)"""
     repeats: int = 7
     """paired repetitions"""

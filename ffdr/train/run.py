@@ -13,6 +13,7 @@ from ffdr.augment.policy import Policy
 from ffdr.beton.partial import write_aside
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
+from ffdr.evaluate.evaluator import center_share
 from ffdr.loader import ReinforcedLoader
 from ffdr.models import autocast_dtype, check_name, class_digest
 from ffdr.options import DataOptions, TrainOptions, TrainRecipe
@@ -111,11 +112,12 @@ def _val_loader(
             f"data.val: the classes of {val.path} ({val.num_classes}) are not those of {images.path} "
             f"({images.num_classes})"
         )
+    resolution = train.eval_resolution or train.resolution
     return ReinforcedLoader(
         val,
         batch_size=train.batch_size // ranks.size,
-        resolution=train.eval_resolution or train.resolution,
-        center=data.center,
+        resolution=resolution,
+        center=center_share(resolution, data.center),
         device=device,
         workers=ranks.threads(data.workers),
         **normalisation,
