@@ -10,6 +10,7 @@ from ffdr import __version__, recipe
 from ffdr.errors import UserError, nearest
 from ffdr.options import (
     BENCHES,
+    AblateRecipe,
     BenchRecipe,
     DemoRecipe,
     EvalRecipe,
@@ -18,6 +19,7 @@ from ffdr.options import (
     InspectRecipe,
     PackRecipe,
     ReinforceRecipe,
+    ReportRecipe,
     SplitRecipe,
     SubsetRecipe,
     TrainRecipe,
@@ -128,6 +130,20 @@ def bench(options: BenchRecipe, what: str) -> None:
     benches[what](options.bench)
 
 
+def ablate(options: AblateRecipe) -> int:
+    """Train and examine a grid of runs, with tables and plots of them; exit status 1 if a run failed."""
+    from ffdr.ablate.run import run_ablation
+
+    return run_ablation(options.ablate)
+
+
+def report(options: ReportRecipe) -> None:
+    """Set a run beside the published figures for its model."""
+    from ffdr.ablate.reference import report
+
+    report(options.report)
+
+
 VERBS: dict[str, Callable[..., int | None]] = {
     "demo": demo,
     "write": write,
@@ -142,6 +158,8 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "train": train,
     "eval": evaluate,
     "bench": bench,
+    "ablate": ablate,
+    "report": report,
 }
 
 

@@ -38,6 +38,8 @@ class _Typed(Checker):
     def check(self, value: Any) -> Any:
         if get_origin(self.kind) is tuple:
             return self._tuple(value)
+        if get_origin(self.kind) is dict:
+            return self._mapping(value)
         return self._scalar(self.kind, value)
 
     def _tuple(self, value: Any) -> tuple:
@@ -46,6 +48,12 @@ class _Typed(Checker):
         if Ellipsis not in others and len(parts) != 1 + len(others):
             raise ValueError
         return tuple(self._scalar(element, part) for part in parts)
+
+    @staticmethod
+    def _mapping(value: Any) -> dict:
+        if not isinstance(value, (dict, tuple)):
+            raise TypeError
+        return dict(value)
 
     @staticmethod
     def _scalar(kind: type, value: Any) -> Any:
@@ -59,6 +67,8 @@ class _Typed(Checker):
 
     def help(self) -> str:
         names = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+        if get_origin(self.kind) is dict:
+            return "a mapping, which a YAML file holds"
         if get_origin(self.kind) is not tuple:
             return names[self.kind]
         element, *others = get_args(self.kind)
@@ -174,18 +184,19 @@ def _read_yaml(
     bases = content.pop("base", None) or []
     for base in bases if isinstance(bases, list) else [bases]:
         yield from _read_yaml(file.parent / str(base), known, verb, (*above, file.resolve()))
-    for key, value in _flatten(content):
+    for key, value in _flatten(content, known):
         _require_known(key, known, str(file), verb)
         if value is None:
             raise UserError(f"{file}: {key} has no value")
         yield key, value
 
 
-def _flatten(content: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(content: dict, known: dict[str, Field], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) pairs; the mapping of an option that is one stays whole."""
     for key, value in content.items():
         path = f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _flatten(value, path + ".")
+        if isinstance(value, dict) and not (path in known and known[path].type.startswith("dict")):
+            yield from _flatten(value, known, path + ".")
         else:
             yield path, value
 
@@ -216,9 +227,10 @@ def _build(recipe_class: type[R], settings: dict[str, tuple[str, Any]]) -> R:
         kinds = get_type_hints(options)
         texts = _field_help(options)
         Section(section, options.__doc__, config).params(
-            **{f.name: Param(_Typed(kinds[f.name]), texts.get(f.name, ""), f.default) for f in fields(options)}
+            **{f.name: Param(_Typed(kinds[f.name]), texts.get(f.name, ""), _default(f)) for f in fields(options)}
         )
-    config.collect({key: value for key, (_, value) in settings.items()})
+    # fastargs takes the dots in a mapping's keys for sections, so it sees a mapping as pairs.
+    config.collect({k: tuple(v.items()) if isinstance(v, dict) else v for k, (_, v) in settings.items()})
     for path in config.validate(mode="errordict"):
         key = ".".join(path)
         where, value = settings[key]
@@ -231,8 +243,14 @@ def _build(recipe_class: type[R], settings: dict[str, tuple[str, Any]]) -> R:
     )
 
 
+def _default(field: Field) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
 def _spell(value: Any) -> str:
-    return ",".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)
+    if not isinstance(value, tuple):
+        return str(value)
+    return ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in value)
 
 
 @cache

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ffdr.ablate import exam, scores
 from ffdr.demo import report
 from ffdr.demo import run as demo
 from ffdr.evaluate.corruptions import CorruptedImages
@@ -26,7 +27,7 @@ def test_a_short_demo_leaves_all_its_results(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "RCFG", recipes)
     monkeypatch.setattr(demo, "TEACHERS", ("test_efficientnet",))
     two = functools.partial(CorruptedImages, names=("gaussian_noise", "contrast"))
-    monkeypatch.setattr(demo, "CorruptedImages", two)
+    monkeypatch.setattr(exam, "CorruptedImages", two)
 
     demo.run_demo(DemoOptions(out=str(tmp_path / "out"), work=str(tmp_path / "work"), seeds=2, epochs=3))
     out = tmp_path / "out"
@@ -62,4 +63,4 @@ def test_the_comparison_says_who_wins(dr, erm, words):
 
 def test_the_interval_is_student_t():
     # mean 2, standard error 1/sqrt(3), t(0.975, 2) = 4.3027
-    assert report.half_width([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / np.sqrt(3), rel=1e-4)
+    assert scores.half_width([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / np.sqrt(3), rel=1e-4)

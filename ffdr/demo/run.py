@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
 from tqdm import tqdm
 
 from ffdr import recipe
+from ffdr.ablate.exam import Exam
+from ffdr.ablate.scores import training_time
 from ffdr.bench.environment import environment
-from ffdr.beton.read import ImageBeton
 from ffdr.beton.write import write_images
 from ffdr.demo import report
 from ffdr.errors import UserError
-from ffdr.evaluate.corruptions import CorruptedImages
-from ffdr.evaluate.run import evaluate_model, evaluation_pixels, robustness
 from ffdr.inspect.grid import draw_views
 from ffdr.loader import ReinforcedDataset
-from ffdr.models import ModelInfo, best_device, load_model
-from ffdr.options import DemoOptions, TeacherOptions, WriteOptions
+from ffdr.options import DemoOptions, WriteOptions
 from ffdr.reinforce.generate import generate
-from ffdr.reinforce.teacher import Teacher
 from ffdr.train.run import run as train
 
 RCFG = Path(__file__).parents[2] / "rcfg" / "digits"
 TEACHERS = ("test_efficientnet", "test_convnext", "test_mambaout")
 PER_CLASS = 10
 """Training images of each class that the students have; the teachers had the whole split."""
-EVAL_BATCH = 250
+RESOLUTION = 32
+"""Pixels of the views that the students learn from, are examined on, and that are drawn."""
 
 Run = dict[str, Any]
 
@@ -53,7 +48,7 @@ def run_demo(options: DemoOptions) -> None:
     models, teaching = train_teachers(work, betons["train"])
     reinforced, reinforcing = reinforce(work, betons["small"], models)
     exam = Exam(betons["test"])
-    runs = {"teacher": [teaching | exam.teacher(models)]}
+    runs = {"teacher": [teaching | exam.teacher(models, RESOLUTION, center=1.0)]}
     runs |= train_students(options, work, betons["small"], reinforced, models, exam)
 
     dataset = ReinforcedDataset(betons["small"], reinforced)
@@ -62,7 +57,7 @@ def run_demo(options: DemoOptions) -> None:
     report.write_summary(out / "summary.json", runs, lines, measured)
     report.write_table(out / "table.md", runs, lines, measured)
     report.plot(out / "plot.png", runs)
-    draw_views(out / "views.png", dataset, exam.info.resolution)
+    draw_views(out / "views.png", dataset, RESOLUTION)
     print((out / "table.md").read_text())
     print(f"{time.perf_counter() - start:.0f} s in all; table, plot and picture are in {out}")
 
@@ -125,41 +120,6 @@ def train_students(
     return runs
 
 
-class Exam:
-    """The test split, clean and corrupted; the corruptions are made once for all models."""
-
-    def __init__(self, images: Path) -> None:
-        self.images = ImageBeton.open(images)
-        self.info = ModelInfo("", self.images.num_classes, 32, self.images.mean, self.images.std, center=1.0)
-        pixels, self.labels = evaluation_pixels(self.images, self.info)
-        self.corrupted = CorruptedImages(pixels)
-
-    def student(self, checkpoint: Path) -> Run:
-        """Scores of a trained model."""
-        return self._scores(*load_model(checkpoint))
-
-    def teacher(self, models: str) -> Run:
-        """Scores of the ensemble."""
-        teacher = Teacher.from_options(TeacherOptions(models=models), self.info.num_classes, best_device())
-        return self._scores(_Ensemble(teacher, self.info), replace(self.info, name=models))
-
-    def _scores(self, model: nn.Module, info: ModelInfo) -> Run:
-        scores = evaluate_model(model, info, self.images, EVAL_BATCH)
-        return scores | robustness(model, info, self.corrupted, self.labels, EVAL_BATCH)
-
-
-class _Ensemble(nn.Module):
-    """A teacher with the face of a model, so that it can sit the same exam."""
-
-    def __init__(self, teacher: Teacher, info: ModelInfo) -> None:
-        super().__init__()
-        self.teacher, self.info = teacher, info
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, C) log-probabilities of images that are normalised as the info says."""
-        return self.teacher.log_probs_normalised(images, self.info.mean, self.info.std)
-
-
 def setting(
     options: DemoOptions, dataset: ReinforcedDataset, runs: dict[str, list[Run]], reinforcing: float
 ) -> list[str]:
@@ -174,7 +134,7 @@ def setting(
         f"Reinforced beton: {header.views} views an image, all {header.topk} probabilities; made once for all seeds in "
         f"{reinforcing:.0f} s, which the training times below don't contain.",
         f"Test: {runs['dr'][0]['images']} images; corruptions: 15 kinds × 5 severities made here, not ImageNet-C.",
-        "Training times and rates leave out the first epoch of each run, in which kernels may be compiled.",
+        "Training times and rates count the first epoch, in which kernels may be compiled, at the rate of the others.",
         "Settings were chosen without the test split.",
     ]
 
@@ -186,10 +146,6 @@ def _recipe(name: str, images: Path, out: Path, **overrides: Any) -> Any:
 
 
 def _train(plan: Any) -> Run:
-    """Train in silence; seconds in all and images/s, the first epoch (which waits for compilation) left out."""
+    """Train in silence; how long it took."""
     train(plan, progress=False)
-    lines = (Path(plan.train.out) / "log.jsonl").read_text().splitlines()
-    epochs = [json.loads(line) for line in lines][1:]
-    seconds = sum(epoch["seconds"] for epoch in epochs)
-    images = sum(epoch["seconds"] * epoch["images_per_second"] for epoch in epochs)
-    return {"seconds": seconds, "images_per_second": images / seconds}
+    return training_time(plan.train.out)

@@ -4,6 +4,7 @@
 rest of the package sees nothing but them. The text below a field is its help on the command line.
 """
 
+from ffdr.options.ablation import AblateOptions, ReportOptions
 from ffdr.options.files import (
     MODES,
     ON_ERROR,
@@ -38,6 +39,7 @@ from ffdr.options.measuring import (
 )
 from ffdr.options.recipes import (
     RECIPES,
+    AblateRecipe,
     BenchRecipe,
     DemoRecipe,
     EvalRecipe,
@@ -46,6 +48,7 @@ from ffdr.options.recipes import (
     InspectRecipe,
     PackRecipe,
     ReinforceRecipe,
+    ReportRecipe,
     SplitRecipe,
     SubsetRecipe,
     TrainRecipe,
@@ -64,6 +67,8 @@ __all__ = [
     "RESIDUALS",
     "SOURCES",
     "TASKS",
+    "AblateOptions",
+    "AblateRecipe",
     "BenchOptions",
     "BenchRecipe",
     "DataOptions",
@@ -82,6 +87,8 @@ __all__ = [
     "PackRecipe",
     "ReinforceOptions",
     "ReinforceRecipe",
+    "ReportOptions",
+    "ReportRecipe",
     "SplitOptions",
     "SplitRecipe",
     "SubsetOptions",

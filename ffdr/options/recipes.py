@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ffdr.augment.policy import Policy
 from ffdr.errors import UserError
+from ffdr.options.ablation import AblateOptions, ReportOptions
 from ffdr.options.files import (
     ExportOptions,
     ImportOptions,
@@ -154,6 +155,20 @@ class BenchRecipe:
     bench: BenchOptions
 
 
+@dataclass(frozen=True)
+class AblateRecipe:
+    """What ``ffdr ablate`` needs."""
+
+    ablate: AblateOptions
+
+
+@dataclass(frozen=True)
+class ReportRecipe:
+    """What ``ffdr report`` needs."""
+
+    report: ReportOptions
+
+
 RECIPES: dict[str, type] = {
     "demo": DemoRecipe,
     "write": WriteRecipe,
@@ -168,5 +183,7 @@ RECIPES: dict[str, type] = {
     "train": TrainRecipe,
     "eval": EvalRecipe,
     "bench": BenchRecipe,
+    "ablate": AblateRecipe,
+    "report": ReportRecipe,
 }
 """The verbs of the command line."""

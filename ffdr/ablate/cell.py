@@ -1,0 +1,148 @@
+"""What a worker does for one cell: train, examine, keep the result. The digest that tells one cell from another."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ffdr.beton.partial import write_aside
+from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.options import TrainRecipe
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell that is ready to run. It pickles."""
+
+    recipe: TrainRecipe
+    """``train.out`` is the cell's folder"""
+    test: str
+    """image beton of the exam; empty: none"""
+    corruptions: bool
+    exam: str
+    """identity of the exam"""
+
+    @property
+    def folder(self) -> Path:
+        """Of the run and its ``result.json``."""
+        return Path(self.recipe.train.out)
+
+    def result(self) -> Result | None:
+        """What is kept of an earlier run of this very cell and exam."""
+        path = self.folder / "result.json"
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return kept["scores"] if kept.get("exam") == self.exam else None
+
+
+def make_job(recipe: TrainRecipe, work: str | Path, test: str, corruptions: bool) -> Job:
+    """Settle the folder by the digest of the resolved recipe and of the files that it names.
+
+    Raises:
+        UserError: a file that is missing or damaged.
+    """
+    identity = asdict(recipe)
+    for key in ("out", "resume"):
+        del identity["train"][key]
+    identity["contents"] = _contents(recipe)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    out = str(Path(work) / "cells" / digest)
+    exam = f"{_images(test)} corruptions={corruptions}" if test else "validation"
+    return Job(replace(recipe, train=replace(recipe.train, out=out, resume=True)), test, corruptions, exam)
+
+
+def run_job(job: Job) -> Result:
+    """The cell's scores, kept or made: train from the folder's newest checkpoint if there is one, then examine.
+
+    Raises what ``ffdr.train.run.run`` raises.
+    """
+    with _locked(job.folder):
+        result = job.result()
+        if result is None:
+            start = time.perf_counter()
+            record = _train(job.recipe)
+            trained = time.perf_counter()
+            result = _scores(job, record)
+            times = {"run_seconds": trained - start, "exam_seconds": time.perf_counter() - trained}
+            result |= times
+            kept = {"exam": job.exam, "scores": result}
+            write_aside(job.folder / "result.json", json.dumps(kept, indent=2) + "\n")
+        return result
+
+
+def _train(recipe: TrainRecipe) -> dict[str, Any]:
+    """The last epoch's log record."""
+    from ffdr.train.run import run  # here and below: slow imports happen once, in the worker
+
+    if recipe.train.compile != "off":
+        import torch
+
+        torch.compiler.reset()  # it gives up on a model class after a few instances
+    return run(recipe, progress=False)
+
+
+def _scores(job: Job, record: dict[str, Any]) -> Result:
+    from ffdr.ablate.scores import training_time
+
+    timing = training_time(job.folder)
+    if not job.test:
+        return {key.removeprefix("val_"): value for key, value in record.items() if key.startswith("val_")} | timing
+    return _exam(job.test, job.corruptions, job.exam).student(job.folder / "model.safetensors") | timing
+
+
+@cache
+def _exam(test: str, corruptions: bool, identity: str) -> Any:
+    """One a worker; ``identity`` keeps an exam on a changed file apart."""
+    from ffdr.ablate.exam import Exam
+
+    return Exam(test, corruptions)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process is at work on the cell, such as a worker that outlives its parent for a moment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _contents(recipe: TrainRecipe) -> dict[str, str]:
+    """What the files that a recipe names hold, by option."""
+    data = recipe.data
+    contents = {key: _images(path) for key in ("train", "val") if (path := getattr(data, key))}
+    if data.reinforced:
+        contents["reinforced"] = _views(data.reinforced, data.train)
+    weights = [recipe.model.checkpoint, *(spec.partition(":")[2] for spec in recipe.teacher.models.split(","))]
+    return contents | {path.strip(): _bytes(path.strip()) for path in weights if path}
+
+
+@cache
+def _images(path: str) -> str:
+    images = ImageBeton.open(path)
+    return f"{images.fingerprint} {zlib.crc32(b'' if images.checksums is None else images.checksums.tobytes()):08x}"
+
+
+@cache
+def _views(path: str, images: str) -> str:
+    reinforced = ReinforcedBeton.open(path, ImageBeton.open(images))
+    return f"{zlib.crc32(reinforced.checksums.tobytes(), zlib.crc32(reinforced.header.pack())):08x}"
+
+
+@cache
+def _bytes(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()

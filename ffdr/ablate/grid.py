@@ -1,0 +1,156 @@
+"""A grid: axes with their points, and the cells that they span, each one run of ``ffdr train``."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ffdr import recipe
+from ffdr.errors import UserError, nearest
+from ffdr.options import AblateOptions, SubsetOptions, TrainRecipe
+
+SEED = "train.seed"
+"""The axis whose points are repeats of the same run."""
+_OWN = ("train.out", "train.resume", "train.dry_run")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid."""
+
+    points: dict[str, str]
+    """axis → label of its point"""
+    recipe: TrainRecipe
+    """resolved; ``train.out`` and ``train.resume`` are not settled yet"""
+    command: str
+    """the ``ffdr train`` command line that it stands for, but for train.out"""
+    cut: SubsetOptions | None
+    """how the reinforced beton that the recipe names is cut out of a larger one; None: it is there as it is"""
+
+    @property
+    def name(self) -> str:
+        """Its points in one line."""
+        return " ".join(f"{axis.rpartition('.')[2]}={label}" for axis, label in self.points.items())
+
+    @property
+    def group(self) -> tuple[tuple[str, str], ...]:
+        """Its points but for the seed: what its repeats share."""
+        return tuple((axis, label) for axis, label in self.points.items() if axis != SEED)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All cells, in the order in which they run, and what is compared with what."""
+
+    axes: dict[str, dict[str, dict[str, Any]]]
+    """axis → label → options of ``ffdr train``"""
+    cells: tuple[Cell, ...]
+    compare: tuple[str, str] | None
+    """axis and the label that is set against the axis' other labels"""
+
+    @classmethod
+    def from_options(cls, options: AblateOptions) -> Grid:
+        """Resolve every cell. Raises UserError for what can't be a run, naming the cell."""
+        axes = {axis: _points(axis, points) for axis, points in options.axes.items()}
+        kept = _only(axes, options.only)
+        compare = _point(axes, "ablate.compare", options.compare) if options.compare else None
+        cells = tuple(
+            _cell(options, dict(zip(kept, labels, strict=True)), axes) for labels in itertools.product(*kept.values())
+        )
+        return cls(axes, cells, compare)
+
+    def text(self) -> str:
+        """The runs as command lines, one a line."""
+        return "\n".join(cell.command for cell in self.cells)
+
+
+def fill_in(options: AblateOptions, text: str, labels: Mapping[str, str] | None = None) -> str:
+    """Put the folders in the place of {work} and {data}, and labels in the place of their axes' names."""
+    for name, value in {"work": options.work, "data": options.data, **(labels or {})}.items():
+        text = text.replace(f"{{{name}}}", value)
+    return text
+
+
+def _points(axis: str, points: Any) -> dict[str, dict[str, Any]]:
+    """Label → settings; a list of values of one option is spelled out. An axis without a dot has labels only."""
+    if isinstance(points, list) and points and not any(isinstance(value, (dict, list)) for value in points):
+        labels = {_spell(value): {axis: value} if "." in axis else {} for value in points}
+        if len(labels) == len(points):
+            return labels
+    elif isinstance(points, dict) and points and all(isinstance(settings, dict) for settings in points.values()):
+        return {str(label): dict(settings) for label, settings in points.items()}
+    raise UserError(f"ablate.axes: {axis}: give a list of different values, or points with the options of each")
+
+
+def _point(axes: Mapping[str, Mapping[str, Any]], key: str, text: str) -> tuple[str, str]:
+    """Axis and label that AXIS=POINT names. Raises UserError where there is none."""
+    axis, _, label = text.partition("=")
+    if axis not in axes:
+        raise UserError(f"{key}: there is no axis {axis!r}{nearest(axis, axes)}; it has {', '.join(axes)}")
+    if label not in axes[axis]:
+        raise UserError(f"{key}: {axis} has no point {label!r}; it has {', '.join(axes[axis])}")
+    return axis, label
+
+
+def _only(axes: Mapping[str, Mapping[str, Any]], only: Iterable[str]) -> dict[str, list[str]]:
+    """Axis → labels to run."""
+    chosen: dict[str, set[str]] = {}
+    for text in only:
+        axis, label = _point(axes, "ablate.only", text)
+        chosen.setdefault(axis, set()).add(label)
+    return {axis: [label for label in points if label in chosen.get(axis, points)] for axis, points in axes.items()}
+
+
+def _cell(options: AblateOptions, labels: dict[str, str], axes: Mapping[str, Mapping[str, dict[str, Any]]]) -> Cell:
+    """Merge the settings of the grid and of the points, the later axis wins, and read them as a command line."""
+    files: list[str] = []
+    settings: dict[str, str] = {}
+    for part in (options.settings, *(axes[axis][label] for axis, label in labels.items())):
+        filled = {key: fill_in(options, _spell(value), labels) for key, value in part.items()}
+        files += [file for file in filled.pop("config-file", "").split(",") if file]
+        settings |= filled
+    name = " ".join(f"{axis}={label}" for axis, label in labels.items())
+    for key in _OWN:
+        if key in settings:
+            raise UserError(f"ablate, {name}: {key} is settled by ffdr ablate itself; leave it out")
+    wanted = {key: settings.pop(f"subset.{key}", "") for key in ("views", "topk")}
+    cut = None
+    try:
+        found, arguments = _parse(options, files, settings)
+        if any(wanted.values()):
+            cut = _cut(options, found, wanted)
+            found, arguments = _parse(options, files, settings | {"data.reinforced": cut.out})
+    except UserError as error:
+        raise UserError(f"ablate, {name}: {error}") from error
+    return Cell(labels, found, shlex.join(["ffdr", "train", *arguments]), cut)
+
+
+def _parse(options: AblateOptions, files: Iterable[str], settings: Mapping[str, str]) -> tuple[TrainRecipe, list[str]]:
+    """The recipe, and the command line that it was read from."""
+    arguments = [word for file in files for word in ("--config-file", file)]
+    arguments += [f"--{key}={value}" for key, value in settings.items()]
+    return recipe.parse("train", arguments, [("train.out", f"{options.work}/cells")]), arguments
+
+
+def _cut(options: AblateOptions, found: TrainRecipe, wanted: Mapping[str, str]) -> SubsetOptions:
+    """The cut of the reinforced beton that a cell names."""
+    if found.train.task != "dr" or not found.data.reinforced:
+        raise UserError("subset.views and subset.topk cut data.reinforced, which this run has not")
+    full = Path(found.data.reinforced)
+    parts = [f"-{key}{count}" for key, count in wanted.items() if count]
+    # The path's checksum keeps files of the same name in different folders apart.
+    name = f"{full.stem}-{zlib.crc32(str(full).encode()):08x}{''.join(parts)}.beton"
+    flags = [f"--file={full}", f"--out={options.work}/subsets/{name}"]
+    return recipe.parse("subset", [*flags, *(f"--{key}={count}" for key, count in wanted.items() if count)]).subset
+
+
+def _spell(value: Any) -> str:
+    """A YAML value as text that the command line reads."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

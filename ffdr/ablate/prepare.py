@@ -1,0 +1,83 @@
+"""What the cells need before they can run: files made by other verbs, and reinforced betons cut to size."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from ffdr.ablate.grid import Grid, fill_in
+from ffdr.ablate.workers import Outcome, Workers
+from ffdr.beton.partial import write_aside
+from ffdr.beton.read import ReinforcedBeton
+from ffdr.beton.subset import subset
+from ffdr.errors import UserError
+from ffdr.options import AblateOptions, SubsetOptions
+
+
+def prepare(options: AblateOptions, grid: Grid) -> None:
+    """Run the command lines of ``ablate.prepare`` that were not run yet, in a worker; then cut what is to be cut.
+
+    Raises:
+        UserError: a command that failed (what it printed says why), or a cut that the file does not offer.
+        Stopped: Ctrl-C or SIGTERM.
+    """
+    lines = [fill_in(options, line) for line in options.prepare]
+    record = Path(options.work) / "prepared.json"
+    if _done(record, lines) < len(lines):
+        record.parent.mkdir(parents=True, exist_ok=True)
+        (outcome,) = Workers(1, options.threads).run([partial(_run_lines, lines, record)], _Nobody())
+        if outcome.error:
+            raise UserError(f"ablate.prepare: {outcome.error}")
+    for cut in dict.fromkeys(cell.cut for cell in grid.cells if cell.cut is not None):
+        if not _is_cut(cut):
+            Path(cut.out).parent.mkdir(parents=True, exist_ok=True)
+            subset(cut)
+
+
+def _done(record: Path, lines: Sequence[str]) -> int:
+    """How many lines an earlier run has done. What stands after a changed line may depend on it, so it is not done."""
+    done = json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
+    count = 0
+    while count < min(len(done), len(lines)) and done[count] == lines[count]:
+        count += 1
+    return count
+
+
+def _run_lines(lines: Sequence[str], record: Path) -> None:
+    """In a worker: each line as the command line would run it."""
+    from ffdr.cli import main
+
+    for number in range(_done(record, lines), len(lines)):
+        print(f"ffdr {lines[number]}", flush=True)
+        status = main(shlex.split(lines[number]))
+        if status >= 128:  # stopped by a signal
+            raise SystemExit(status)
+        if status:
+            raise UserError(f"ffdr {lines[number]} ended with status {status}")
+        write_aside(record, json.dumps(lines[: number + 1], indent=2) + "\n")
+
+
+def _is_cut(cut: SubsetOptions) -> bool:
+    """Whether the file is there and stems from the very reinforcement that would be cut now."""
+    if not Path(cut.out).exists():
+        return False
+    full = ReinforcedBeton.open(cut.file).header
+    wanted = replace(full, views=cut.views or full.views, topk=cut.topk or full.topk)
+    return ReinforcedBeton.open(cut.out).header == wanted
+
+
+class _Nobody:
+    """Nobody has to be told: what the commands print is shown as it comes."""
+
+    def started(self, number: int) -> None:
+        """Nothing."""
+
+    def ended(self, number: int, outcome: Outcome) -> None:
+        """Nothing."""
+
+    def tick(self) -> None:
+        """Nothing."""

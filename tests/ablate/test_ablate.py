@@ -1,0 +1,172 @@
+"""``ffdr ablate`` end to end on the digits: results, resumption, kills, failures, preparation."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from grids import STUDENT, grid_options, jobs_of
+from PIL import Image
+
+from ffdr.ablate.run import run_ablation
+from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.cli import main
+from ffdr.errors import UserError
+from ffdr.evaluate.run import evaluate_model
+from ffdr.models import load_model
+
+TIMES = ("images_per_second", "seconds", "run_seconds", "exam_seconds")
+
+
+@pytest.fixture(scope="module")
+def study(digits, reinforced_digits, tmp_path_factory):
+    """Options of a grid that has run undisturbed, one run at a time."""
+    options = grid_options(tmp_path_factory.mktemp("study"), digits, reinforced_digits)
+    assert run_ablation(options) == 0
+    return options
+
+
+def table(out):
+    with open(Path(out) / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_times(rows):
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+def models(options):
+    return {job.folder.name: (job.folder / "model.safetensors").stat().st_mtime_ns for job in jobs_of(options)}
+
+
+def test_every_cell_is_trained_and_examined(study, digits):
+    rows = table(study.out)
+    assert [(r["task"], r["train.epochs"], r["train.seed"]) for r in rows] == [
+        (task, epochs, seed) for task in ("erm", "dr") for epochs in ("4", "12") for seed in ("0", "1")
+    ]
+    images = ImageBeton.open(digits)
+    for row in (rows[0], rows[-1]):
+        folder = Path(study.work) / "cells" / row["digest"]
+        assert json.loads((folder / "recipe.json").read_text())["train"]["seed"] == int(row["train.seed"])
+        assert len((folder / "log.jsonl").read_text().splitlines()) == int(row["train.epochs"])
+        scores = evaluate_model(*load_model(folder / "model.safetensors"), images, 50)
+        for key in ("top1", "nll", "ece"):
+            assert float(row[key]) == pytest.approx(scores[key], abs=1e-6)
+    assert len({row["nll"] for row in rows}) == 8
+    text = (Path(study.out) / "table.md").read_text()
+    mean = 50 * (float(rows[0]["top1"]) + float(rows[1]["top1"]))
+    assert f"| erm | 4 | 2 | {mean:.1f} ± " in text
+    gain = 50 * sum(float(rows[n + 4]["top1"]) - float(rows[n]["top1"]) for n in (0, 1))
+    assert f"| 4 | erm | {gain:+.2f} ± " in text.replace("**", "")
+    for name in ("accuracy.png", "robustness.png"):
+        assert np.asarray(Image.open(Path(study.out) / name).convert("L")).std() > 5
+
+
+def test_finished_cells_are_kept(study, monkeypatch):
+    before, rows = models(study), table(study.out)
+    monkeypatch.setattr("ffdr.ablate.workers._SPAWN.Process", None)  # no worker is needed
+    assert run_ablation(study) == 0
+    assert models(study) == before
+    assert table(study.out) == rows
+
+
+def test_killed_in_the_middle_and_two_at_once_give_the_same(study, digits, reinforced_digits, tmp_path):
+    """SIGKILL when some cells are finished and one is at work; then on with two jobs."""
+    options = grid_options(tmp_path, digits, reinforced_digits, jobs=2)
+    grid = {
+        key: getattr(options, key) for key in ("out", "work", "settings", "axes", "compare", "test", "jobs", "threads")
+    }
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"ablate": grid}, sort_keys=False))
+    command = [sys.executable, "-m", "ffdr", "ablate", "--config-file", str(tmp_path / "grid.yaml")]
+    cells = Path(options.work) / "cells"
+
+    def begun():
+        logs = [log for log in cells.glob("*/log.jsonl") if not (log.parent / "result.json").exists()]
+        return [log for log in logs if len(log.read_text().splitlines()) >= 5]
+
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        end = time.monotonic() + 120
+        while not (list(cells.glob("*/result.json")) and begun()):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.005)
+        process.kill()
+    finished = {path: path.stat().st_mtime_ns for path in cells.glob("*/result.json")}
+    (cut, *_) = begun()
+    started = cut.read_text().splitlines()[:4]  # of the first four epochs a checkpoint was written
+    assert 0 < len(finished) < 8
+
+    assert run_ablation(options) == 0
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    # Its first epochs were not done again: the measured seconds are the very same.
+    assert cut.read_text().splitlines()[:4] == started
+    assert without_times(table(options.out)) == without_times(table(study.out))
+
+
+def test_a_cell_that_fails_is_told_and_the_rest_goes_on(study, digits, reinforced_digits, tmp_path):
+    axes = {"train.batch_size": [101, 25], "train.seed": [0]}
+    settings = STUDENT | {"data.train": str(digits), "train.epochs": 1}
+    options = grid_options(tmp_path, digits, reinforced_digits, axes=axes, settings=settings)
+    assert run_ablation(options) == 1
+    broken, whole = table(options.out)
+    assert "100 images do not fill one batch of 101" in broken["error"] and broken["top1"] == ""
+    assert whole["error"] == "" and float(whole["top1"]) >= 0
+    assert "do not fill one batch" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_files_are_prepared_once_and_reinforcements_cut(digits, reinforced_digits, tmp_path, capfd):
+    small = "{work}/small.beton"
+    settings = STUDENT | {"data.train": small, "data.reinforced": str(reinforced_digits), "train.task": "dr"}
+    options = grid_options(
+        tmp_path,
+        digits,
+        reinforced_digits,
+        prepare=(
+            f"write --source=digits --mode=raw --per_class=10 --workers=1 --out={small}",
+            "write --source=digits --mode=raw --per_class=2 --split=test --workers=1 --out={work}/test.beton",
+        ),
+        settings=settings | {"train.epochs": 1},
+        axes={"subset.views": [1, 4], "train.seed": [0]},
+        test="{work}/test.beton",
+        corruptions=True,
+    )
+    assert run_ablation(options) == 0
+    one, four = jobs_of(options)
+    full = ReinforcedBeton.open(reinforced_digits)
+    for job, views in ((one, 1), (four, 4)):
+        assert ReinforcedBeton.open(job.recipe.data.reinforced).header.views == views
+    assert len(full.header.policy) > 0 and len(table(options.out)) == 2
+    for row in table(options.out):
+        assert 0 < float(row["corruption_top1"]) < 1
+    assert capfd.readouterr().out.count("ffdr write") == 2
+    assert run_ablation(options) == 0
+    assert "ffdr write" not in capfd.readouterr().out
+
+
+def test_a_preparation_that_fails_stops_it(digits, reinforced_digits, tmp_path):
+    options = grid_options(tmp_path, digits, reinforced_digits, prepare=("write --source=digit --out=x.beton",))
+    with pytest.raises(UserError, match=r"ablate.prepare: ffdr write .* ended with status 2"):
+        run_ablation(options)
+    assert not (tmp_path / "work" / "cells").exists()
+
+
+def test_the_command_line(tmp_path, digits, reinforced_digits, capsys):
+    grid = {
+        "out": str(tmp_path / "out"),
+        "settings": STUDENT | {"data.train": str(digits)},
+        "axes": {"train.seed": [0, 1]},
+    }
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"ablate": grid}))
+    words = ["ablate", "--config-file", str(tmp_path / "grid.yaml")]
+    assert main([*words, "--dry_run"]) == 0
+    assert capsys.readouterr().out.count("--model.name=test_efficientnet") == 2
+    assert main(["ablate", "--ablate.out=x"]) == 2
+    assert "ablate.axes: there is no grid" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "no such run or report" in capsys.readouterr().err
+    assert not os.path.exists(tmp_path / "out")

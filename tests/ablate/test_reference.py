@@ -1,0 +1,126 @@
+"""A run beside published figures."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from ffdr.ablate.reference import Training, read_reference, report, select
+from ffdr.errors import UserError
+from ffdr.options import ReportOptions
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = str(ROOT / "results" / "reference" / "imagenet.csv")
+
+
+def write_run(folder, model="resnet50.a1_in1k", epochs=280, task="dr", classes=1000, **scores):
+    folder.mkdir()
+    options = {
+        "model": {"name": model},
+        "train": {"task": task, "epochs": epochs},
+        "data": {"num_classes": classes},
+    }
+    (folder / "options.json").write_text(json.dumps(options))
+    records = [
+        {"epoch": 1, "val_top1": 0.1},
+        {"epoch": epochs, **{f"val_{key}": value for key, value in scores.items()}},
+    ]
+    (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+def test_a_run_stands_beside_the_nearest_budget(tmp_path, capsys):
+    run = write_run(tmp_path / "run", top1=0.8, ece=0.031)
+    report(ReportOptions(file=str(run), reference=REFERENCE, out=str(tmp_path / "table.md")))
+    text = capsys.readouterr().out
+    assert (tmp_path / "table.md").read_text() == text
+    assert "| **this run** | dr |  | 280 | 80.0 | – | – | – | – | 3.1 |" in text
+    assert "| apple/ml-dr | erm | ImageNet | 300 | 79.6 (+0.4) |" in text
+    assert "| apple/ml-dr | dr | ImageNet+ | 300 | 81.2 (-1.2) |" in text
+    assert "| 1000 |" not in text and "MobileNet" not in text
+
+
+def test_a_suites_report_fills_all_columns(tmp_path, capsys):
+    sets = {name: {"top1": 0.5, "ece": 0.1} for name in ("val", "v2", "r", "a")} | {"c": {"mce": 0.65}}
+    (tmp_path / "report.json").write_text(json.dumps({"model": "resnet50", "sets": sets, "missing": {}}))
+    rows = [("val", "top1", 80), ("v2", "top1", 70.5), ("c", "mce", 60), ("val", "ece", 4)]
+    with open(tmp_path / "mine.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["source", "timm", "task", "data", "epochs", "set", "metric", "percent"])
+        writer.writerows([["paper", "resnet50", "dr", "plus", 300, *row] for row in rows])
+    report(
+        ReportOptions(file=str(tmp_path / "report.json"), reference=str(tmp_path / "mine.csv"), epochs=150, task="dr")
+    )
+    text = capsys.readouterr().out
+    assert "| **this run** | dr |  | 150 | 50.0 | 50.0 | 50.0 | 50.0 | 65.0 | 10.0 |" in text
+    assert "| paper | dr | plus | 300 | 80.0 (-30.0) | 70.5 (-20.5) | – | – | 60.0 (+5.0) | 4.0 (+6.0) |" in text
+
+
+def test_a_report_in_its_runs_folder_knows_the_training(tmp_path, capsys):
+    run = write_run(tmp_path / "run", model="resnet50d", epochs=150, task="erm", top1=0.1)
+    (run / "eval.json").write_text(json.dumps({"model": "resnet50d", "data": "val.beton", "top1": 0.789, "ece": 0.02}))
+    report(ReportOptions(file=str(run / "eval.json"), reference=REFERENCE))
+    text = capsys.readouterr().out
+    assert "| **this run** | erm |  | 150 | 78.9 |" in text
+    assert "| apple/ml-dr | erm | ImageNet | 150 | 78.9 (+0.0) |" in text
+
+
+def test_of_each_kind_the_nearest_in_ratio_is_picked():
+    def training(name, task, epochs):
+        return Training(name, ("m",), task, "d", epochs, {})
+
+    published = [training("a", "dr", e) for e in (100, 400)] + [training("a", "erm", 400), training("b", "dr", 0)]
+    ours = Training("x", ("m",), "dr", "", 220, {})
+    assert [(t.name, t.task, t.epochs) for t in select(published, ours)] == [
+        ("a", "dr", 400),
+        ("a", "erm", 400),
+        ("b", "dr", 0),
+    ]
+    assert select(published, Training("x", ("m",), "dr", "", 190, {}))[0].epochs == 100
+    assert len(select(published, Training("x", ("m",), "", "", 0, {}))) == 4
+
+
+def test_the_table_of_the_tree_is_whole():
+    with open(REFERENCE, newline="") as file:
+        rows = list(csv.DictReader(file))
+    keys = [
+        (row["source"], row["timm"], row["task"], row["data"], row["epochs"], row["set"], row["metric"]) for row in rows
+    ]
+    assert len(set(keys)) == len(keys)  # no figure stands twice
+    assert all(row["source"] and row["where"] and 0 < float(row["percent"]) < 100 for row in rows)
+    found = {
+        (t.models[0], t.task, t.epochs): t.figures["val", "top1"]
+        for t in read_reference(REFERENCE)
+        if t.name == "apple/ml-dr"
+    }
+    assert found["vit_base_patch16_224", "erm", 1000] == 76.8 and found["vit_base_patch16_224", "dr", 1000] == 85.1
+    assert found["swin_tiny_patch4_window7_224", "dr", 300] == 83.2
+    assert found["mobilenetv3_large_100", "dr", 150] == 76.5
+
+
+def test_what_is_refused(tmp_path):
+    run = write_run(tmp_path / "run", top1=0.8)
+    small = write_run(tmp_path / "small", classes=10, top1=0.8)
+    other = write_run(tmp_path / "other", model="resnet51", top1=0.8)
+    blind = write_run(tmp_path / "blind")
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "half.json").write_text('{"model"')
+    (tmp_path / "bad.csv").write_text(
+        "source,timm,task,data,epochs,set,metric,percent\nx,resnet50,dr,d,1,val,top1,high\n"
+    )
+    for options, text in (
+        ({"file": str(tmp_path / "none")}, "no such run"),
+        ({"file": str(small)}, "10 classes"),
+        ({"file": str(other)}, "no figures for resnet51.*did you mean resnet50"),
+        ({"file": str(blind)}, "not validated"),
+        ({"file": str(tmp_path)}, "holds no run"),
+        ({"file": str(tmp_path / "list.json")}, "no report of ffdr eval"),
+        ({"file": str(tmp_path / "half.json")}, "not JSON"),
+        ({"file": str(run), "reference": str(tmp_path / "bad.csv")}, "line 2 is no figure"),
+        ({"file": str(run), "reference": "nowhere.csv"}, "no such file"),
+        ({"file": str(run), "task": "drr"}, "did you mean dr"),
+        ({"file": str(run), "out": "x.txt"}, "does not end in .md"),
+    ):
+        with pytest.raises(UserError, match=text):
+            report(ReportOptions(**({"reference": REFERENCE} | options)))
