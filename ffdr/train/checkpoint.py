@@ -26,13 +26,18 @@ class Checkpoints:
         self.folder, self.keep = Path(folder), keep
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write a run's state; older checkpoints go once the new one is whole."""
+        """Write a run's state; older checkpoints go once the new one is whole.
+
+        So do those of later steps, which a resumed run found damaged and is about to make again.
+        """
         if set(state) != set(_KEYS):
             raise ValueError(f"checkpoint: keys {sorted(state)}, but {sorted(_KEYS)} are needed")
         self.folder.mkdir(parents=True, exist_ok=True)
         with aside(self.folder / f"{step:09d}.pt") as partial:
             torch.save({"version": _VERSION, **state}, partial)
-        for path in self.paths()[: -self.keep]:
+        paths = self.paths()
+        upto = next(number for number, path in enumerate(paths, 1) if path.stem == f"{step:09d}")
+        for path in (*paths[: max(0, upto - self.keep)], *paths[upto:]):
             path.unlink()
 
     def newest(self, identity: dict[str, Any]) -> dict[str, Any] | None:

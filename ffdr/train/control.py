@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, TypeVar
+
+from ffdr.errors import UserError
 
 T = TypeVar("T")
 
@@ -55,6 +60,22 @@ class StopRequest:
     def end(self) -> NoReturn:
         """Raise ``Stopped``: the checkpoint is written."""
         raise Stopped(self._number)
+
+
+@contextmanager
+def sole_run(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, which is created, against a second run.
+
+    Raises:
+        UserError: one is at work in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"train.out: another run is at work in {folder}; give another folder") from None
+        yield
 
 
 class Stopwatch:

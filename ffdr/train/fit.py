@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ffdr.protocol import BatchLoader
 from ffdr.ranks import Ranks
 from ffdr.targets import SparseTargets
 from ffdr.train.checkpoint import Checkpoints, get_rng, set_rng
-from ffdr.train.control import StopRequest, Stopwatch
+from ffdr.train.control import StopRequest, Stopwatch, sole_run
 from ffdr.train.log import RunLog
 from ffdr.train.optim import resolution_at
 from ffdr.train.step import Step
@@ -118,27 +119,26 @@ class Trainer:
         Ctrl-C or SIGTERM saves a checkpoint after the running step and raises ``Stopped``; the next run goes on with
         the next batch. Raises UserError for a checkpoint of another run, and for a loss that is not finite.
         """
-        self._begin()
-        with StopRequest() as self._stop, self._new_bar() as self._bar:
-            while self.epoch < self.options.epochs:
-                record = self._train_epoch()
-                record |= self._validate()
-                self._tell(record)
-                self._save_if_due()
-        self._export()
+        with sole_run(self.out) if self.ranks.rank == 0 else nullcontext(), self.ranks.lost_told():
+            self._begin()
+            with StopRequest() as self._stop, self._new_bar() as self._bar:
+                while self.epoch < self.options.epochs:
+                    record = self._train_epoch()
+                    record |= self._validate()
+                    self._tell(record)
+                    self._save_if_due()
+            self._export()
         return (self.log.records() or [{}])[-1]
 
     # Verbs of fit, in order.
 
     def _begin(self) -> None:
         """Resume from the folder's newest checkpoint, or start afresh and clear what an earlier run left."""
-        if self.ranks.rank == 0:
-            self.out.mkdir(parents=True, exist_ok=True)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # an epoch's batches have the same shape
             torch.set_float32_matmul_precision("highest" if self.options.precision == "float32" else "high")
         state = self.checkpoints.newest(self._identity()) if self.options.resume else None
-        self.ranks.barrier()
+        self._agree(None if state is None else state["step"])
         if state is not None:
             self._restore(state)
         else:
@@ -151,6 +151,12 @@ class Trainer:
         if self.ranks.rank == 0:
             self.log.keep(self.epoch)
             self.log.write_options(self._resolved())
+
+    def _agree(self, step: int | None) -> None:
+        """Refuse to go on from different checkpoints, as ranks do that don't see the same folder."""
+        steps = self.ranks.gather(step)
+        if len(set(steps)) > 1:
+            raise UserError(f"train.out: the ranks see checkpoints of steps {steps} in {self.out}; they must share it")
 
     def _train_epoch(self) -> dict[str, Any]:
         """The steps of one epoch, or what a resumed run has left of it; returns its part of the log record."""
@@ -197,6 +203,7 @@ class Trainer:
         due = self.epoch % self.options.eval_every == 0 or self.epoch == self.options.epochs
         if self.val_loader is None or not due:
             return {}
+        self.step.share_buffers()
         flip = self.options.flip_average
         scores = evaluate(self.result, self.val_loader, self.loader.num_classes, self.dtype, flip)
         if scores["top1"] > self.best:
@@ -255,6 +262,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint. Raises UserError rather than keep weights that are not finite."""
         self.step.guard.check(self.step.count)
+        self.step.share_buffers()
         if not all(torch.stack([p.isfinite().all() for p in self.model.parameters()]).tolist()):
             raise UserError(
                 f"train: the weights are not finite at step {self.step.count}; the checkpoint before is kept"

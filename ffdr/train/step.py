@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from contextlib import nullcontext
 from typing import Any
@@ -91,6 +92,15 @@ class Step:
         if not self.scaler.is_enabled():  # a scaler looks for its scale by overflowing now and then
             self.guard.watch(norm, self.count + 1)
 
+    def share_buffers(self) -> None:
+        """Average batch statistics over the ranks, so that all have the model that is scored, stored and exported."""
+        if self.ranks.size == 1:
+            return
+        for model in (self.model, *([self.ema.module] if self.ema else [])):
+            for buffer in model.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self.ranks.mean(buffer.clone()))
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: count, weights, averaged weights, optimiser, scaler."""
         return {
@@ -118,9 +128,13 @@ def build_ema(options: TrainOptions, model: nn.Module) -> ModelEmaV3 | None:
 
 
 def _parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The model with gradients averaged over the ranks; buffers (batch statistics) stay each rank's own."""
+    """The model with gradients averaged over the ranks; buffers stay each rank's own until ``share_buffers``."""
     devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    apart = (
+        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    )  # its name up to torch 2.14
+    return DistributedDataParallel(model, devices, gradient_as_bucket_view=True, **{apart: False})
 
 
 class FiniteGuard:

@@ -13,6 +13,7 @@ from fakes import CLASSES, FakeLoader, FakeTeacher
 from ffdr.errors import UserError
 from ffdr.models import load_model
 from ffdr.options import ModelOptions, TrainOptions
+from ffdr.ranks import Ranks
 from ffdr.train.fit import DataInfo, Trainer
 from ffdr.train.optim import resolution_at
 from ffdr.train.step import FiniteGuard
@@ -55,7 +56,8 @@ def test_a_run_learns_and_leaves_its_files(tmp_path):
     }  # fmt: skip
     assert 0 <= record["data_wait"] <= 1 and record["images_per_second"] > 0
     assert sorted(os.listdir(tmp_path / "run")) == [
-        "best.safetensors", "checkpoints", "log.jsonl", "model.safetensors", "options.json", "report.md", "report.png",
+        ".lock", "best.safetensors", "checkpoints", "log.jsonl", "model.safetensors", "options.json", "report.md",
+        "report.png",
     ]  # fmt: skip
 
     model, info = load_model(tmp_path / "run/model.safetensors")
@@ -280,6 +282,16 @@ def test_compiling_is_asked_for_by_its_mode(tmp_path, monkeypatch):
     assert asked == ["reduce-overhead"]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert weights(runs[0]).keys() == weights(runs[1]).keys()
+
+
+def test_ranks_that_see_different_checkpoints_are_told(tmp_path):
+    class Apart(Ranks):
+        def gather(self, value):
+            return [value, 4]
+
+    run = Trainer(options(tmp_path), ModelOptions("test_resnet"), DATA, FakeLoader(), progress=False, ranks=Apart())
+    with pytest.raises(UserError, match=r"see checkpoints of steps \[None, 4\]"):
+        run.fit()
 
 
 def test_the_best_weights_are_kept_beside_the_last(tmp_path):

@@ -11,6 +11,9 @@ import time
 import pytest
 from safetensors.numpy import load_file
 
+from ffdr.evaluate.run import run as evaluate_run
+from ffdr.options import EvalOptions, ModelOptions
+
 MODEL = "test_vit"  # batch statistics would differ between ranks; this model has none
 FLAGS = [
     "--train.task=dr", "--train.epochs=6", "--train.batch_size=20", "--train.resolution=32", "--train.lr=0.05",
@@ -27,7 +30,8 @@ def free_port():
 def start(ranks, *flags):
     """The processes of a run; only their standard error is kept."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "ffdr", "train", *FLAGS, *flags]
+    chosen = {flag.split("=")[0]: flag for flag in (*FLAGS, *flags)}  # a later one wins
+    command = [sys.executable, "-m", "ffdr", "train", *chosen.values()]
     return [
         subprocess.Popen(
             command, env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
@@ -89,6 +93,17 @@ def test_ranks_stop_together_and_one_goes_on(one, tmp_path):
     status, errors = finish(start(1, *one[1], f"--train.out={out}"))
     assert status == [0], errors
     assert_same_run(out, one[0])
+
+
+def test_batch_statistics_are_shared_before_they_are_scored(one, digits, tmp_path):
+    """What is exported is what was scored: each rank has seen other images, and its statistics differ until then."""
+    flags = [*one[1], "--model.name=test_resnet", "--train.epochs=1", "--train.ema=0.5"]
+    status, errors = finish(start(2, *flags, f"--train.out={tmp_path / 'run'}"))
+    assert status == [0, 0], errors
+    assert not any("deprecated" in text for text in errors)
+    options = EvalOptions(checkpoint=str(tmp_path / "run" / "model.safetensors"), data=str(digits))
+    report = evaluate_run(options, ModelOptions())
+    assert report["nll"] == pytest.approx(log(tmp_path / "run")[-1]["val_nll"], rel=1e-4)
 
 
 def test_a_batch_that_can_not_be_shared_is_refused(one, tmp_path):

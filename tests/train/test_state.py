@@ -11,7 +11,7 @@ import torch
 from ffdr.errors import UserError
 from ffdr.train import checkpoint
 from ffdr.train.checkpoint import Checkpoints
-from ffdr.train.control import Stopped, StopRequest, Stopwatch
+from ffdr.train.control import Stopped, StopRequest, Stopwatch, sole_run
 from ffdr.train.log import JsonLog
 
 STATE = {key: {} for key in ("best", "model", "ema", "optimizer", "scaler", "rng", "loader", "totals")}
@@ -71,6 +71,30 @@ def test_a_damaged_newest_checkpoint_leads_to_the_one_before(tmp_path, capfd):
     assert "000000002.pt: no checkpoint could be read" in capfd.readouterr().err
     with pytest.raises(UserError, match="a=1, but this run has a=2"):
         checkpoints.newest({"a": 2})
+
+
+def test_a_resumed_run_replaces_what_was_damaged(tmp_path):
+    for keep, left in ((1, ["000000060.pt"]), (2, ["000000050.pt", "000000060.pt"])):
+        checkpoints = Checkpoints(tmp_path / str(keep), keep=3)
+        for step in (40, 50, 100):
+            checkpoints.save(step, state(step, step))
+        checkpoints.paths()[-1].write_bytes(b"damaged")
+        checkpoints = Checkpoints(tmp_path / str(keep), keep)
+        assert checkpoints.newest({"a": 1})["step"] == 50
+        checkpoints.save(60, state(60, 60))
+        assert [path.name for path in checkpoints.paths()] == left
+        assert checkpoints.newest({"a": 1})["step"] == 60
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path):
+    with (
+        sole_run(tmp_path / "run"),
+        pytest.raises(UserError, match="another run is at work in"),
+        sole_run(tmp_path / "run"),
+    ):
+        pass
+    with sole_run(tmp_path / "run"):
+        pass
 
 
 def test_a_checkpoint_lacks_nothing(tmp_path):
