@@ -38,7 +38,8 @@ from ffdr.archive.source import CONFIG, name_of
 from ffdr.augment.policy import Policy
 from ffdr.augment.view import CENTER, FRACTION, PLACED
 from ffdr.beton.header import ReinforcedHeader
-from ffdr.beton.partial import sync_folder, told
+from ffdr.beton.partial import partial_path, sync_folder, told
+from ffdr.beton.parts import check_out
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
 from ffdr.options import ExportOptions
@@ -62,6 +63,7 @@ def export_archive(options: ExportOptions, progress: bool = True) -> Path:
     images = ImageBeton.open(options.images)
     reinforced = ReinforcedBeton.open(options.reinforced, images)
     out = Path(options.out)
+    check_out(out, [images.path, reinforced.path])
     if out.exists():
         raise UserError(f"{out}: exists already")
     try:
@@ -144,7 +146,7 @@ def _chunks(reinforced: ReinforcedBeton) -> Iterator[Stored]:
 @contextmanager
 def _folder_at(out: Path) -> Iterator[Put]:
     """Files go to a folder of another name, which is renamed when all is well."""
-    partial = out.with_name(out.name + ".partial")
+    partial = partial_path(out)
     if partial.exists():
         shutil.rmtree(partial)  # of a run that was killed
     partial.mkdir(parents=True)
@@ -162,7 +164,7 @@ def _write(path: Path, data: bytes) -> None:
 def _tar_at(out: Path) -> Iterator[Put]:
     """Files go into a tar file of another name, which is renamed when all is well."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
+    partial = partial_path(out)
     with partial.open("wb") as file:
         with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as stream:
 

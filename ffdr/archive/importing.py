@@ -28,6 +28,7 @@ from ffdr.archive.samples import Entry, Rules, check_entry, from_entries
 from ffdr.archive.source import CONFIG, Archive, File, name_of
 from ffdr.archive.unpickle import loads
 from ffdr.beton.header import UNUSED, ReinforcedHeader
+from ffdr.beton.parts import check_out
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.errors import UserError
@@ -64,9 +65,10 @@ def import_archives(options: ImportOptions, progress: bool = True) -> Path:
     images = ImageBeton.open(options.images)
     if "origin" not in images.field_names:
         raise UserError(f"{images.path}: does not hold the images' original sizes, in which an archive's crops count")
+    out = Path(options.out)
+    check_out(out, [images.path, *map(Path, options.archive)])
     sources = [_survey(Archive(path), images) for path in options.archive]
     _check_alike(sources)
-    out = Path(options.out)
     header = _header(sources, images)
     if len(sources) == 1:
         _import(sources[0], header, images, out, progress)

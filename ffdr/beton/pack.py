@@ -76,17 +76,10 @@ def open_both(path: Path) -> tuple[ImageBeton | None, ReinforcedBeton | None]:
 
 
 def check_place(out: Path, images: ImageBeton | None, others: Iterable[Path]) -> None:
-    """Refuse an output that would replace one of the ``others``, or its manifest, or another beton's.
+    """Refuse an output that would replace one of the ``others``, or its manifest, or be taken for another beton's.
 
     images: those that the output holds, if it does.
     """
-    for other in others:
-        if out == other or (out.exists() and other.exists() and out.samefile(other)):
-            raise UserError(f"{out}: would replace a file that this run needs; choose another name")
-        if images is not None and manifest_path(out) == manifest_path(other):
-            raise UserError(f"{manifest_path(out)}: would belong to both {out} and {other}; choose another name")
-    if images is None:
-        return
-    parts.check_manifest_place(out)
-    if images.manifest is None and manifest_path(out).exists():
+    parts.check_out(out, others, has_manifest=images is not None)
+    if images is not None and images.manifest is None and manifest_path(out).exists():
         raise UserError(f"{manifest_path(out)}: is another beton's manifest, and {images.path} has none; remove it")

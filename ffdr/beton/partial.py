@@ -42,7 +42,7 @@ class Partial:
             UserError: the folder can't be written to, or another run is at work on the same file.
         """
         self.final = final
-        self.path = final.with_name(final.name + ".partial")
+        self.path = partial_path(final)
         self._journal_path = final.with_name(final.name + ".partial.journal")
         self.records: list[bytes] = []
         """What earlier runs completed, in order."""
@@ -115,6 +115,11 @@ class Partial:
                     getattr(self, file).close()
 
 
+def partial_path(final: Path) -> Path:
+    """What a file is called until it is finished."""
+    return final.with_name(final.name + ".partial")
+
+
 @contextmanager
 def told(path: Path) -> Iterator[None]:
     """Tell a failure to write, a full disk above all, in one line."""
@@ -126,7 +131,7 @@ def told(path: Path) -> Iterator[None]:
 
 def write_aside(path: Path, text: str) -> None:
     """Write a small file so that its name never leads to half of it."""
-    partial = path.with_name(path.name + ".partial")
+    partial = partial_path(path)
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

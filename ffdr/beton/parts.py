@@ -8,8 +8,9 @@ reinforcement of all.
 from __future__ import annotations
 
 import json
+import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +20,7 @@ import numpy as np
 from ffdr.beton import layout
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.layout import ALIGNMENT, FieldSpec
-from ffdr.beton.partial import write_aside
+from ffdr.beton.partial import partial_path, write_aside
 from ffdr.beton.read import MANIFEST_FORMAT, manifest_path
 from ffdr.errors import UserError
 
@@ -165,11 +166,38 @@ def checksum(first: bytes, second: bytes, crc: int = 0) -> int:
     return zlib.crc32(second, zlib.crc32(first, crc))
 
 
-def check_manifest_place(out: Path) -> None:
-    """Refuse to replace a file that is no manifest of ours by the manifest of ``out``."""
+def check_out(out: Path, others: Iterable[Path], has_manifest: bool = False) -> None:
+    """Refuse an output that would replace what the run itself reads, or a file that is no manifest by its manifest.
+
+    Args:
+        out: the file to write.
+        others: files and folders that the run reads, and its other outputs. Manifests beside them count, too.
+        has_manifest: whether a manifest is written beside ``out``.
+
+    Raises:
+        UserError: one line, before anything is written.
+    """
     manifest = manifest_path(out)
-    if manifest.exists() and MANIFEST_FORMAT.encode() not in manifest.read_bytes():
+    written = [out, partial_path(out), *([manifest] if has_manifest else ())]
+    for other in others:
+        if other.is_dir():
+            if out.exists() and out.suffix != ".beton" and other.resolve() in out.resolve().parents:
+                raise UserError(f"{out}: is among the files of {other}, which this run needs; choose another name")
+            continue
+        for mine in written:
+            if _is_same(mine, other) or _is_same(mine, manifest_path(other)):
+                raise UserError(f"{mine}: would replace a file that this run needs; choose another name")
+    if out.suffix == ".json":
+        raise UserError(f"{out}: ends in .json, as the manifests of betons do; choose another name")
+    if has_manifest and manifest.exists() and MANIFEST_FORMAT.encode() not in manifest.read_bytes():
         raise UserError(f"{manifest}: is not a manifest of ffdr, which would replace it; choose another name")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two names lead to one file, which need not exist."""
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def write_manifest(out: Path, manifest: dict[str, Any]) -> None:

@@ -51,8 +51,7 @@ class ReinforcedWriter:
         """
         self.path, self.header = Path(path), header
         header.check_images(self.path, images)
-        if self.path.exists() and self.path.samefile(images.path):
-            raise UserError(f"{self.path}: is the image beton itself")
+        parts.check_out(self.path, [images.path])
         self._part = _part(header)
         self._checksums = np.zeros(header.num_images, np.uint32)
         self._written = np.zeros(header.num_images, bool)

@@ -55,7 +55,8 @@ def write_images(options: WriteOptions, progress: bool = True) -> Path:
     selected = select(source.labels, options.per_class)
     if not len(selected):
         raise UserError(f"write.path: the source {options.source} has no images in {options.split!r}")
-    parts.check_manifest_place(Path(options.out))
+    read = [Path(options.path).expanduser()] if options.path else []
+    parts.check_out(Path(options.out).expanduser(), read, has_manifest=True)
     return _Writer(options, source, selected).run(progress)
 
 

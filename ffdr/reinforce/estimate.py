@@ -8,6 +8,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from ffdr.beton.header import ReinforcedHeader
+from ffdr.beton.partial import partial_path
 from ffdr.beton.reinforced import file_bytes
 from ffdr.errors import UserError
 from ffdr.reinforce.labelling import Labeller
@@ -32,7 +33,7 @@ def _needed(out: Path, header: ReinforcedHeader, ranks: int) -> int:
     a_view = (header.view_bytes + header.logit_bytes) / header.views
     flying = int(2 * ranks * max(SHARD_VIEWS, header.views) * a_view)  # each rank: one finished, one being written
     journal = 16 * header.num_images
-    partial = out.with_name(out.name + ".partial")
+    partial = partial_path(out)
     # A partial file of another work is emptied first, so what it occupies counts, too.
     occupied = partial.stat().st_blocks * 512 if partial.exists() else 0
     return max(0, file_bytes(header) - occupied) + min(flying, file_bytes(header)) + journal

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ffdr.augment.policy import Policy
 from ffdr.beton.header import ReinforcedHeader
+from ffdr.beton.parts import check_out
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.errors import UserError
@@ -24,7 +25,7 @@ from ffdr.ranks import Ranks
 from ffdr.reinforce import estimate, fidelity, shards
 from ffdr.reinforce.labelling import Labeller
 from ffdr.reinforce.shards import ShardFolder
-from ffdr.reinforce.teacher import Teacher
+from ffdr.reinforce.teacher import Teacher, parse_models
 
 _SEEN_WITHIN = 90.0
 """Seconds within which a network file system shows one machine what another has written."""
@@ -64,6 +65,8 @@ class _Run:
     ) -> None:
         self.out, self.ranks = Path(options.out), ranks
         self.images = ImageBeton.open(options.images)
+        checkpoints = [Path(file) for _, file in parse_models(teacher_options.models) if file]
+        check_out(self.out, [self.images.path, *checkpoints])
         if options.resolution:
             teacher_options = replace(teacher_options, resolution=options.resolution)
         teacher = Teacher.from_options(teacher_options, self.images.num_classes, ranks.device())

@@ -71,16 +71,13 @@ class Teacher:
         Raises UserError for an empty or malformed list, weights that can't be had, or a member with another number of
         classes than the data, with both numbers.
         """
-        specs = [spec.strip() for spec in options.models.split(",")]
-        if any(not spec or spec.startswith(":") for spec in specs):
-            raise UserError(f"teacher.models: {options.models!r}: give NAME[:CHECKPOINT],… with timm's model names")
         members = []
-        for spec in specs:
-            name, _, checkpoint = spec.partition(":")
+        for name, checkpoint in parse_models(options.models):
             model, info = load_named(name, checkpoint, resolution=options.resolution)
             if info.num_classes != num_classes:
                 raise UserError(
-                    f"teacher.models: {spec} has {info.num_classes} classes, but the data has {num_classes}"
+                    f"teacher.models: {checkpoint or name} has {info.num_classes} classes, but the data has "
+                    f"{num_classes}"
                 )
             members.append(Member(name, model, info.resolution, info.mean, info.std))
         return cls(members, num_classes, device, options.batch_size, options.precision, options.compile)
@@ -156,6 +153,17 @@ class Teacher:
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
             logits = call(x)
         return logits.float().log_softmax(1)
+
+
+def parse_models(text: str) -> list[tuple[str, str]]:
+    """Name and checkpoint, empty for timm's own weights, of each model in ``NAME[:CHECKPOINT],…``.
+
+    Raises UserError for an empty or malformed list.
+    """
+    specs = [spec.strip() for spec in text.split(",")]
+    if any(not spec or spec.startswith(":") for spec in specs):
+        raise UserError(f"teacher.models: {text!r}: give NAME[:CHECKPOINT],… with timm's model names")
+    return [(name, checkpoint) for name, _, checkpoint in (spec.partition(":") for spec in specs)]
 
 
 def _compiled(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -267,7 +267,7 @@ def test_mistakes_are_told_before_anything_is_written(pair, packed, photos, digi
         ("aug_params", PackOptions(images, images, str(tmp_path / "x.beton"))),
         ("would replace a file", PackOptions(images, reinforced, images)),
         ("would replace a file", PackOptions(images, reinforced, str(tmp_path / "link.beton"))),
-        ("belong to both", PackOptions(images, reinforced, images.removesuffix(".beton"))),
+        ("would replace a file", PackOptions(images, reinforced, images.removesuffix(".beton"))),
         ("not a manifest of ffdr", PackOptions(images, reinforced, str(tmp_path / "taken.beton"))),
     ):
         with pytest.raises(UserError, match=text):
