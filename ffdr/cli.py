@@ -113,9 +113,10 @@ def evaluate(options: EvalRecipe) -> None:
 
 
 def bench(options: BenchRecipe, what: str) -> None:
-    """Measure: loader, kernels, epoch (DR against ERM), train (step, loader, both), doctor (what limits training)."""
+    """Measure: loader, kernels, files, epoch (DR : ERM), train (step, loader, both), doctor (what limits training)."""
     from ffdr.bench.doctor import bench_doctor
     from ffdr.bench.epoch import bench_epoch
+    from ffdr.bench.files import bench_files
     from ffdr.bench.kernels import bench_kernels
     from ffdr.bench.loader import bench_loader
     from ffdr.bench.train import bench_train
@@ -123,6 +124,7 @@ def bench(options: BenchRecipe, what: str) -> None:
     benches = {
         "loader": bench_loader,
         "kernels": bench_kernels,
+        "files": bench_files,
         "epoch": bench_epoch,
         "train": bench_train,
         "doctor": bench_doctor,

@@ -26,7 +26,7 @@ class DemoOptions:
         between("demo.epochs", self.epochs, 0, 10**6)
 
 
-BENCHES = ("loader", "kernels", "epoch", "train", "doctor")
+BENCHES = ("loader", "kernels", "files", "epoch", "train", "doctor")
 
 
 @dataclass(frozen=True)
