@@ -38,9 +38,9 @@ from ffdr.archive.source import CONFIG, name_of
 from ffdr.augment.policy import Policy
 from ffdr.augment.view import CENTER, FRACTION, PLACED
 from ffdr.beton.header import ReinforcedHeader
-from ffdr.beton.partial import partial_path, sync_folder, told
+from ffdr.beton.partial import lock, partial_path, sync_folder, told
 from ffdr.beton.parts import check_out
-from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_intact
 from ffdr.errors import UserError
 from ffdr.options import ExportOptions
 
@@ -133,11 +133,13 @@ def _config(form: Format, header: ReinforcedHeader, images: ImageBeton) -> dict[
 
 
 def _chunks(reinforced: ReinforcedBeton) -> Iterator[Stored]:
-    """All images, some at a time."""
+    """All images, some at a time. Raises UserError for one whose checksum is wrong."""
     count = len(reinforced)
     step = max(1, _CHUNK_VIEWS // reinforced.header.views)
     for start in range(0, count, step):
         index = np.arange(start, min(start + step, count))
+        for i in index.tolist():
+            check_intact(reinforced, i)
         views = np.stack([reinforced.views(i) for i in index.tolist()])
         ids, log_probs = (np.stack(part) for part in zip(*map(reinforced.logits, index.tolist()), strict=True))
         yield Stored(index, views, ids, log_probs)
@@ -147,12 +149,13 @@ def _chunks(reinforced: ReinforcedBeton) -> Iterator[Stored]:
 def _folder_at(out: Path) -> Iterator[Put]:
     """Files go to a folder of another name, which is renamed when all is well."""
     partial = partial_path(out)
-    if partial.exists():
-        shutil.rmtree(partial)  # of a run that was killed
-    partial.mkdir(parents=True)
-    yield lambda name, data: _write(partial / name, data)
-    sync_folder(partial)
-    os.rename(partial, out)
+    partial.mkdir(parents=True, exist_ok=True)
+    with _claimed(out, os.open(partial, os.O_RDONLY), shutil.rmtree):
+        for file in partial.iterdir():
+            file.unlink()  # of a run that was killed
+        yield lambda name, data: _write(partial / name, data)
+        sync_folder(partial)
+        os.rename(partial, out)
     sync_folder(out.parent)
 
 
@@ -165,7 +168,9 @@ def _tar_at(out: Path) -> Iterator[Put]:
     """Files go into a tar file of another name, which is renamed when all is well."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(out)
-    with partial.open("wb") as file:
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT, 0o666)
+    with _claimed(out, descriptor, os.unlink), open(descriptor, "wb", closefd=False) as file:
+        file.truncate(0)
         with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as stream:
 
             def put(name: str, data: bytes) -> None:
@@ -177,5 +182,19 @@ def _tar_at(out: Path) -> Iterator[Put]:
             stream.write(bytes(2 * tarfile.BLOCKSIZE))
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, out)
+        os.replace(partial, out)
     sync_folder(out.parent)
+
+
+@contextmanager
+def _claimed(out: Path, descriptor: int, remove: Callable[[Path], None]) -> Iterator[None]:
+    """Hold the lock of an open partial file or folder, and close it; on any failure the partial is removed."""
+    try:
+        lock(descriptor, partial_path(out), out)
+        try:
+            yield
+        except BaseException:
+            remove(partial_path(out))
+            raise
+    finally:
+        os.close(descriptor)

@@ -11,6 +11,7 @@ CC-BY-NC-ND: no commercial use, and what is made of them may not be passed on. f
 from __future__ import annotations
 
 import gc
+import glob
 import hashlib
 import sys
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from ffdr.archive.source import CONFIG, Archive, File, name_of
 from ffdr.archive.unpickle import loads
 from ffdr.beton.header import UNUSED, ReinforcedHeader
 from ffdr.beton.parts import check_out
-from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_intact
 from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.errors import UserError
 from ffdr.options import ImportOptions
@@ -39,6 +40,8 @@ _BATCH_BYTES = 8 << 20
 """Entries are converted together until there are so many views or bytes."""
 _FEW = 5
 """How many missing or superfluous entries a message names."""
+_DIGITS = 12
+"""Digits that tell the file of one archive from that of another."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,10 @@ def import_archives(options: ImportOptions, progress: bool = True) -> Path:
     header = _header(sources, images)
     if len(sources) == 1:
         _import(sources[0], header, images, out, progress)
-        return out
-    parts = [_import_part(source, images, out, progress) for source in sources]
-    _merge(parts, header, images, out, progress)
-    for part in parts:
-        part.path.unlink()
+    else:
+        _merge([_import_part(source, images, out, progress) for source in sources], header, images, out, progress)
+    for part in out.parent.glob(f"{glob.escape(out.name)}.{'[0-9a-f]' * _DIGITS}.part"):
+        part.unlink(missing_ok=True)  # also those that a killed run has left, of archives that were changed since
     return out
 
 
@@ -260,7 +262,7 @@ def _batches(archive: Archive, rules: Rules, images: ImageBeton, written: np.nda
 def _import_part(source: _Source, images: ImageBeton, out: Path, progress: bool) -> ReinforcedBeton:
     """One of several archives, in a file of its own beside ``out``, which an earlier run may have finished."""
     header = _header([source], images)
-    digest = hashlib.sha256(header.pack() + source.archive.identity.encode()).hexdigest()[:12]
+    digest = hashlib.sha256(header.pack() + source.archive.identity.encode()).hexdigest()[:_DIGITS]
     path = out.with_name(f"{out.name}.{digest}.part")
     if not path.exists():
         _import(source, header, images, path, progress)
@@ -277,6 +279,9 @@ def _merge(
         rest = np.flatnonzero(~writer.written)
         for start in tqdm(range(0, len(rest), chunk), unit="chunk", desc=out.name, disable=not progress):
             index = rest[start : start + chunk]
+            for part in parts:
+                for i in index.tolist():
+                    check_intact(part, i)
             views = [np.concatenate([part.views(i) for part in parts]) for i in index.tolist()]
             logits = [[_widened(part, i, header.topk) for part in parts] for i in index.tolist()]
             ids, log_probs = (np.stack([np.concatenate([p[n] for p in one]) for one in logits]) for n in range(2))

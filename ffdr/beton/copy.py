@@ -23,7 +23,7 @@ from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.layout import FieldSpec
 from ffdr.beton.partial import Partial, told
 from ffdr.beton.parts import Part
-from ffdr.beton.read import ImageBeton, ReinforcedBeton, open_unnamed_images
+from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_intact, open_unnamed_images
 from ffdr.errors import UserError
 
 _COMMIT_BYTES = 1 << 20
@@ -217,8 +217,7 @@ class Copy:
     def _check_source(self, n: int) -> None:
         betons = {samples.beton.path: (samples.beton, int(samples.index[n])) for samples in self.samples}
         for beton, i in betons.values():
-            if not beton.is_intact(i):
-                raise UserError(f"{beton.path}: sample {i} is damaged: its checksum is not the stored one")
+            check_intact(beton, i)
 
     def _is_complete(self, file: BinaryIO, record: bytes) -> bool:
         """Whether the samples of a journal record are in the file; if so, counts them as done."""

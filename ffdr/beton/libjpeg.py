@@ -24,7 +24,9 @@ from ffdr.augment.jit import kernel
 
 # turbojpeg.h
 _RGB = 0
-_FLAGS = 4096 | 8192  # TJFLAG_ACCURATEDCT, TJFLAG_STOPONWARNING: damage is an error, not a grey patch
+# TJFLAG_ACCURATEDCT; TJFLAG_STOPONWARNING: damage is an error, not a grey patch; TJFLAG_LIMITSCANS: so are more than
+# 500 scans, which a few kilobytes can hold, and each of which takes as long as decoding the image
+_FLAGS = 4096 | 8192 | 32768
 
 _SOF0, _SOF15, _DHT, _JPG, _DAC = 0xC0, 0xCF, 0xC4, 0xC8, 0xCC
 

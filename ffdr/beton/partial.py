@@ -15,6 +15,7 @@ import os
 import shutil
 import struct
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -51,9 +52,11 @@ class Partial:
         with told(final):
             final.parent.mkdir(parents=True, exist_ok=True)
             self._journal = _open(self._journal_path)
-            if not _lock(self._journal, self._journal_path):
+            try:
+                lock(self._journal.fileno(), self._journal_path, final)
+            except UserError:
                 self.close()
-                raise UserError(f"{final}: another run is writing it")
+                raise
             self.file = _open(self.path)
             self._recover(identity, is_complete)
 
@@ -120,13 +123,47 @@ def partial_path(final: Path) -> Path:
     return final.with_name(final.name + ".partial")
 
 
+def lock(descriptor: int, path: Path, final: Path) -> None:
+    """Take the lock that says who writes ``final``: that of ``path``, an open file or folder.
+
+    Raises:
+        UserError: another process has it, or has just finished and removed or renamed ``path``.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            return
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    raise UserError(f"{final}: another run is writing it")
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the last of the folders above it that is there."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def check_writable(final: Path) -> None:
+    """Refuse a file that could not be made, as making it would; leaves nothing behind.
+
+    Raises:
+        UserError: what is in the way.
+    """
+    if final.is_dir():
+        raise UserError(f"{final}: a folder; give the name of a file")
+    with told(final), tempfile.TemporaryFile(dir=nearest_existing(final.parent)):
+        pass
+
+
 @contextmanager
 def told(path: Path) -> Iterator[None]:
     """Tell a failure to write, a full disk above all, in one line."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: can't be written: {error.strerror or error}") from error
+        place = nearest_existing(path.parent)
+        cause = error.strerror or error if place.is_dir() else f"{place} is not a folder"
+        raise UserError(f"{path}: can't be written: {cause}") from error
 
 
 def write_aside(path: Path, text: str) -> None:
@@ -152,15 +189,6 @@ def sync_folder(folder: Path) -> None:
 def _open(path: Path) -> BinaryIO:
     """Open for reading and writing, created if need be, never truncated."""
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-
-
-def _lock(file: BinaryIO, path: Path) -> bool:
-    """Take the lock that says who writes, unless another process has it or has just finished and removed the file."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except (BlockingIOError, FileNotFoundError):
-        return False
 
 
 def _records(data: bytes) -> list[bytes]:

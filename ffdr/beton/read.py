@@ -106,6 +106,12 @@ class ImageBeton:
         return (ImageBeton.open, (str(self.path),))
 
 
+def check_intact(beton: ImageBeton | ReinforcedBeton, i: int) -> None:
+    """Raise UserError unless sample i has the checksum with which it was written."""
+    if not beton.is_intact(i):
+        raise UserError(f"{beton.path}: sample {i} is damaged: its checksum is not the stored one")
+
+
 def manifest_path(path: str | Path) -> Path:
     """Where the manifest of an image beton lies: NAME.json beside NAME.beton."""
     path = Path(path)

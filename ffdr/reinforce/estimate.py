@@ -8,7 +8,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from ffdr.beton.header import ReinforcedHeader
-from ffdr.beton.partial import partial_path
+from ffdr.beton.partial import nearest_existing, partial_path
 from ffdr.beton.reinforced import file_bytes
 from ffdr.errors import UserError
 from ffdr.reinforce.labelling import Labeller
@@ -40,20 +40,18 @@ def _needed(out: Path, header: ReinforcedHeader, ranks: int) -> int:
 
 
 def _free(out: Path) -> int:
-    folder = out.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(nearest_existing(out.parent)).free
 
 
 def describe(out: Path, labeller: Labeller, shards: list[range], ranks: int) -> str:
     """Bytes, views and time of the whole run, the time from a short sample of it that is thrown away."""
     header = labeller.header
     views, size = header.num_images * header.views, file_bytes(header)
+    room = "; too few" if _needed(out, header, ranks) > _free(out) else ""
     rate, sampled = _views_per_second(labeller, shards)
     return "\n".join(
         (
-            f"{out}: {size:,} bytes, {size / views:.1f} a view; {_free(out):,} are free there",
+            f"{out}: {size:,} bytes, {size / views:.1f} a view; {_free(out):,} are free there{room}",
             f"{views:,} views: {header.num_images:,} images × {header.views}, in {len(shards):,} shards",
             f"{duration(views / rate / ranks)} on {ranks} {'ranks' if ranks > 1 else 'rank'}, at {rate:,.0f} views/s "
             f"and {rate / header.views:,.1f} images/s each, measured on {sampled:,} views; nothing was written",

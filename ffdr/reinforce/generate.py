@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ffdr.augment.policy import Policy
 from ffdr.beton.header import ReinforcedHeader
+from ffdr.beton.partial import check_writable
 from ffdr.beton.parts import check_out
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.reinforced import ReinforcedWriter
@@ -67,6 +68,7 @@ class _Run:
         self.images = ImageBeton.open(options.images)
         checkpoints = [Path(file) for _, file in parse_models(teacher_options.models) if file]
         check_out(self.out, [self.images.path, *checkpoints])
+        check_writable(self.out)  # loading a teacher, and the sample of a dry run, take long
         if options.resolution:
             teacher_options = replace(teacher_options, resolution=options.resolution)
         teacher = Teacher.from_options(teacher_options, self.images.num_classes, ranks.device())

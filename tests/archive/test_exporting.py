@@ -9,6 +9,7 @@ import torch
 from betons import MIXING, PLAIN, put
 from PIL import Image
 
+from ffdr.archive import exporting
 from ffdr.archive.exporting import export_archive
 from ffdr.archive.importing import import_archives
 from ffdr.augment.draw import draw
@@ -192,6 +193,56 @@ def test_what_the_format_cannot_hold_is_named(digits, reinforce, tmp_path, case)
         export(source, digits, tmp_path / "archive")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "archive").exists()
+
+
+@pytest.mark.parametrize("name", ["archive", "archive.tar.gz"])
+def test_one_run_at_a_time_and_no_remains(digits, reinforced_digits, tmp_path, monkeypatch, name):
+    """A second run at once is refused and does no harm; a failure leaves nothing; a killed run's remains go."""
+    out, whole, original = tmp_path / "new" / name, tmp_path / name, exporting.zip_around
+    export(reinforced_digits, digits, whole)
+    calls = []
+
+    def second(data):
+        calls.append(1)
+        if len(calls) == 50:
+            with pytest.raises(UserError, match=f"{name}: another run is writing it"):
+                export(reinforced_digits, digits, out)
+        return original(data)
+
+    def fail(data):
+        calls.append(1)
+        if len(calls) > 50:
+            raise KeyboardInterrupt
+        return original(data)
+
+    monkeypatch.setattr(exporting, "zip_around", fail)
+    with pytest.raises(KeyboardInterrupt):
+        export(reinforced_digits, digits, out)
+    assert not list(out.parent.iterdir())
+    partial = out.with_name(name + ".partial")
+    if name == "archive":
+        partial.mkdir()
+        (partial / "9999.pth.tar").write_bytes(b"of a killed run")
+    else:
+        partial.write_bytes(bytes(10**6))
+    calls.clear()
+    monkeypatch.setattr(exporting, "zip_around", second)
+    export(reinforced_digits, digits, out)
+    assert len(calls) > 50
+    assert list(out.parent.iterdir()) == [out]
+    if name == "archive":
+        assert {p.name: p.read_bytes() for p in out.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}
+    else:
+        assert out.read_bytes() == whole.read_bytes()
+
+
+def test_damaged_samples_are_not_exported(digits, reinforced_digits, tmp_path):
+    data = bytearray(reinforced_digits.read_bytes())
+    data[int(ReinforcedBeton.open(reinforced_digits).view_ptr[5]) + 3] ^= 4
+    (tmp_path / "r.beton").write_bytes(data)
+    with pytest.raises(UserError, match=r"r.beton: sample 5 is damaged"):
+        export(tmp_path / "r.beton", digits, tmp_path / "archive")
+    assert [path.name for path in tmp_path.iterdir()] == ["r.beton"]
 
 
 def test_other_refusals(digits, photos, reinforce, tmp_path):

@@ -13,9 +13,11 @@ from archive_oracle import AUGMENT, CROP_FLIP, MIX, NORMALIZE, POLICIES, SIDE, c
 from imports import imported, run, sizes_of
 from PIL import Image
 
+from ffdr.archive import importing
 from ffdr.augment.geometry import from_fraction
 from ffdr.augment.replay import render
 from ffdr.beton.pixels import decode_image
+from ffdr.beton.read import ReinforcedBeton
 from ffdr.errors import UserError
 from ffdr.loader import ReinforcedDataset
 
@@ -144,6 +146,30 @@ def test_a_tar_file_is_read_in_any_order(small, tmp_path):
         for n in range(2):
             assert np.array_equal(both.logits(i)[n], np.concatenate([one.logits(i)[n] for one in alone]))
     assert sorted(path.name for path in tmp_path.iterdir() if "both" in path.name) == ["both.beton"]
+
+
+def test_parts_are_checked_and_cleared_away(small, tmp_path, monkeypatch):
+    """A part that was damaged after it was written is not copied; parts of archives that are gone are removed."""
+    files = files_of(config_of(CROP_FLIP, views=3), make_entries(CROP_FLIP, sizes_of(small), views=3))
+    archives = [oracle.write_folder(tmp_path / name, files) for name in "ab"]
+    out, merge = tmp_path / "out.beton", importing._merge
+
+    def damaged(parts, *others):
+        data = bytearray(parts[1].path.read_bytes())
+        data[int(parts[1].view_ptr[7])] ^= 4
+        parts[1].path.write_bytes(data)
+        merge([parts[0], ReinforcedBeton.open(parts[1].path)], *others)
+
+    monkeypatch.setattr(importing, "_merge", damaged)
+    with pytest.raises(UserError, match=r"out.beton.[0-9a-f]{12}.part: sample 7 is damaged"):
+        run(small, out, *archives)
+    monkeypatch.undo()
+    assert not out.exists()
+    others = [tmp_path / name for name in ("out.beton.mine.part", "other.beton.0123456789ab.part")]
+    for other in others:
+        other.write_bytes(b"")
+    run(small, out, archives[0])
+    assert sorted(tmp_path.glob("*.part")) == sorted(others)
 
 
 def noted(folder):

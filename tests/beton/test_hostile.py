@@ -21,12 +21,39 @@ from ffdr.augment.view import FRACTION, MIXED_DTYPE, plain_view
 from ffdr.beton import layout
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.layout import ALLOC_DTYPE, FIELD_DTYPE, HEADER_DTYPE
+from ffdr.beton.libjpeg import decode_jpeg
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.beton.tables import read_tables
 from ffdr.beton.write import write_images
 from ffdr.errors import UserError
 from ffdr.options import WriteOptions
+
+
+def many_scans(count):
+    """A valid progressive JPEG of 8×8 grey pixels in so many scans, each of one bit of one coefficient."""
+
+    def segment(marker, body):
+        return bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2, "big") + bytes(body)
+
+    def scan(first, high, low):
+        return segment(0xDA, [1, 1, 0, first, first, high << 4 | low]) + b"\x7f"  # code 0, and ones to fill the byte
+
+    only_zero = [1] + [0] * 15 + [0]  # a table with one code, of one bit, for symbol 0: no difference, or end of block
+    bits = [(at, 0 if low == 13 else low + 1, low) for low in range(13, -1, -1) for at in range(1, 64)]
+    return b"".join((
+        b"\xff\xd8", segment(0xDB, [0] + [1] * 64), segment(0xC2, [8, 0, 8, 0, 8, 1, 1, 0x11, 0]),
+        segment(0xC4, [0, *only_zero]), segment(0xC4, [0x10, *only_zero]), scan(0, 0, 0),
+        *(scan(*bit) for bit in bits[: count - 1]), b"\xff\xd9",
+    ))  # fmt: skip
+
+
+def test_a_jpeg_of_very_many_scans_is_refused():
+    """Each scan costs as much as decoding the image: a large one would hold a thread for minutes."""
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    assert decode_jpeg(np.frombuffer(many_scans(400), np.uint8), pixels)
+    assert (pixels == 128).all()
+    assert not decode_jpeg(np.frombuffer(many_scans(800), np.uint8), pixels)
 
 
 @pytest.fixture(scope="module")

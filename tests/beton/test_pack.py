@@ -280,6 +280,10 @@ def test_mistakes_are_told_before_anything_is_written(pair, packed, photos, digi
     ):
         with pytest.raises(UserError, match=text):
             split(options, progress=False)
+    (tmp_path / "t.py").write_text("")
+    for out in ("t.py/x.beton", "t.py/new/x.beton"):
+        with pytest.raises(UserError, match=r"can't be written: .*/t.py is not a folder$"):
+            pack(PackOptions(images, reinforced, str(tmp_path / out)), progress=False)
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(partial.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(UserError, match=r"x.beton: needs \d+ MiB more, but 0 MiB are free"):

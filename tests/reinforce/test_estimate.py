@@ -51,6 +51,31 @@ def test_a_disk_too_small_is_told_before_the_start(digits, teacher, tmp_path, mo
     generate(plan, PLAIN, models, progress=False)
 
 
+def test_a_dry_run_says_that_the_disk_is_too_small(digits, teacher, tmp_path, monkeypatch, capsys):
+    models, plan = TeacherOptions(models=teacher, batch_size=16), options(digits, tmp_path / "x.beton", dry_run=True)
+    for free, room in ((10**9, ""), (1000, "; too few")):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: Usage(0, 0, free))
+        generate(plan, PLAIN, models)
+        assert f" a view; {free:,} are free there{room}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_place_that_can_not_be_written_is_told(digits, tmp_path, monkeypatch, dry_run):
+    """Before the teacher is even looked for."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.py").write_text("")
+    (tmp_path / "folder").mkdir()
+    for out, cause in (
+        ("/proc/q.beton", "can't be written: No such file or directory"),
+        ("t.py/q.beton", "can't be written: t.py is not a folder"),
+        ("t.py/new/q.beton", "can't be written: t.py is not a folder"),
+        ("folder", "a folder; give the name of a file"),
+    ):
+        with pytest.raises(UserError, match=f"^{out}: {cause}$"):
+            generate(options(digits, out, dry_run=dry_run), PLAIN, TeacherOptions(models="none:none"))
+    assert sorted(os.listdir(tmp_path)) == ["folder", "t.py"]
+
+
 def test_what_a_killed_run_has_is_not_needed_again(reinforced_digits, tmp_path):
     header, out = ReinforcedBeton.open(reinforced_digits).header, tmp_path / "x.beton"
     before = estimate._needed(out, header, 1)
