@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -169,7 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit status.
 
     0; 2 after one line about a mistake in the input; 1 after one line about a file system or memory that fails (a full
-    disk, too large a batch), and for a damaged file; 130 when interrupted, 143 when stopped by SIGTERM.
+    disk, too large a batch), and for a damaged file; 130 when interrupted, 141 when nobody reads what it prints, 143
+    when stopped by SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words.pop(0) if words else "--help"
@@ -180,7 +182,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ffdr {__version__}")
         return 0
     try:
-        return _run(verb, words) or 0
+        status = _run(verb, words) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # its reader, such as head, has seen enough; what is left in the buffer must go somewhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except UserError as error:
         print(f"ffdr {verb}: {error}", file=sys.stderr)
         return 2

@@ -40,6 +40,15 @@ def test_refusals_come_before_the_slow_imports():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+def test_a_reader_that_has_seen_enough_ends_it_quietly(reinforced_digits):
+    command = [sys.executable, "-m", "ffdr", "inspect", str(reinforced_digits), "--json"]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run.stdout.close()
+    assert run.stderr.read() == b""
+    assert run.wait() == 141
+    run.stderr.close()
+
+
 def test_help_and_version():
     assert "reinforce" in ffdr("--help").stdout
     assert "--train.lr" in ffdr("train", "--help").stdout

@@ -57,8 +57,12 @@ class ReinforcedWriter:
         self._written = np.zeros(header.num_images, bool)
         self._pending: list[np.ndarray] = []
         self._partial = Partial(self.path, b"reinforced\0" + header.pack() + identity.encode(), self._is_complete)
-        with told(self.path):
-            self._partial.file.truncate(self._part.end)
+        try:
+            with told(self.path):
+                self._partial.file.truncate(self._part.end)
+        except BaseException:
+            self._partial.close()
+            raise
 
     @property
     def written(self) -> np.ndarray:

@@ -50,13 +50,17 @@ class Finding:
     sample: int
     """-1: not one sample's."""
     text: str
+    is_foreign: bool = False
+    """The file may be whole, but it was held against other images."""
 
     def __str__(self) -> str:
         return self.text if self.sample < 0 else f"sample {self.sample}: {self.text}"
 
 
 def verify(options: VerifyOptions, progress: bool = True) -> int:
-    """Check a file and print what is damaged, or one line if nothing is. Returns the exit status: 0, or 1 if damaged.
+    """Check a file and print what is wrong, or one line if nothing is.
+
+    Returns the exit status: 0, or 1 if the file is damaged or does not belong to ``against``.
 
     Raises:
         UserError: there is no such file, or ``against`` is not what a file can be held against.
@@ -73,8 +77,14 @@ def verify(options: VerifyOptions, progress: bool = True) -> int:
     if not findings:
         seconds = time.perf_counter() - start
         size = len(file.tables.memmap)
-        print(f"{path}: intact: {file.contents()}; {size:,} bytes, {size / seconds / 1e9:.2f} GB/s")
+        print(f"{path}: intact: {file.contents()}; {size:,} bytes, {_speed(size / seconds)}")
         return 0
+    foreign = [finding for finding in findings if finding.is_foreign]
+    for finding in foreign:
+        print(f"{path}: does not belong to {against.path}: {finding}")
+    findings = [finding for finding in findings if not finding.is_foreign]
+    if not findings:
+        return 1
     samples = {finding.sample for finding in findings if finding.sample >= 0}
     others = sum(finding.sample < 0 for finding in findings)
     print(f"{path}: damaged: {len(samples):,} of {file.tables.num_samples:,} samples, {others} other places")
@@ -85,6 +95,11 @@ def verify(options: VerifyOptions, progress: bool = True) -> int:
     return 1
 
 
+def _speed(rate: float) -> str:
+    """Bytes a second, as a person would say it."""
+    return f"{rate / 1e9:.2f} GB/s" if rate >= 1e9 else f"{rate / 1e6:.2f} MB/s"
+
+
 @dataclass(frozen=True, eq=False)
 class _File:
     """An opened beton of any kind, and what its samples are checked by."""
@@ -93,7 +108,7 @@ class _File:
     images: ImageBeton | None
     reinforced: ReinforcedBeton | None
     decode: bool
-    mismatches: tuple[str, ...]
+    mismatches: tuple[Finding, ...]
     """Why the views are not those of the images."""
     sizes: np.ndarray
     """(N, 2) int32 width and height of the images that the views are replayed on."""
@@ -113,7 +128,7 @@ class _File:
                 reinforced.header.check_images(path, other)
                 sizes = other.sizes
             except UserError as error:
-                mismatches.append(str(error))
+                mismatches.append(Finding(-1, str(error).removeprefix(f"{path}: "), other is against))
         decode = images is not None and (decode or tables.checksums is None)
         return cls(tables, images, reinforced, decode, tuple(mismatches), sizes)
 
@@ -130,7 +145,7 @@ class _File:
 
     def check(self, progress: bool) -> Iterator[Finding]:
         """Everything that is wrong; every byte is read once."""
-        yield from (Finding(-1, text) for text in self.mismatches)
+        yield from self.mismatches
         with self.tables.path.open("rb") as file:
             reader = _Reader(self, file.fileno())
             if self.tables.checksums is not None:

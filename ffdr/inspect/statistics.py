@@ -86,6 +86,7 @@ def reinforced_facts(reinforced: ReinforcedBeton, images: ImageBeton | None) -> 
     for index in _chunks(header.num_images, sampled, header.views):
         records = np.stack([reinforced.views(i) for i in index.tolist()])
         ids, log_probs = (np.stack(parts) for parts in zip(*map(reinforced.logits, index.tolist()), strict=True))
+        tally.damaged += sum(not reinforced.is_intact(i) for i in index.tolist())
         tally.count_views(records)
         tally.count_teacher(ids, log_probs, header.num_classes)
         if images is not None:
@@ -120,6 +121,8 @@ class _Tally:
 
     mixes: bool
     views: int = 0
+    damaged: int = 0
+    """Samples whose checksum is wrong."""
     cropped: int = 0
     crop_area: float = 0.0
     flipped: int = 0
@@ -192,7 +195,8 @@ class _Tally:
             "cutmix_share": self.cut / self.views,
             "op_share": {OPS[op]: float(self.with_op[op] / self.views) for op in range(1, len(OPS))},
         }
-        return {**facts, "duplicates": self.duplicates, "duplicate_share": self.duplicates / self.views}
+        facts |= {"duplicates": self.duplicates, "duplicate_share": self.duplicates / self.views}
+        return {**facts, "damaged_samples": self.damaged}
 
     def teacher_facts(self) -> dict[str, Any]:
         """Entropy in nats of the distribution that the entries stand for, mass that they leave out, agreement."""

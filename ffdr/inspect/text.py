@@ -91,6 +91,7 @@ def _views(facts: Mapping[str, Any]) -> Rows:
         ("operations", ", ".join(f"{name} {_share(share)}" for name, share in ops if share) or "none"),
         ("duplicates", f"{facts['duplicates']:,} views equal to an earlier one of their image "
                        f"({_share(facts['duplicate_share'])})"),
+        ("samples whose checksum is wrong", f"{facts['damaged_samples']:,}"),
     ]  # fmt: skip
 
 

@@ -306,6 +306,15 @@ def test_another_reinforcement_starts_afresh(undisturbed, tmp_path, capfd):
     assert ReinforcedBeton.open(tmp_path / "y.beton").header.seed == 2
 
 
+def test_a_writer_that_can_not_start_lets_go(undisturbed, tmp_path):
+    """Else the lock would be held for as long as the exception is."""
+    images = ImageBeton.open(undisturbed)
+    with full_disk(1000), pytest.raises(UserError, match="File too large") as refused:
+        ReinforcedWriter(tmp_path / "y.beton", header(images, policy={}), images)
+    assert refused.traceback
+    assert write_reinforced(tmp_path / "y.beton", images) == 0
+
+
 def test_unfinished_reinforcement_is_no_file(undisturbed, tmp_path):
     images = ImageBeton.open(undisturbed)
     with ReinforcedWriter(tmp_path / "y.beton", header(images), images) as writer:

@@ -1,5 +1,6 @@
 """ffdr verify: every changed byte is found and its place named; what is whole passes."""
 
+import re
 import shutil
 import zlib
 from itertools import pairwise
@@ -157,10 +158,14 @@ def test_views_that_can_not_be_replayed_are_named(files, tmp_path, capsys):
 
 
 def test_images_are_those_that_were_reinforced(files, digits, reinforce, capsys):
-    assert check(files["plain"], capsys, against=str(files["images"]))[0] == 0
+    status, out = check(files["plain"], capsys, against=str(files["images"]))
+    assert status == 0
+    assert re.search(r" [1-9][\d.]* [MG]B/s$|0\.\d*[1-9]\d* MB/s$", out.strip())
     status, out = check(files["plain"], capsys, against=str(digits))
     assert status == 1
-    assert "made for 30 images" in out
+    assert out.startswith(f"{files['plain']}: does not belong to {digits}: made for 30 images")
+    assert out.count("\n") == 1
+    assert "damaged" not in out
     with pytest.raises(UserError, match=r"verify.against: .* holds no views"):
         verify(VerifyOptions(str(files["images"]), against=str(digits)))
 

@@ -81,6 +81,7 @@ def test_views_have_the_shares_that_they_were_made_with(made, digits, told):
     assert (views["mix_share"], views["mixup_share"], views["cutmix_share"]) == (0.25, 0.25, 0)
     assert {name: share for name, share in views["op_share"].items() if share} == {"Rotate": 0.25, "Color": 0.125}
     assert (views["duplicates"], views["duplicate_share"]) == (100, 0.25)
+    assert views["damaged_samples"] == 0
     assert facts["bytes_a_view"] == 62 + 8
     assert facts["teachers"] == ["a", "b"]
     assert facts["policy"]["mixup"] == 1.0
@@ -215,3 +216,13 @@ def test_real_draws_have_the_policy_s_shares(digits, reinforce, told):
     assert facts["crop_area_mean"] == pytest.approx(0.6, abs=0.1)
     by_hand = np.mean([(records.views(i)["op1"] == 5) | (records.views(i)["op0"] == 5) for i in range(100)])
     assert facts["op_share"]["Rotate"] == pytest.approx(by_hand)
+
+
+def test_samples_with_a_wrong_checksum_are_counted(reinforced_digits, tmp_path, told, capsys):
+    data, beton = bytearray(reinforced_digits.read_bytes()), ReinforcedBeton.open(reinforced_digits)
+    for i in (3, 50, 99):
+        data[int(beton.logit_ptr[i]) + 20] ^= 1
+    (tmp_path / "r.beton").write_bytes(data)
+    assert told(tmp_path / "r.beton")["reinforced"]["view_statistics"]["damaged_samples"] == 3
+    inspect(InspectOptions(str(tmp_path / "r.beton")))
+    assert "  samples whose checksum is wrong  3\n" in capsys.readouterr().out
