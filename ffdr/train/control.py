@@ -64,7 +64,7 @@ class StopRequest:
 
 @contextmanager
 def sole_run(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, which is created, against a second run.
+    """Hold a run's folder, which is created if need be, against a second run.
 
     Raises:
         UserError: one is at work in it.

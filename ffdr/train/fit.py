@@ -134,6 +134,8 @@ class Trainer:
 
     def _begin(self) -> None:
         """Resume from the folder's newest checkpoint, or start afresh and clear what an earlier run left."""
+        if self.ranks.rank == 0:
+            self.out.mkdir(parents=True, exist_ok=True)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # an epoch's batches have the same shape
             torch.set_float32_matmul_precision("highest" if self.options.precision == "float32" else "high")
