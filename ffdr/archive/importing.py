@@ -77,8 +77,8 @@ def import_archives(options: ImportOptions, progress: bool = True) -> Path:
         _import(sources[0], header, images, out, progress)
     else:
         _merge([_import_part(source, images, out, progress) for source in sources], header, images, out, progress)
-    for part in out.parent.glob(f"{glob.escape(out.name)}.{'[0-9a-f]' * _DIGITS}.part"):
-        part.unlink(missing_ok=True)  # also those that a killed run has left, of archives that were changed since
+    for part in out.parent.glob(f"{glob.escape(out.name)}.{'[0-9a-f]' * _DIGITS}.part*"):
+        part.unlink(missing_ok=True)  # also what a killed run has left, be it of other archives
     return out
 
 

@@ -10,14 +10,16 @@ import archive_oracle as oracle
 import numpy as np
 import pytest
 from archive_oracle import AUGMENT, CROP_FLIP, MIX, NORMALIZE, POLICIES, SIDE, config_of, files_of, make_entries
+from crashes import Ordeal, fresh_process
 from imports import imported, run, sizes_of
 from PIL import Image
 
 from ffdr.archive import importing
 from ffdr.augment.geometry import from_fraction
 from ffdr.augment.replay import render
+from ffdr.beton import reinforced
 from ffdr.beton.pixels import decode_image
-from ffdr.beton.read import ReinforcedBeton
+from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
 from ffdr.loader import ReinforcedDataset
 
@@ -203,6 +205,25 @@ def test_a_killed_import_goes_on(small, tmp_path):
         assert process.wait() in (0, -signal.SIGKILL)
     assert killed == 4
     assert out.read_bytes() == once
+
+
+def import_through_kills(images, archives, folder):
+    images = ImageBeton.open(images)
+    importing._BATCH_VIEWS, reinforced._COMMIT_BYTES = 64, 1 << 10
+    ordeal = Ordeal(lambda out: run(images, out, *archives), folder, seed=1)
+    return ordeal.run(70), ordeal.whole
+
+
+def test_killed_at_random_moments(small, tmp_path):
+    """Of two archives: the files of both and what they are put together in."""
+    files = files_of(config_of(CROP_FLIP, views=3), make_entries(CROP_FLIP, sizes_of(small), views=3))
+    archives = [oracle.write_tar(tmp_path / f"{n}.tar.gz", files) for n in "ab"]
+    with fresh_process() as process:
+        killed, whole = process.submit(import_through_kills, small.path, archives, tmp_path / "work").result()
+    assert killed["time"] >= 20
+    assert sum(killed.values()) >= 70
+    assert {"os.rename", "os.remove", "fsync", "open", "commit"} <= set(killed)
+    assert whole == {"x.beton": run(small, tmp_path / "once.beton", *archives).path.read_bytes()}
 
 
 def test_a_resumed_import_reads_only_what_is_missing(small, tmp_path):

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from betons import MIXING, PLAIN, student_recipe
+from crashes import Ordeal, fresh_process
 
 from ffdr import ReinforcedLoader
-from ffdr.beton import layout, partial
+from ffdr.beton import copy, layout, partial
 from ffdr.beton.copy import Copy
 from ffdr.beton.fields import FIELDS, BlockDecoder
 from ffdr.beton.pack import pack, split
@@ -223,6 +224,21 @@ def test_killed_pack_resumes_with_the_same_bytes(pair, packed, tmp_path, commits
     assert sorted(path.name for path in tmp_path.iterdir()) == ["packed.beton", "packed.json"]
 
 
+def pack_through_kills(pair, folder):
+    copy._COMMIT_BYTES = 1 << 14
+    ordeal = Ordeal(lambda out: pack(PackOptions(*pair, str(out)), progress=False), folder, seed=1)
+    return ordeal.run(60), ordeal.whole
+
+
+def test_killed_at_random_moments(pair, packed, tmp_path):
+    with fresh_process() as process:
+        killed, whole = process.submit(pack_through_kills, tuple(map(str, pair)), tmp_path / "work").result()
+    assert killed["time"] >= 10
+    assert sum(killed.values()) >= 60
+    assert {"os.rename", "os.remove", "fsync", "open", "commit"} <= set(killed)
+    assert whole == {"x.beton": packed.read_bytes(), "x.json": packed.with_suffix(".json").read_bytes()}
+
+
 def test_samples_that_a_power_cut_took_back_are_copied_again(pair, packed, tmp_path):
     out = tmp_path / "packed.beton"
     subprocess.run([sys.executable, "-c", PACK, *map(str, pair), str(out), "3"], check=False, capture_output=True)
@@ -246,8 +262,8 @@ def test_room_is_asked_for_to_the_byte(pair, packed, tmp_path, monkeypatch):
 def test_damaged_samples_are_not_copied(pair, tmp_path):
     for which, beton in ((0, ImageBeton.open(pair[0])), (1, ReinforcedBeton.open(pair[1]))):
         copies = [tmp_path / f"{which}-{path.name}" for path in pair]
-        for path, copy in zip(pair, copies, strict=True):
-            copy.write_bytes(path.read_bytes())
+        for path, duplicate in zip(pair, copies, strict=True):
+            duplicate.write_bytes(path.read_bytes())
         data = bytearray(copies[which].read_bytes())
         at = int(beton.data_ptr[5]) + 30 if which == 0 else int(beton.view_ptr[5]) + 3
         data[at] ^= 4
