@@ -99,13 +99,14 @@ def test_killed_write_resumes(undisturbed, tmp_path, share, workers):
 
 def write_through_kills(folder):
     ordeal = Ordeal(lambda out: write_images(options(out, per_class=40), progress=False), folder, seed=1)
-    return ordeal.run(40), ordeal.whole
+    return ordeal.run(60), ordeal.whole
 
 
 def test_killed_at_random_moments(tmp_path):
     with fresh_process() as process:
         killed, whole = process.submit(write_through_kills, tmp_path / "work").result()
     assert killed["time"] >= 8
+    assert sum(killed.values()) >= 60
     assert {"os.rename", "os.remove", "fsync", "open", "commit"} <= set(killed)
     assert sorted(whole) == ["x.beton", "x.json"]
     alone = write_images(options(tmp_path / "x.beton", per_class=40), progress=False)

@@ -20,7 +20,7 @@ def options(images, out, **changes):
 
 
 def reinforce_through_kills(images, teacher, folder):
-    """30 kills of 1 to 3 ranks; then what becomes of a rank whose neighbour dies in the middle of the work."""
+    """50 kills of 1 to 3 ranks; then what becomes of a rank whose neighbour dies in the middle of the work."""
     torch.set_num_threads(1)
     generate_module._COLLECT_EVERY = 0
 
@@ -28,7 +28,7 @@ def reinforce_through_kills(images, teacher, folder):
         generate(options(images, out), MIXING, TeacherOptions(models=teacher, batch_size=16), progress=False)
 
     ordeal = Ordeal(work, folder, seed=1, ranks=3)
-    killed = ordeal.run(30)
+    killed = ordeal.run(50)
     bereaved = []
     for victim in (0, 1):
         ordeal.empty()
@@ -41,6 +41,7 @@ def test_killed_at_random_moments(digits, teacher, tmp_path):
     with fresh_process() as process:
         killed, bereaved, whole = process.submit(reinforce_through_kills, digits, teacher, tmp_path / "work").result()
     assert killed["time"] >= 5
+    assert sum(killed.values()) >= 50
     assert {"os.rename", "os.remove", "os.rmdir", "fsync", "open"} <= set(killed)
     assert bereaved == [[-9, 2], [2, -9]]  # the other one ends by itself, in one line
     alone = generate(
