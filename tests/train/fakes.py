@@ -1,11 +1,15 @@
-"""A loader in memory that keeps the promises of ffdr.protocol, for tests."""
+"""A loader in memory that keeps the promises of ffdr.protocol, a teacher, and short runs with them, for tests."""
 
 import numpy as np
 import torch
 
+from ffdr.options import ModelOptions, TrainOptions
 from ffdr.targets import SparseTargets
+from ffdr.train.fit import DataInfo, Trainer
 
 CLASSES = 4
+MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+DATA = DataInfo(MEAN, STD, classes="abcd", fingerprint="f00d")
 
 
 class FakeLoader:
@@ -71,3 +75,23 @@ class FakeTeacher:
     def log_probs_normalised(self, images, mean, std):
         self.asked.append((tuple(mean), tuple(std)))
         return (images.mean((2, 3)) @ torch.ones(3, self.num_classes)).log_softmax(1)
+
+
+def options(out, **changes):
+    plain = {
+        "epochs": 3, "batch_size": 16, "lr": 0.05, "warmup_epochs": 1.0, "resolution": 32, "seed": 7, "out": str(out)
+    }  # fmt: skip
+    return TrainOptions(**(plain | changes))
+
+
+def trainer(out, loader=None, val_loader=None, teacher=None, model=None, data=DATA, **changes):
+    model = model or ModelOptions("test_resnet")
+    return Trainer(options(out, **changes), model, data, loader or FakeLoader(), val_loader, teacher, progress=False)
+
+
+def weights(run):
+    return {key: value.clone() for key, value in run.result.state_dict().items()}
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)

@@ -6,10 +6,11 @@ import pytest
 from betons import student_recipe
 
 from ffdr import recipe
+from ffdr.beton.subset import subset
 from ffdr.errors import UserError
 from ffdr.evaluate.run import run as evaluate_run
 from ffdr.models import read_info
-from ffdr.options import EvalOptions, ModelOptions
+from ffdr.options import EvalOptions, ModelOptions, SubsetOptions
 from ffdr.train.run import run
 
 
@@ -47,6 +48,14 @@ def test_a_resumed_run_ends_with_the_same_model(digits, reinforced_digits, teach
     train(tmp_path / "parts", 4)
     whole, parts = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts"))
     assert whole == parts
+
+
+def test_a_resume_with_another_number_of_views_names_both(digits, reinforced_digits, teacher, tmp_path):
+    fewer = tmp_path / "fewer.beton"
+    subset(SubsetOptions(file=str(reinforced_digits), out=str(fewer), views=2))
+    run(student_recipe("dr", digits, reinforced_digits, teacher, tmp_path / "run"), progress=False)
+    with pytest.raises(UserError, match=r"lessons=4 views of top-3 .*lessons=2 views of top-3"):
+        run(student_recipe("dr", digits, fewer, teacher, tmp_path / "run"), progress=False)
 
 
 def test_what_does_not_fit_is_refused_before_training(digits, photos, reinforced_digits, teacher, tmp_path):
