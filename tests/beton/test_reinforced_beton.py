@@ -85,7 +85,7 @@ def test_writer_refuses_what_a_reader_would(tmp_path):
             with pytest.raises(ValueError, match=text):
                 put(writer, 0, *bad)
         assert writer.done == 0
-    with pytest.raises(UserError, match="is the image beton itself"):
+    with pytest.raises(UserError, match="would replace a file that this run needs"):
         ReinforcedWriter(images.path, header, images)
 
 
