@@ -54,7 +54,10 @@ def dali_pass(photos: Path, batch_size: int, resolution: int, policy: Policy) ->
     """DALI on one CPU thread: cropped decoding, antialiased resize, flip."""
     from nvidia.dali import fn, pipeline_def
 
-    @pipeline_def(batch_size=batch_size, num_threads=1, device_id=None, seed=0)
+    # Nothing ahead of time: DALI would go on decoding on the core while the next pipeline is timed.
+    at_once = {"exec_dynamic": False, "exec_async": False, "exec_pipelined": False, "prefetch_queue_depth": 1}
+
+    @pipeline_def(batch_size=batch_size, num_threads=1, device_id=None, seed=0, **at_once)
     def crops() -> tuple:
         files, labels = fn.readers.file(file_root=str(photos), random_shuffle=True)
         images = fn.decoders.image_random_crop(
