@@ -18,7 +18,7 @@ def process():
 
 
 def threads():
-    return os.environ["OMP_NUM_THREADS"], os.environ["NUMBA_NUM_THREADS"], os.environ.get("CUDA_VISIBLE_DEVICES")
+    return os.environ["OMP_NUM_THREADS"], os.environ["NUMBA_NUM_THREADS"]
 
 
 def mistake():
@@ -34,13 +34,13 @@ def die():
 
 
 def meet(folder, me, other):
-    """Wait until the other is there, too: ends only if both run at once."""
+    """Wait until the other is there, too: ends only if both run at once. The device that it may use."""
     (Path(folder) / me).touch()
     end = time.monotonic() + 60
     while not (Path(folder) / other).exists():
         assert time.monotonic() < end
         time.sleep(0.01)
-    return me
+    return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
 def until_stopped(file):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ import yaml
 from grids import STUDENT, grid_options, jobs_of
 from PIL import Image
 
+from ffdr.ablate.grid import Grid
+from ffdr.ablate.prepare import prepare
 from ffdr.ablate.run import run_ablation
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.cli import main
@@ -76,9 +79,14 @@ def test_finished_cells_are_kept(study, monkeypatch):
     assert table(study.out) == rows
 
 
+def test_another_exam_is_sat_anew(study):
+    assert all(job.result() for job in jobs_of(study))
+    assert not any(job.result() for job in jobs_of(replace(study, corruptions=True)))
+
+
 def test_killed_in_the_middle_and_two_at_once_give_the_same(study, digits, reinforced_digits, tmp_path):
     """SIGKILL when some cells are finished and one is at work; then on with two jobs."""
-    options = grid_options(tmp_path, digits, reinforced_digits, jobs=2)
+    options = grid_options(tmp_path, digits, reinforced_digits)
     grid = {
         key: getattr(options, key) for key in ("out", "work", "settings", "axes", "compare", "test", "jobs", "threads")
     }
@@ -101,25 +109,14 @@ def test_killed_in_the_middle_and_two_at_once_give_the_same(study, digits, reinf
     started = cut.read_text().splitlines()[:4]  # of the first four epochs a checkpoint was written
     assert 0 < len(finished) < 8
 
-    assert run_ablation(options) == 0
+    assert run_ablation(replace(options, jobs=2)) == 0
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     # Its first epochs were not done again: the measured seconds are the very same.
     assert cut.read_text().splitlines()[:4] == started
     assert without_times(table(options.out)) == without_times(table(study.out))
 
 
-def test_a_cell_that_fails_is_told_and_the_rest_goes_on(study, digits, reinforced_digits, tmp_path):
-    axes = {"train.batch_size": [101, 25], "train.seed": [0]}
-    settings = STUDENT | {"data.train": str(digits), "train.epochs": 1}
-    options = grid_options(tmp_path, digits, reinforced_digits, axes=axes, settings=settings)
-    assert run_ablation(options) == 1
-    broken, whole = table(options.out)
-    assert "100 images do not fill one batch of 101" in broken["error"] and broken["top1"] == ""
-    assert whole["error"] == "" and float(whole["top1"]) >= 0
-    assert "do not fill one batch" in (tmp_path / "out" / "table.md").read_text()
-
-
-def test_files_are_prepared_once_and_reinforcements_cut(digits, reinforced_digits, tmp_path, capfd):
+def test_files_are_prepared_reinforcements_cut_and_failures_told(digits, reinforced_digits, tmp_path, capfd):
     small = "{work}/small.beton"
     settings = STUDENT | {"data.train": small, "data.reinforced": str(reinforced_digits), "train.task": "dr"}
     options = grid_options(
@@ -131,20 +128,21 @@ def test_files_are_prepared_once_and_reinforcements_cut(digits, reinforced_digit
             "write --source=digits --mode=raw --per_class=2 --split=test --workers=1 --out={work}/test.beton",
         ),
         settings=settings | {"train.epochs": 1},
-        axes={"subset.views": [1, 4], "train.seed": [0]},
+        axes={"subset.views": [1, 4], "train.batch_size": [101, 25]},
         test="{work}/test.beton",
         corruptions=True,
     )
-    assert run_ablation(options) == 0
-    one, four = jobs_of(options)
-    full = ReinforcedBeton.open(reinforced_digits)
-    for job, views in ((one, 1), (four, 4)):
-        assert ReinforcedBeton.open(job.recipe.data.reinforced).header.views == views
-    assert len(full.header.policy) > 0 and len(table(options.out)) == 2
-    for row in table(options.out):
-        assert 0 < float(row["corruption_top1"]) < 1
+    assert run_ablation(options) == 1
     assert capfd.readouterr().out.count("ffdr write") == 2
-    assert run_ablation(options) == 0
+    jobs, rows = jobs_of(options), table(options.out)
+    for job, row in zip(jobs, rows, strict=True):
+        assert ReinforcedBeton.open(job.recipe.data.reinforced).header.views == int(row["subset.views"])
+        if row["train.batch_size"] == "101":
+            assert "100 images do not fill one batch of 101" in row["error"] and row["top1"] == ""
+        else:  # the cells after a failed one
+            assert row["error"] == "" and 0 < float(row["corruption_top1"]) < 1
+    assert "do not fill one batch" in (tmp_path / "out" / "table.md").read_text()
+    prepare(options, Grid.from_options(options))
     assert "ffdr write" not in capfd.readouterr().out
 
 

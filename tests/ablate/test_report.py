@@ -104,18 +104,18 @@ def test_plots_show_curves(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("axes", "heading", "places"),
+    ("axes", "heading", "places", "off"),
     [
-        ({"train.seed": [0, 1], "train.epochs": [4, 8]}, "epochs", [4, 8]),
-        ({"budget": {"s": {"train.epochs": 4}, "l": {"train.epochs": 8}}}, "epochs", [4, 8]),
-        ({"train.lr": [0.1, 0.4], "x": {"a": {}, "b": {}, "c": {}}}, "train.lr", [0.1, 0.4]),
-        ({"policy": {"rrc": {}, "mr": {}}, "train.seed": [0, 1]}, "policy", [0, 1]),
-        ({"train.seed": [0, 1]}, "", [0]),
+        ({"train.seed": [0, 1], "train.epochs": [4, 8]}, "epochs", [4, 8], {"train.epochs"}),
+        ({"budget": {"s": {"train.epochs": 4}, "l": {"train.epochs": 8}}}, "epochs", [4, 8], {"budget"}),
+        ({"train.lr": [0.1, 0.4], "x": {"a": {}, "b": {}, "c": {}}}, "train.lr", [0.1, 0.4], {"train.lr"}),
+        ({"policy": {"rrc": {}, "mr": {}}, "train.seed": [0, 1]}, "policy", [0, 1], {"policy"}),
+        ({"train.seed": [0, 1]}, "", [0], set()),
     ],
 )
-def test_what_the_horizontal_axis_shows(tmp_path, axes, heading, places):
+def test_what_the_horizontal_axis_shows(tmp_path, axes, heading, places, off):
     grid, rows = made_up(tmp_path, lambda points: {"top1": 0.5, "seconds": 1.0}, axes=axes)
     ladder = _ladder(grid, rows)
-    assert ladder.heading == heading
+    assert (ladder.heading, ladder.off) == (heading, off)
     assert sorted({ladder.place(row) for row in rows}) == places
     assert [file.name for file in plot_study(tmp_path, grid, rows)] == ["accuracy.png"]

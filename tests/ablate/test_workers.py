@@ -76,8 +76,8 @@ def test_two_at_once_share_cores_and_devices(tmp_path, monkeypatch):
     assert workers.jobs == 2
     meeting = [partial(tasks.meet, str(tmp_path), me, other) for me, other in (("a", "b"), ("b", "a"))]
     outcomes = workers.run([*meeting, tasks.threads, tasks.threads], Listener())
-    assert [outcome.value for outcome in outcomes[:2]] == ["a", "b"]
-    assert {outcome.value for outcome in outcomes[2:]} <= {("1", "1", "3"), ("1", "1", "5")}
+    assert {outcome.value for outcome in outcomes[:2]} == {"3", "5"}
+    assert {outcome.value for outcome in outcomes[2:]} == {("1", "1")}
     assert os.environ["OMP_NUM_THREADS"] == "17"
 
 
