@@ -16,6 +16,7 @@ from typing import Any
 
 from ffdr.beton.partial import write_aside
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.errors import UserError
 from ffdr.options import TrainRecipe
 
 Result = dict[str, Any]
@@ -49,8 +50,12 @@ def make_job(recipe: TrainRecipe, work: str | Path, test: str, corruptions: bool
     """Settle the folder by the digest of the resolved recipe and of the files that it names.
 
     Raises:
-        UserError: a file that is missing or damaged.
+        UserError: a file that is missing or damaged; an exam on other classes; no scores to be had.
     """
+    if not test and not recipe.data.val:
+        raise UserError("ablate.test: name the images to examine on, or validate every run with data.val")
+    if test and ImageBeton.open(test).class_names != ImageBeton.open(recipe.data.train).class_names:
+        raise UserError(f"ablate.test: the classes of {test} are not those of {recipe.data.train}")
     identity = asdict(recipe)
     for key in ("out", "resume"):
         del identity["train"][key]

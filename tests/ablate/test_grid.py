@@ -123,6 +123,13 @@ def test_what_is_refused(tmp_path, changes, text):
         Grid.from_options(grid_options(tmp_path, "i.beton", "r.beton", **changes))
 
 
+def test_an_exam_that_fits_no_run_is_told_before_training(tmp_path, digits, photos, reinforced_digits):
+    with pytest.raises(UserError, match=r"ablate.test: the classes of .*photos"):
+        jobs_of(grid_options(tmp_path, digits, reinforced_digits, test=str(photos)))
+    with pytest.raises(UserError, match=r"ablate.test: name the images .* or validate"):
+        jobs_of(grid_options(tmp_path, digits, reinforced_digits, test=""))
+
+
 def test_a_missing_file_is_told_before_training(tmp_path, digits):
     with pytest.raises(UserError, match=r"nowhere\.beton: no such file"):
         jobs_of(grid_options(tmp_path, digits, tmp_path / "nowhere.beton"))
