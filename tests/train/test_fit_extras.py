@@ -12,6 +12,7 @@ from ffdr.train.fit import Trainer
 from ffdr.train.optim import resolution_at
 
 
+@pytest.mark.parametrize("parts", [2, 3, 16])
 def test_a_batch_in_parts_is_the_same_batch(tmp_path, parts):
     model = ModelOptions("test_vit")
     whole, split = (trainer(tmp_path / str(n), model=model, accumulate=n, epochs=1) for n in (1, parts))
