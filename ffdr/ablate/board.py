@@ -31,7 +31,9 @@ class Board:
         axes = cells[0].points if cells else {}
         self._widths = {axis: max(map(len, (_short(axis), *(c.points[axis] for c in cells)))) for axis in axes}
         self._all = tqdm(total=len(cells) + kept, initial=kept, desc="runs", unit="run", disable=None)
-        self._bars = [tqdm(position=1 + slot, disable=None, bar_format="  {desc}") for slot in range(slots)]
+        self._bars = [
+            tqdm(position=1 + slot, leave=False, disable=None, bar_format="  {desc}") for slot in range(slots)
+        ]
         if cells:
             heads = [METRICS[key].heading for key in _SHOWN]
             self._row("", {axis: _short(axis) for axis in axes}, heads)
@@ -90,6 +92,8 @@ def _progress(job: Job) -> str:
     path = job.folder / "log.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     epochs, last = len(lines), {}
+    if job.test and epochs == job.recipe.train.epochs:
+        return "exam"
     for line in reversed(lines):
         record: dict[str, Any] = _parsed(line)
         if "val_top1" in record:
