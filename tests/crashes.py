@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from ffdr.beton import partial
 from ffdr.errors import UserError
@@ -39,8 +41,15 @@ def fresh_process():
     with pytest.MonkeyPatch.context() as patched:
         for name, value in (("THREADING_LAYER", "workqueue"), ("NUM_THREADS", "1")):
             patched.setenv(f"NUMBA_{name}", value)
-        with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+        with ProcessPoolExecutor(1, get_context("spawn"), _share_nothing) as executor:
             yield executor
+
+
+def _share_nothing() -> None:
+    """Progress bars keep a semaphore for all forks: a child killed while it holds that one would stop all later ones.
+    Nor do they need their watching thread, which a fork does not have."""
+    tqdm.set_lock(threading.RLock())
+    tqdm.monitor_interval = 0
 
 
 class Ordeal:
