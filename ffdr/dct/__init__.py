@@ -1,1 +1,1 @@
-"""Packed coefficients: the quantised DCT coefficients of a JPEG, coded for SIMD unpacking instead of Huffman decoding."""
+"""Packed coefficients: a JPEG's quantised DCT coefficients, coded for SIMD unpacking instead of Huffman decoding."""
