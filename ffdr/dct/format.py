@@ -88,12 +88,12 @@ ZIGZAG = np.array(_zigzag(), np.uint8)
 
 
 def _groups() -> np.ndarray:
-    """Within a group, a coefficient takes the lane of its row if that is free, so that unpacking moves less."""
+    """Within a group, a coefficient takes the lane of its column if that is free, so that unpacking moves less."""
     groups = np.full((8, 8), -1, np.int8)
     for group in range(8):
         waiting = []
         for position in ZIGZAG[1 + 8 * group : 9 + 8 * group].tolist():
-            lane = position // 8
+            lane = position % 8
             if groups[group, lane] < 0:
                 groups[group, lane] = position
             else:
