@@ -21,14 +21,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ffdr.augment.jit import kernel
+from ffdr.dct.markers import SOI, is_frame_header
 
 # turbojpeg.h
 _RGB = 0
 # TJFLAG_ACCURATEDCT; TJFLAG_STOPONWARNING: damage is an error, not a grey patch; TJFLAG_LIMITSCANS: so are more than
 # 500 scans, which a few kilobytes can hold, and each of which takes as long as decoding the image
 _FLAGS = 4096 | 8192 | 32768
-
-_SOF0, _SOF15, _DHT, _JPG, _DAC = 0xC0, 0xCF, 0xC4, 0xC8, 0xCC
 
 
 _decompress = lib.tjDecompress2
@@ -91,12 +90,11 @@ def frame_size(data: np.ndarray) -> tuple[int, int]:
     """
     none = (np.int64(0), np.int64(0))
     end = np.int64(len(data))
-    if end < 4 or data[0] != 0xFF or data[1] != 0xD8:
+    if end < 4 or data[0] != 0xFF or data[1] != SOI:
         return none
     at = np.int64(2)
     while at + 9 <= end and data[at] == 0xFF:
-        marker = data[at + 1]
-        if _SOF0 <= marker <= _SOF15 and marker != _DHT and marker != _JPG and marker != _DAC:
+        if is_frame_header(data[at + 1]):
             height = np.int64(data[at + 5]) << 8 | np.int64(data[at + 6])
             return np.int64(data[at + 7]) << 8 | np.int64(data[at + 8]), height
         at += 2 + (np.int64(data[at + 2]) << 8 | np.int64(data[at + 3]))

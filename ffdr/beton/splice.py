@@ -30,11 +30,10 @@ from numba.extending import intrinsic
 
 from ffdr.augment.jit import address_of, kernel
 from ffdr.beton.jpeg import MCU, TABLE_DTYPE, TABLE_MAGIC
+from ffdr.dct.markers import DRI, EOI, RST0, SOF0, SOI, SOS, is_frame_header
 
 _TRAILER = TABLE_DTYPE.itemsize
 _MAGIC = int.from_bytes(TABLE_MAGIC, "little")
-_SOF0, _SOF15, _DHT, _JPG, _DAC = 0xC0, 0xCF, 0xC4, 0xC8, 0xCC
-_RST0, _EOI, _SOS, _DRI = 0xD0, 0xD9, 0xDA, 0xDD
 _MARGIN = 1
 """Pixels around the region whose chroma counts for its edge."""
 _LEAST_WIDTH = 5
@@ -58,7 +57,7 @@ def _marker_lane(typing_context: Any, address: Any) -> tuple:
         )
         kind = builder.and_(second, vector([0xF8] * _LANES))
         begins = builder.icmp_unsigned("==", first, vector([0xFF] * _LANES))
-        restarts = builder.icmp_unsigned("==", kind, vector([_RST0] * _LANES))
+        restarts = builder.icmp_unsigned("==", kind, vector([RST0] * _LANES))
         found = builder.bitcast(builder.and_(begins, restarts), mask)
         return builder.zext(builder.cttz(found, ir.IntType(1)(0)), ir.IntType(64))
 
@@ -98,7 +97,7 @@ def _find_restart(data: np.ndarray, at: int, end: int) -> int:
             return at + lane
         at += _LANES
     while at + 1 < end:
-        if data[at] == 0xFF and data[at + 1] & 0xF8 == _RST0:
+        if data[at] == 0xFF and data[at + 1] & 0xF8 == RST0:
             return at
         at += 1
     return end
@@ -120,7 +119,7 @@ def _read_trailer(data: np.ndarray, width: int, height: int) -> tuple[int, int, 
     eoi = at - 2 * rows - 2
     if columns != (width + MCU - 1) // MCU or rows != (height + MCU - 1) // MCU or not 0 < scan_start < eoi:
         return none
-    if interval == 0 or columns % interval != 0 or data[eoi] != 0xFF or data[eoi + 1] != _EOI:
+    if interval == 0 or columns % interval != 0 or data[eoi] != 0xFF or data[eoi + 1] != EOI:
         return none
     end = scan_start
     for row in range(rows):
@@ -131,7 +130,7 @@ def _read_trailer(data: np.ndarray, width: int, height: int) -> tuple[int, int, 
 @kernel
 def _is_frame(data: np.ndarray, at: int, width: int, height: int) -> bool:
     """Whether the marker segment at ``at`` is a baseline frame header: this size, three components, 4:2:0."""
-    if data[at + 1] != _SOF0 or _big_endian(data, at + 2) != 17 or data[at + 4] != 8:
+    if data[at + 1] != SOF0 or _big_endian(data, at + 2) != 17 or data[at + 4] != 8:
         return False
     if _big_endian(data, at + 5) != height or _big_endian(data, at + 7) != width:
         return False
@@ -145,20 +144,20 @@ def _check_headers(data: np.ndarray, scan_start: int, width: int, height: int, i
     One frame header, one interleaved scan that begins at ``scan_start``, and the restart interval of the table.
     """
     frame, restart, at = np.int64(0), np.int64(0), np.int64(2)
-    if scan_start < 2 or data[0] != 0xFF or data[1] != 0xD8:
+    if scan_start < 2 or data[0] != 0xFF or data[1] != SOI:
         return 0
-    while at + 4 <= scan_start and data[at] == 0xFF and data[at + 1] >= _SOF0:
+    while at + 4 <= scan_start and data[at] == 0xFF and data[at + 1] >= SOF0:
         marker, length = data[at + 1], _big_endian(data, at + 2)
-        if length < 2 or at + 2 + length > scan_start or _RST0 <= marker <= _EOI:
+        if length < 2 or at + 2 + length > scan_start or RST0 <= marker <= EOI:
             return 0
-        if marker == _SOS:
+        if marker == SOS:
             whole = at + 2 + length == scan_start and data[at + 4] == 3
             return frame if whole and restart == interval else 0
-        if marker <= _SOF15 and marker != _DHT and marker != _JPG and marker != _DAC:
+        if is_frame_header(marker):
             if frame != 0 or length != 17 or not _is_frame(data, at, width, height):
                 return 0
             frame = at
-        if marker == _DRI:
+        if marker == DRI:
             restart = _big_endian(data, at + 4) if length == 4 else np.int64(0)
         at += 2 + length
     return 0
@@ -183,14 +182,14 @@ def _copy_row(
     for column in range(last):
         end = _find_restart(data, at, stop)
         if column + 1 < segments:
-            if end == stop or data[end + 1] != _RST0 + (number + column) % 8:
+            if end == stop or data[end + 1] != RST0 + (number + column) % 8:
                 return size, np.int64(0)
         elif end != stop:
             return size, np.int64(0)
         if column >= first:
             _copy(address_of(out) + np.uint64(size), address_of(data) + np.uint64(at), end - at)
             size += end - at
-            out[size], out[size + 1] = 0xFF, _RST0 + count % 8
+            out[size], out[size + 1] = 0xFF, RST0 + count % 8
             size, count = size + 2, count + 1
         at = end + 2
     return size, count
@@ -211,16 +210,16 @@ def _copy_rows(data: np.ndarray, table: tuple, rows: tuple, columns: tuple, out:
         if row >= rows[0]:
             number = row * segments
             stop = end if row + 1 == mcu_rows else end - 2
-            follows = _EOI if row + 1 == mcu_rows else _RST0 + (number + segments - 1) % 8
+            follows = EOI if row + 1 == mcu_rows else RST0 + (number + segments - 1) % 8
             if stop < start or data[stop] != 0xFF or data[stop + 1] != follows:
                 return 0
-            if row > 0 and (data[start - 2] != 0xFF or data[start - 1] != _RST0 + (number - 1) % 8):
+            if row > 0 and (data[start - 2] != 0xFF or data[start - 1] != RST0 + (number - 1) % 8):
                 return 0
             put = _copy_row(data, start, stop, number, columns[0], columns[1], segments, out, put)
             if put[1] == 0:
                 return 0
         start = end
-    out[put[0] - 1] = _EOI  # in place of the last restart marker
+    out[put[0] - 1] = EOI  # in place of the last restart marker
     return put[0]
 
 
