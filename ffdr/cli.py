@@ -24,6 +24,7 @@ from ffdr.options import (
     SplitRecipe,
     SubsetRecipe,
     TrainRecipe,
+    TranscodeRecipe,
     VerifyRecipe,
     WriteRecipe,
 )
@@ -83,6 +84,13 @@ def subset(options: SubsetRecipe) -> None:
     from ffdr.beton.subset import subset
 
     subset(options.subset)
+
+
+def transcode(options: TranscodeRecipe) -> None:
+    """Turn JPEGs into packed coefficients, or the reverse, without loss."""
+    from ffdr.beton.transcode import transcode
+
+    transcode(options.transcode)
 
 
 def inspect(options: InspectRecipe) -> None:
@@ -156,6 +164,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "pack": pack,
     "split": split,
     "subset": subset,
+    "transcode": transcode,
     "inspect": inspect,
     "verify": verify,
     "train": train,

@@ -53,7 +53,9 @@ class ImageSamples:
     read with."""
 
     def __init__(self, beton: ImageBeton, index: np.ndarray) -> None:
-        self.beton, self.index, self.specs = beton, index, parts.IMAGE_SPECS
+        self.beton, self.index = beton, index
+        self.coding = beton.coding.pack() if beton.coding else b""
+        self.specs = parts.image_specs(self.coding)
         self.stored = np.zeros(len(index), parts.STORED_DTYPE)
         self.stored["width"], self.stored["height"] = beton.sizes[index].T
         for name, column in (
@@ -71,14 +73,15 @@ class ImageSamples:
 
     def place(self, start: int, page_size: int) -> Part:
         """See :class:`Samples`."""
-        return parts.image_part(self.stored, start, page_size)
+        return parts.image_part(self.stored, start, page_size, self.coding)
 
     def regions(self, n: int) -> tuple[bytes, bytes]:
         """The image as it is stored, and its origin."""
         return self.beton.data(int(self.index[n])).tobytes(), self.stored["origin"][n].tobytes()
 
     def facts(self) -> Any:
-        """Nothing else."""
+        """The coding; nothing where there is none."""
+        return self.coding.hex() or None
 
 
 class ReinforcedSamples:
@@ -171,7 +174,7 @@ class Copy:
 
     def _identity(self) -> bytes:
         facts = {
-            "copy": [[_digest(samples.beton), _sha256(samples.index), samples.facts()] for samples in self.samples],
+            "copy": [[digest(samples.beton), _sha256(samples.index), samples.facts()] for samples in self.samples],
             "manifest": self.manifest,
             "layout": [layout.DATA_ALIGNMENT, layout.PAGE_SIZE, int(self.parts[0].pointers[0])],
         }
@@ -252,7 +255,7 @@ class Copy:
             raise UserError(f"{self.partial.path}: was not read back as it was written: bad storage?")
 
 
-def _digest(beton: ImageBeton | ReinforcedBeton) -> str:
+def digest(beton: ImageBeton | ReinforcedBeton) -> str:
     """Stands for the bytes of a file: its checksums, or size and time of the last change where it has none."""
     if beton.checksums is not None:
         return _sha256(beton.checksums)

@@ -1,7 +1,8 @@
 """The fields of ffdr's betons as FFCV knows them, so that its own Loader can open the files.
 
-Image betons have none but stock fields. A reinforced beton needs ``custom_fields={"aug_params": AugParamsField,
-"logits": LogitsField}``; its arrays then come as raw bytes, since torch has no structured dtypes.
+Image betons have none but stock fields, unless their images are packed coefficients. A reinforced beton needs
+``custom_fields={"aug_params": AugParamsField, "logits": LogitsField}``; its arrays then come as raw bytes, since torch
+has no structured dtypes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import ffdr.beton.lean_ffcv  # noqa: F401
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NoReturn
 
 import numpy as np
 from ffcv.fields.base import ARG_TYPE, Field
@@ -22,6 +24,8 @@ from ffcv.pipeline.operation import Operation
 from ffcv.pipeline.state import State
 
 from ffdr.beton.header import ReinforcedHeader
+from ffdr.beton.layout import CODING_MAGIC
+from ffdr.errors import UserError
 
 
 class BlockDecoder(Operation):
@@ -107,3 +111,56 @@ class LogitsField(_BlockField):
 
 FIELDS = {"aug_params": AugParamsField, "logits": LogitsField}
 """By the name that the field has in a file."""
+
+
+class NoDecoder(Operation):
+    """Stands for the decoder that FFCV does not have: refuses to be built into a pipeline."""
+
+    def declare_state_and_memory(self, previous_state: State) -> NoReturn:
+        """Raise UserError."""
+        raise UserError(
+            "image: FFCV's Loader can't decode packed coefficients; ffdr's loaders do, and ffdr transcode makes JPEGs"
+        )
+
+    def generate_code(self) -> NoReturn:
+        """Raise as above; never reached."""
+        self.declare_state_and_memory(State(False, None, (), np.dtype("u1")))
+
+
+class PackedImageField(Field):
+    """Images of which some are packed coefficients, which FFCV can find but not decode.
+
+    Width and height have other names than in FFCV's own images, so that its decoders stop at once when they are asked
+    for; as pixels or as a JPEG they would hand out garbage.
+    """
+
+    def __init__(self, arguments: bytes) -> None:
+        self.arguments = arguments
+
+    @property
+    def metadata_type(self) -> np.dtype:
+        """``IMAGE_DTYPE`` but for two names."""
+        kinds = {"mode": "<u1", "packed_width": "<u2", "packed_height": "<u2", "data_ptr": "<u8"}
+        return np.dtype(list(kinds.items()))
+
+    @classmethod
+    def from_binary(cls, binary: np.ndarray) -> PackedImageField:
+        """The field that a descriptor's (1024,) uint8 arguments describe."""
+        arguments = binary.tobytes()
+        if not arguments.startswith(CODING_MAGIC):
+            raise UserError("image: was not written by ffdr")
+        return cls(arguments)
+
+    def to_binary(self) -> np.ndarray:
+        """The arguments of the descriptor, ``ARG_TYPE``."""
+        result = np.zeros(1, ARG_TYPE)[0]
+        result[0][:] = np.frombuffer(self.arguments, np.uint8)
+        return result
+
+    def encode(self, destination: np.ndarray, value: np.ndarray, malloc: Callable) -> NoReturn:
+        """FFCV's writer has no place for the coding that all images share."""
+        raise UserError("image: packed coefficients are written by ffdr write or ffdr transcode, not by FFCV")
+
+    def get_decoder_class(self) -> type[Operation]:
+        """See :class:`NoDecoder`."""
+        return NoDecoder

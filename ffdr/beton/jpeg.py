@@ -17,13 +17,14 @@ in DC differences). Small segments make cropped decoding faster, but the promise
 (``--write.growth``). Measured on photographs of 500×375 pixels at quality 90, against the same JPEG without: 16 MCUs a
 segment cost 0.5 % and decode crops of 8 to 100 % of the area at 1 × speed, 8 MCUs 0.9 % at 1.12 ×, 4 MCUs 1.6 % at
 1.19 ×, 2 MCUs 3.2 % at 1.23 ×, 1 MCU 5.4 % at 1.17 ×.
-``encode_jpeg`` takes the shortest segments that keep it; every byte of table would make them longer. An image that can
+``cut_jpeg`` takes the shortest segments that keep it; every byte of table would make them longer. An image that can
 not have segments within a row (too small, or a prime number of MCUs wide) gets a segment a row, or neither markers nor
 table when that is too much as well.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -47,7 +48,7 @@ MIN_INTERVAL = 2
 """Shortest segment in MCUs: still shorter ones make cropped decoding no faster."""
 _MARKER_BYTES = 3.3
 """What a segment costs, so that hopeless intervals are not tried."""
-_MAX_SIDE = 65500
+MAX_SIDE = 65500
 """libjpeg's JPEG_MAX_DIMENSION."""
 
 
@@ -84,10 +85,27 @@ def encode_jpeg(pixels: np.ndarray, quality: int, growth: float = WriteOptions.g
         ValueError: a side too long for a JPEG.
     """
     height, width = pixels.shape[:2]
-    if max(height, width) > _MAX_SIDE:
-        raise ValueError(f"{width}×{height} pixels are more than a JPEG can hold ({_MAX_SIDE} a side)")
+    check_sides(width, height)
     bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    plain = _encode(bgr, quality, 0)
+    return cut_jpeg(lambda interval: encode_plain(bgr, quality, interval), width, height, growth)
+
+
+def check_sides(width: int, height: int) -> None:
+    """Raise ValueError for more pixels a side than libjpeg takes."""
+    if max(height, width) > MAX_SIDE:
+        raise ValueError(f"{width}×{height} pixels are more than a JPEG can hold ({MAX_SIDE} a side)")
+
+
+def cut_jpeg(encode: Callable[[int], bytes], width: int, height: int, growth: float) -> bytes:
+    """The JPEG that ``encode`` makes with the best restart interval, and its offset table.
+
+    Args:
+        encode: makes a baseline 4:2:0 JPEG with a restart marker every so many MCUs; 0: none.
+        width: of the image, in pixels.
+        height: of the image.
+        growth: as of ``encode_jpeg``.
+    """
+    plain = encode(0)
     budget = int(len(plain) * growth)
     mcus_per_row, mcu_rows = -(-width // MCU), -(-height // MCU)
     table_bytes = 2 * mcu_rows + TABLE_DTYPE.itemsize
@@ -95,15 +113,15 @@ def encode_jpeg(pixels: np.ndarray, quality: int, growth: float = WriteOptions.g
         segments = mcu_rows * (mcus_per_row // interval)
         if mcus_per_row % interval or len(plain) + segments * _MARKER_BYTES + table_bytes > budget:
             continue
-        data = _encode(bgr, quality, interval)
+        data = encode(interval)
         table = _pack_table(data, interval, mcus_per_row, mcu_rows)
         if table and len(data) + len(table) <= budget:
             return data + table
     return plain
 
 
-def _encode(bgr: np.ndarray, quality: int, interval: int) -> bytes:
-    """Baseline JPEG with its own Huffman tables and a restart marker every ``interval`` MCUs (0: none)."""
+def encode_plain(bgr: np.ndarray, quality: int, interval: int) -> bytes:
+    """Baseline 4:2:0 JPEG with its own Huffman tables and a restart marker every ``interval`` MCUs (0: none)."""
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, interval]
     options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
     done, data = cv2.imencode(".jpg", bgr, options)
@@ -117,7 +135,7 @@ def _pack_table(data: bytes, interval: int, mcus_per_row: int, mcu_rows: int) ->
     scan_start = _scan_start(data)
     markers = scan_start + _restart_markers(data[scan_start:])
     segments = mcus_per_row // interval
-    assert len(markers) == segments * mcu_rows - 1, "OpenCV's restart markers are not where they were asked for"
+    assert len(markers) == segments * mcu_rows - 1, "restart markers are not where they were asked for"
     starts = np.concatenate([[scan_start], markers[segments - 1 :: segments] + 2, [len(data) - 2]])
     row_bytes = np.diff(starts)
     if row_bytes.max() > 0xFFFF:
@@ -161,7 +179,7 @@ def read_offset_table(data: bytes | np.ndarray) -> OffsetTable | None:
 
 
 def _scan_start(data: bytes) -> int:
-    """First entropy-coded byte of a JPEG that OpenCV made: its markers are well-formed."""
+    """First entropy-coded byte of a JPEG that was just made: its markers are well-formed."""
     at = 2
     while data[at + 1] != 0xDA:
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")

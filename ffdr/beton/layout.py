@@ -7,16 +7,22 @@ A beton is FFCV's format, version 2 (ffcv/types.py), little endian throughout::
     metadata          one aligned record a sample, made of the fields' own dtypes
     data              from the next multiple of 4096 on; what one sample stores never crosses a page
     checksums         ours: SECTION_DTYPE, then N + 1 CRC-32 as uint32, zeros up to a multiple of 8
+    coding            ours, only where images may be packed coefficients: SECTION_DTYPE, then as many bytes as its count
+                      says (``ffdr.dct.coding``), zeros up to a multiple of 8
     origin index      ours, image betons only: SECTION_DTYPE, then N × (width, height, key) as int64
     allocation table  ALLOC_DTYPE for each stored region, up to the end of the file
 
-Stock FFCV finds everything through pointers and therefore skips the two sections it does not know.
+Stock FFCV finds everything through pointers and therefore skips the sections it does not know.
+
+A file with a coding has a field ``image`` of type CUSTOM, with the metadata of type IMAGE: stock FFCV, which would take
+packed coefficients for pixels, refuses it. The field's arguments repeat the SECTION_DTYPE of the coding, so that it can
+be found, as all sections are, from the end.
 
 The origin index repeats what the field ``origin`` stores sample by sample: opening a file must read all original sizes
 and keys, and through the field's pointers it would touch every page of the data to do so.
 
 The checksum of a sample covers its regions in the order of the fields. The last checksum covers all that is not data:
-header, descriptors, metadata, origin index, allocation table.
+header, descriptors, metadata, coding, origin index, allocation table.
 """
 
 from __future__ import annotations
@@ -50,12 +56,13 @@ SECTION_DTYPE = np.dtype([("magic", "S8"), ("count", "<u8")])
 
 CHECKSUM_MAGIC = b"FFDRCRC1"
 ORIGIN_MAGIC = b"FFDRORG1"
+CODING_MAGIC = b"FFDRDCT1"
 
 # Type ids of fields (ffcv/types.py, TYPE_ID_HANDLER).
 FLOAT, INT, IMAGE, BYTES, ARRAY, JSON, TENSOR, CUSTOM = 0, 1, 2, 3, 4, 5, 6, 255
 
-JPG, RAW = 0, 1
-"""Values of ``IMAGE_DTYPE["mode"]`` (ffcv/fields/rgb_image.py)."""
+JPG, RAW, DCT = range(3)
+"""Values of ``IMAGE_DTYPE["mode"]``: FFCV's two (ffcv/fields/rgb_image.py), and ours, packed coefficients."""
 
 _POINTED = np.dtype([("ptr", "<u8"), ("size", "<u8")])
 METADATA = {
@@ -66,9 +73,10 @@ METADATA = {
     ARRAY: np.dtype("<u8"),
     JSON: _POINTED,
     TENSOR: np.dtype("<u8"),
-    CUSTOM: np.dtype("<u8"),  # of the custom fields that ffdr knows, see FIELDS in fields.py
 }
 """Metadata dtype by type id."""
+CUSTOM_METADATA = {"aug_params": np.dtype("<u8"), "logits": np.dtype("<u8"), "image": IMAGE_DTYPE}
+"""Metadata dtype of the fields of type CUSTOM that ffdr knows (fields.py), by name."""
 
 PAGE_SIZE = 1 << 23
 """Bytes a page, FFCV's default. A sample that is larger doubles it from there on."""
@@ -87,6 +95,11 @@ class FieldSpec:
     type_id: int
     arguments: bytes = b""
 
+    @property
+    def metadata(self) -> np.dtype:
+        """Dtype of the field's metadata. KeyError where ffdr does not know the field."""
+        return CUSTOM_METADATA[self.name] if self.type_id == CUSTOM else METADATA[self.type_id]
+
     def pack(self) -> bytes:
         """The descriptor, 1041 bytes."""
         name, arguments = self.name.encode("ascii"), self.arguments
@@ -96,7 +109,7 @@ class FieldSpec:
 
 def metadata_dtype(specs: Sequence[FieldSpec]) -> np.dtype:
     """Dtype of a sample's metadata record: the fields' own dtypes, aligned as C would align them."""
-    return np.dtype([(spec.name, METADATA[spec.type_id]) for spec in specs], align=True)
+    return np.dtype([(spec.name, spec.metadata) for spec in specs], align=True)
 
 
 def pack_head(specs: Sequence[FieldSpec], num_samples: int, page_size: int, alloc_table_ptr: int) -> bytes:
@@ -167,6 +180,7 @@ def write_tables(
     checksums: np.ndarray,
     allocations: Iterable[np.ndarray],
     origins: np.ndarray | None = None,
+    coding: bytes = b"",
 ) -> None:
     """Complete a file whose data is written: all that is not data.
 
@@ -178,10 +192,13 @@ def write_tables(
         checksums: (N,) uint32, of the samples.
         allocations: the allocation table in parts, ``ALLOC_DTYPE``, in file order.
         origins: (N, 3) int64, for the origin index; None leaves it out.
+        coding: of the packed images; nothing where there can't be any.
     """
     count = len(metadata)
     end = _round_up(file.tell(), ALIGNMENT)
-    index = b"" if origins is None else _section(ORIGIN_MAGIC, count) + origins.astype("<i8").tobytes()
+    index = b"" if origins is None else section(ORIGIN_MAGIC, count) + origins.astype("<i8").tobytes()
+    if coding:
+        index = (section(CODING_MAGIC, len(coding)) + coding).ljust(coding_bytes(len(coding)), b"\0") + index
     alloc_table_ptr = end + checksum_bytes(count) + len(index)
     head = pack_head(specs, count, page_size, alloc_table_ptr)
     crc = zlib.crc32(index, zlib.crc32(metadata.tobytes(), zlib.crc32(head)))
@@ -194,7 +211,7 @@ def write_tables(
     file.truncate()
     file.seek(end)
     sums = np.append(checksums, crc).astype("<u4").tobytes()
-    file.write((_section(CHECKSUM_MAGIC, count) + sums).ljust(checksum_bytes(count), b"\0") + index)
+    file.write((section(CHECKSUM_MAGIC, count) + sums).ljust(checksum_bytes(count), b"\0") + index)
     file.seek(0)
     file.write(head)
     file.write(metadata.tobytes())
@@ -210,6 +227,11 @@ def checksum_bytes(count: int) -> int:
 def origin_bytes(count: int) -> int:
     """Bytes of the origin index of ``count`` samples."""
     return SECTION_DTYPE.itemsize + 24 * count
+
+
+def coding_bytes(count: int) -> int:
+    """Bytes of the section of a coding of ``count`` bytes; 0 where there is none."""
+    return _round_up(SECTION_DTYPE.itemsize + count, ALIGNMENT) if count else 0
 
 
 def fingerprint(origins: np.ndarray, labels: np.ndarray) -> str:
@@ -233,7 +255,8 @@ def origin_key(path: str) -> int:
     return int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), "little", signed=True)
 
 
-def _section(magic: bytes, count: int) -> bytes:
+def section(magic: bytes, count: int) -> bytes:
+    """What a section begins with."""
     return np.array((magic, count), SECTION_DTYPE).tobytes()
 
 

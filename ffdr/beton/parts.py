@@ -37,6 +37,15 @@ IMAGE_SPECS = (
 )
 """The fields of an image beton."""
 
+
+def image_specs(coding: bytes = b"") -> tuple[FieldSpec, ...]:
+    """The fields of an image beton, of one with packed images where there is a ``coding``."""
+    if not coding:
+        return IMAGE_SPECS
+    mark = layout.section(layout.CODING_MAGIC, len(coding))
+    return FieldSpec("image", layout.CUSTOM, mark), *IMAGE_SPECS[1:]
+
+
 STORED_DTYPE = np.dtype(
     [
         ("label", "<i8"),
@@ -67,6 +76,8 @@ class Part:
     """Smallest page size that no sample's bytes cross."""
     images: np.ndarray | None = None
     """(N,) ``STORED_DTYPE`` where the part is the images."""
+    coding: bytes = b""
+    """Of packed images, where there can be any."""
 
     @property
     def second_pointers(self) -> np.ndarray:
@@ -106,12 +117,13 @@ class Part:
         metadata["label"] = self.images["label"]
 
 
-def image_part(images: np.ndarray, start: int, page_size: int = layout.PAGE_SIZE) -> Part:
+def image_part(images: np.ndarray, start: int, page_size: int = layout.PAGE_SIZE, coding: bytes = b"") -> Part:
     """The part of images (N,) ``STORED_DTYPE``, with data from byte ``start`` on and pages no smaller than given."""
     allocator = layout.Allocator(start, page_size)
     pointers = [allocator.take(stored_bytes(size, ORIGIN_BYTES)) for size in images["size"].tolist()]
     sizes = images["size"].astype(np.uint64)
-    return Part(IMAGE_SPECS, np.array(pointers, np.uint64), sizes, ORIGIN_BYTES, allocator.page_size, images)
+    places = np.array(pointers, np.uint64)
+    return Part(image_specs(coding), places, sizes, ORIGIN_BYTES, allocator.page_size, images, coding)
 
 
 def reinforced_part(header: ReinforcedHeader, start: int, page_size: int = layout.PAGE_SIZE) -> Part:
@@ -141,6 +153,7 @@ def finish_tables(file: BinaryIO, parts: Sequence[Part], checksums: np.ndarray) 
         checksums,
         (part.allocations() for part in parts),
         None if images is None else images["origin"],
+        parts[0].coding,
     )
 
 
@@ -148,7 +161,9 @@ def file_bytes(parts: Sequence[Part]) -> int:
     """Bytes of the finished file."""
     count = len(parts[0].pointers)
     tables = layout.checksum_bytes(count) + 2 * len(parts) * count * layout.ALLOC_DTYPE.itemsize
-    return _padded(parts[-1].end) + tables + (0 if parts[0].images is None else layout.origin_bytes(count))
+    sections = layout.coding_bytes(len(parts[0].coding))
+    sections += 0 if parts[0].images is None else layout.origin_bytes(count)
+    return _padded(parts[-1].end) + tables + sections
 
 
 def stored_bytes(first: int, second: int) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ffdr.beton.layout import RAW
+from ffdr.beton.layout import DCT, RAW
 from ffdr.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +26,13 @@ def decode_image(beton: ImageBeton, i: int) -> np.ndarray:
     data = beton.data(i)
     if beton.modes[i] == RAW:
         return np.array(data).reshape(height, width, 3)
+    if beton.modes[i] == DCT:
+        from ffdr.dct import decode  # compiles its kernels
+
+        try:
+            return decode.decode_image(data, beton.coding, width, height)
+        except ValueError as error:
+            raise UserError(f"{beton.path}: sample {i}: its packed coefficients are corrupt: {error}") from None
     from ffdr.beton.libjpeg import decode_jpeg  # imports FFCV, which takes seconds
 
     pixels = np.empty((height, width, 3), np.uint8)

@@ -9,16 +9,20 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
 from ffdr.beton import layout
 from ffdr.beton.header import ReinforcedHeader, check_logits, check_views
-from ffdr.beton.layout import JPG, RAW
+from ffdr.beton.layout import DCT, JPG, RAW
 from ffdr.beton.tables import Regions, Tables, locked, read_tables, refuse, sample_checksum
+from ffdr.dct.format import BLOCKS_A_HEAD, RECORD_DTYPE, TRAILER
 from ffdr.errors import DamagedError, UserError
+
+if TYPE_CHECKING:
+    from ffdr.dct.coding import Coding
 
 MANIFEST_FORMAT = "ffdr images 1"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -44,7 +48,7 @@ class ImageBeton:
     sizes: np.ndarray
     """(N, 2) int32 stored width and height."""
     modes: np.ndarray
-    """(N,) uint8, ``layout.JPG`` or ``layout.RAW``."""
+    """(N,) uint8, ``layout.JPG``, ``layout.RAW`` or, only where there is a coding, ``layout.DCT``."""
     data_ptr: np.ndarray
     """(N,) uint64 first byte of each image in the file."""
     data_size: np.ndarray
@@ -61,6 +65,8 @@ class ImageBeton:
     std: tuple[float, ...]
     checksums: np.ndarray | None
     """(N,) uint32 CRC-32 of each sample; None where the file has none."""
+    coding: Coding | None
+    """Of the packed images; None in a file that can't hold any."""
     field_names: tuple[str, ...]
     """All fields of the file, in order."""
     memmap: np.ndarray
@@ -85,7 +91,10 @@ class ImageBeton:
     @property
     def custom_fields(self) -> dict[str, type]:
         """Field classes that FFCV's Loader must be given to open this file (``custom_fields``)."""
-        return custom_fields(self.field_names)
+        from ffdr.beton.fields import FIELDS, PackedImageField  # imports FFCV and with it torch
+
+        fields = {name: FIELDS[name] for name in self.field_names if name in FIELDS}
+        return fields if self.coding is None else {"image": PackedImageField, **fields}
 
     def data(self, i: int) -> np.ndarray:
         """The stored bytes of image i: (bytes,) uint8, a read-only view of the file."""
@@ -118,13 +127,6 @@ def manifest_path(path: str | Path) -> Path:
     return path.with_name(path.name.removesuffix(".beton") + ".json")
 
 
-def custom_fields(names: tuple[str, ...]) -> dict[str, type]:
-    """The FFCV field classes of those fields that stock FFCV does not know."""
-    from ffdr.beton.fields import FIELDS  # imports FFCV and with it torch
-
-    return {name: FIELDS[name] for name in names if name in FIELDS}
-
-
 def open_unnamed_images(path: Path) -> ImageBeton:
     """Open an image beton that has no manifest yet: the writer's read-back."""
     return _open_images(path, None)
@@ -133,7 +135,8 @@ def open_unnamed_images(path: Path) -> ImageBeton:
 def _open_images(path: Path, manifest: dict[str, Any] | None) -> ImageBeton:
     tables = read_tables(path)
     names = tuple(spec.name for spec in tables.specs)
-    for name, type_id in (("image", layout.IMAGE), ("label", layout.INT)):
+    image_type = layout.IMAGE if tables.coding is None else layout.CUSTOM
+    for name, type_id in (("image", image_type), ("label", layout.INT)):
         spec = tables.spec(name)
         if spec is None or spec.type_id != type_id:
             refuse(path, f"an image beton has a field {name} of type {type_id}; fields here are {', '.join(names)}")
@@ -167,6 +170,7 @@ def _open_images(path: Path, manifest: dict[str, Any] | None) -> ImageBeton:
         mean=tuple(manifest["mean"]) if manifest else IMAGENET_MEAN,
         std=tuple(manifest["std"]) if manifest else IMAGENET_STD,
         checksums=tables.checksums,
+        coding=tables.coding,
         field_names=names,
         memmap=tables.memmap,
         _regions=tables.all_regions() if tables.checksums is not None else (),
@@ -175,12 +179,24 @@ def _open_images(path: Path, manifest: dict[str, Any] | None) -> ImageBeton:
 
 def _check_images(tables: Tables, sizes: np.ndarray, modes: np.ndarray, data_size: np.ndarray) -> None:
     tables.check((sizes > 0).all(axis=1), "its image has no pixels")
-    tables.check(modes <= RAW, f"its image is stored in a mode that is neither {JPG} (JPEG) nor {RAW} (raw)")
+    packed = f" nor {DCT} (packed coefficients)" if tables.coding else ""
+    text = f"its image is stored in a mode that is neither {JPG} (JPEG) nor {RAW} (raw){packed}"
+    tables.check(modes <= (DCT if tables.coding else RAW), text)
     pixels = sizes[:, 0].astype(np.int64) * sizes[:, 1]
     expected = np.where(modes == RAW, 3 * pixels, data_size.astype(np.int64))
     tables.check(data_size == expected.astype(np.uint64), "its raw image does not have width × height × 3 bytes")
     bound = _PIXELS_A_BYTE * data_size.astype(np.int64)
     tables.check(pixels <= bound, "its image has more pixels than a JPEG of that many bytes can hold")
+    least = least_bytes(sizes[:, 0].astype(np.int64), sizes[:, 1].astype(np.int64)).astype(np.uint64)
+    good = (modes != DCT) | (data_size >= least)
+    tables.check(good, "its image has more pixels than packed coefficients of that many bytes can hold")
+
+
+def least_bytes(width: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """Bytes that packed coefficients of so many pixels take at least: a grey image of one colour; int64."""
+    columns, rows = -(-width // 8), -(-height // 8)
+    a_row = 2 - 2 * (-columns // BLOCKS_A_HEAD) + columns  # entry of the row table, heads, ``low``
+    return RECORD_DTYPE.itemsize + rows * a_row + TRAILER
 
 
 def _origins(tables: Tables, sizes: np.ndarray) -> np.ndarray:

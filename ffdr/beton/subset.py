@@ -95,7 +95,9 @@ def _manifest(images: ImageBeton, index: np.ndarray) -> dict[str, Any] | None:
     """The manifest of some of the images. Mean and deviation stay those of all, so that models see the same input."""
     if images.manifest is None:
         return None
-    return images.manifest | {
+    # How many coefficients were kept is not known image by image.
+    kept = {key: value for key, value in images.manifest.items() if key != "coefficients"}
+    return kept | {
         "num_images": len(index),
         "fingerprint": layout.fingerprint(images.origins[index], images.labels[index]),
         "images_per_class": np.bincount(images.labels[index], minlength=images.num_classes).tolist(),

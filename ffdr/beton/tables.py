@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -20,8 +20,8 @@ from ffdr.beton.damage import place_of_damage
 from ffdr.beton.layout import ALLOC_DTYPE, FIELD_DTYPE, HEADER_DTYPE, SECTION_DTYPE, FieldSpec
 from ffdr.errors import DamagedError, UserError
 
-CUSTOM_FIELDS = ("aug_params", "logits")
-"""Fields of type 255 that ffdr knows; their metadata is one pointer."""
+if TYPE_CHECKING:
+    from ffdr.dct.coding import Coding
 
 _CHUNK = 1 << 16
 """Allocation table entries read at a time: 1.5 MiB."""
@@ -51,6 +51,8 @@ class Tables:
     """(N, 3) int64, or None where the file has none."""
     checksums: np.ndarray | None
     """(N,) uint32, or None where the file has none."""
+    coding: Coding | None
+    """Of packed images; None in a file that can't hold any."""
     pointers: np.ndarray
     """(A,) uint64 positions of all regions, ascending."""
     sizes: np.ndarray
@@ -133,16 +135,18 @@ class _Parser:
                 f"its allocation table at byte {self.alloc} does not end with the file ({self.size} bytes): truncated?"
             )
         origins_at = self._section(self.alloc - layout.origin_bytes(count), layout.ORIGIN_MAGIC, count)
-        sums_at = self._section((origins_at or self.alloc) - layout.checksum_bytes(count), layout.CHECKSUM_MAGIC, count)
+        self.coding_end = origins_at or self.alloc
+        self.coding_at = self.coding_end - layout.coding_bytes(self._coding_size(specs))
+        sums_at = self._section(self.coding_at - layout.checksum_bytes(count), layout.CHECKSUM_MAGIC, count)
         self.data_end = sums_at or origins_at or self.alloc
         crc = zlib.crc32(self._read(0, self.head))
         crc = self._crc_of(self.head, self.metadata_end, crc)
-        if origins_at:
-            crc = self._crc_of(origins_at, self.alloc, crc)
+        crc = self._crc_of(self.coding_at, self.alloc, crc)
         pointers, sizes, crc = self._allocations(crc)
-        if not sums_at and (origins_at or self._is_marked(int(pointers[-1] + sizes[-1]))):
+        has_coding = self.coding_at < self.coding_end
+        if not sums_at and (origins_at or has_coding or self._is_marked(int(pointers[-1] + sizes[-1]))):
             self._refuse("its checksums are not where they belong: header, checksums or origin index are damaged")
-        checksums = self._checksums(sums_at, count, crc, origins_at) if sums_at else None
+        checksums = self._checksums(sums_at, count, crc) if sums_at else None
         metadata = np.memmap(self.file, metadata_type, "r", self.head, (count,))
         origins = self._array(origins_at + SECTION_DTYPE.itemsize, "<i8", count * 3) if origins_at else None
         return Tables(
@@ -153,6 +157,7 @@ class _Parser:
             metadata=metadata,
             origin_index=None if origins is None else origins.reshape(count, 3),
             checksums=checksums,
+            coding=self._coding() if has_coding else None,
             pointers=pointers,
             sizes=sizes,
             data_end=self.data_end,
@@ -186,7 +191,7 @@ class _Parser:
             type_id = int(raw["type_id"])
             if not name.isprintable() or not name:
                 self._refuse(f"field name {name!r}")
-            if type_id not in layout.METADATA or (type_id == layout.CUSTOM and name not in CUSTOM_FIELDS):
+            if name not in layout.CUSTOM_METADATA if type_id == layout.CUSTOM else type_id not in layout.METADATA:
                 self._refuse(f"field {name} has type {type_id}, which ffdr does not know")
             specs.append(FieldSpec(name, type_id, raw["arguments"].tobytes()))
         if len({spec.name for spec in specs}) < count:
@@ -199,6 +204,29 @@ class _Parser:
             return 0
         section = np.frombuffer(self._read(at, SECTION_DTYPE.itemsize), SECTION_DTYPE)[0]
         return at if section["magic"] == magic and section["count"] == count else 0
+
+    def _coding_size(self, specs: Sequence[FieldSpec]) -> int:
+        """Bytes of the coding of packed images, as the field says, or 0."""
+        spec = next((spec for spec in specs if spec.name == "image" and spec.type_id == layout.CUSTOM), None)
+        if spec is None:
+            return 0
+        magic, size = np.frombuffer(spec.arguments, SECTION_DTYPE, 1)[0].tolist()
+        room = self.coding_end - self.metadata_end
+        if magic != layout.CODING_MAGIC or not 0 < layout.coding_bytes(size) <= room:
+            self._refuse("field image: was not written by ffdr, or its arguments are damaged")
+        return size
+
+    def _coding(self) -> Coding:
+        """The coding, behind its own mark."""
+        from ffdr.dct.coding import Coding  # imports Numba, which few files need
+
+        magic, size = np.frombuffer(self._read(self.coding_at, SECTION_DTYPE.itemsize), SECTION_DTYPE)[0].tolist()
+        if magic != layout.CODING_MAGIC or layout.coding_bytes(size) != self.coding_end - self.coding_at:
+            self._refuse("its coding is not where it belongs")
+        try:
+            return Coding.unpack(self._read(self.coding_at + SECTION_DTYPE.itemsize, size))
+        except ValueError as error:
+            self._refuse(str(error))
 
     def _is_marked(self, data_end: int) -> bool:
         """Whether our checksums begin behind the data, although they were not found by counting samples."""
@@ -235,7 +263,7 @@ class _Parser:
                 f"of the data, which ends at {self.data_end}"
             )
 
-    def _checksums(self, at: int, count: int, crc: int, origins_at: int) -> np.ndarray:
+    def _checksums(self, at: int, count: int, crc: int) -> np.ndarray:
         sums = self._array(at + SECTION_DTYPE.itemsize, "<u4", count + 1)
         stored = int(sums[-1])
         if stored != crc:
@@ -243,7 +271,8 @@ class _Parser:
                 ("header", 0, HEADER_DTYPE.itemsize),
                 ("field descriptors", HEADER_DTYPE.itemsize, self.head - HEADER_DTYPE.itemsize),
                 ("metadata", self.head, self.metadata_end - self.head),
-                ("origin index", origins_at, self.alloc - origins_at if origins_at else 0),
+                ("coding", self.coding_at, self.coding_end - self.coding_at),
+                ("origin index", self.coding_end, self.alloc - self.coding_end),
                 ("allocation table", self.alloc, self.size - self.alloc),
             ]
             where = place_of_damage(crc, stored, [part for part in parts if part[2]])

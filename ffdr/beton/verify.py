@@ -1,9 +1,9 @@
 """``ffdr verify``: reads a beton whole and tells whether every byte of it is what was written.
 
-All that is not data (header, descriptors, metadata, origin index, allocation table) is under one checksum, which
-opening checks; every sample has its own; what lies between must be zero. Beyond checksums, every view must be one that
-replays on its image, every teacher's entry one that a loss can take, and where there are no checksums, as in stock
-FFCV's files, every JPEG is decoded.
+All that is not data (header, descriptors, metadata, coding, origin index, allocation table) is under one checksum,
+which opening checks; every sample has its own; what lies between must be zero. Beyond checksums, every view must be one
+that replays on its image, every teacher's entry one that a loss can take, packed coefficients must be whole, and where
+there are no checksums, as in stock FFCV's files, every JPEG is decoded.
 
 N images, K views an image, T stored teacher entries a view (top-k); n samples are read at a time.
 """
@@ -27,9 +27,11 @@ from ffdr.augment.view import FRACTION
 from ffdr.beton import layout
 from ffdr.beton.damage import place_of_damage
 from ffdr.beton.header import check_logits
+from ffdr.beton.layout import DCT
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.tables import Tables, read_tables
+from ffdr.dct.pack import unpack
 from ffdr.errors import DamagedError, UserError
 from ffdr.options import VerifyOptions
 
@@ -212,6 +214,8 @@ class _Reader:
         if self.tables.checksums is not None:
             for sample, parts in zip(samples.tolist(), parts_nF, strict=True):
                 findings += self._check_sums(sample, parts)
+        if self.file.images and self.file.images.coding:
+            findings += self._check_packed(samples, parts_nF)
         if self.file.reinforced:
             findings += self._check_records(samples, parts_nF)
         if self.file.decode:
@@ -254,6 +258,16 @@ class _Reader:
             places = zip(self.names, self.pointers_NF[sample].tolist(), sizes, strict=True)
             where = place_of_damage(crc, stored, list(places))
             yield Finding(sample, f"damage in its {where}: the checksum is {crc:08x}, stored is {stored:08x}")
+
+    def _check_packed(self, samples: np.ndarray, parts_nF: list[list[memoryview]]) -> Iterator[Finding]:
+        images, column = self.file.images, self.column["image"]
+        for sample, parts in zip(samples.tolist(), parts_nF, strict=True):
+            if images.modes[sample] == DCT:
+                data = parts[column][: int(self.sizes_NF[sample, column])]
+                try:
+                    unpack(data, images.coding, *images.sizes[sample].tolist())
+                except ValueError as error:
+                    yield Finding(sample, f"packed coefficients: {error}")
 
     def _check_pixels(self, samples: np.ndarray) -> Iterator[Finding]:
         for sample in samples.tolist():

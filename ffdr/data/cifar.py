@@ -44,6 +44,9 @@ class Cifar100:
         """See :class:`ffdr.data.Source`."""
         return Image.fromarray(np.ascontiguousarray(self._images[i].transpose(1, 2, 0)))
 
+    def file_bytes(self, i: int) -> None:
+        """See :class:`ffdr.data.Source`."""
+
 
 def open_split(path: Path, split: str) -> Cifar100:
     """A split of CIFAR-100: train or test."""

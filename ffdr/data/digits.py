@@ -37,6 +37,9 @@ class Digits:
         grey = np.rint(self._images[i] * (255 / 16)).astype(np.uint8)
         return Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB")
 
+    def file_bytes(self, i: int) -> None:
+        """See :class:`ffdr.data.Source`."""
+
 
 def open_split(path: Path, split: str) -> Digits:
     """The digits of a split: train, val or test."""

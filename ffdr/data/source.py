@@ -38,6 +38,14 @@ class Source(Protocol):
         """
         ...
 
+    def file_bytes(self, i: int) -> bytes | None:
+        """The file of image i as it is; None where the image has no file of its own.
+
+        Raises:
+            ReadError: the file can't be read.
+        """
+        ...
+
 
 class ReadError(UserError):
     """An image of a source that can't be read: its relative path and the cause."""
@@ -150,3 +158,11 @@ class FileSource:
     def read(self, i: int) -> Image.Image:
         """See :class:`Source`."""
         return read_rgb(self.root / self._names[i], self._names[i])
+
+    def file_bytes(self, i: int) -> bytes:
+        """See :class:`Source`."""
+        path = self.root / self._names[i]
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ReadError(self._names[i], tell(error, path)) from error

@@ -5,6 +5,7 @@ N images, K views an image, T stored teacher entries a view (top-k), C classes; 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,17 +14,18 @@ import numpy as np
 
 from ffdr.augment.view import CENTER, FLIP, FRACTION, OPS, share_of_first
 from ffdr.beton.header import UNUSED
-from ffdr.beton.layout import JPG, RAW
+from ffdr.beton.layout import DCT, JPG, RAW
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.tables import Tables
+from ffdr.dct.format import INLINE, RECORD_DTYPE, SAMPLING_NAMES
 
 SAMPLED = 20_000
-"""Images at most whose views are read."""
+"""Images at most whose views, or whose packed coefficients' records, are read."""
 _SAMPLED_VIEWS = 1 << 23
 """Views at most that are read; bounds the memory."""
 _CHUNK_VIEWS = 1 << 15
-_MODES = {JPG: "jpg", RAW: "raw"}
-_MANIFEST = ("source", "split", "mean", "std", "options", "versions")
+_MODES = {JPG: "jpg", RAW: "raw", DCT: "dct"}
+_MANIFEST = ("source", "split", "mean", "std", "coefficients", "options", "versions")
 """What the manifest says that is not told elsewhere."""
 
 
@@ -56,6 +58,7 @@ def image_facts(images: ImageBeton) -> dict[str, Any]:
         "bytes": int(images.data_size.sum()),
         "bytes_an_image": spread(images.data_size.astype(np.float64)),
         "modes": {_MODES.get(mode, str(mode)): n for mode, n in zip(modes.tolist(), frequencies.tolist(), strict=True)},
+        "packed": packed_facts(images) if images.coding else None,
         "width": spread(images.sizes[:, 0]),
         "height": spread(images.sizes[:, 1]),
         "original_width": spread(images.original_sizes[:, 0]),
@@ -65,6 +68,27 @@ def image_facts(images: ImageBeton) -> dict[str, Any]:
         "classes_without_images": [images.class_names[i] for i in np.flatnonzero(counts == 0)],
         "histogram": counts.tolist(),
         "manifest": None if manifest is None else manifest_facts(manifest),
+    }
+
+
+def packed_facts(images: ImageBeton) -> dict[str, Any]:
+    """The coding, and what the records of packed images say; of many images, evenly spaced ones are read."""
+    packed = np.flatnonzero(images.modes == DCT)
+    sampled = min(len(packed), SAMPLED)
+    samplings, inline = Counter[str](), 0
+    for i in packed[np.arange(sampled) * len(packed) // max(1, sampled)].tolist():
+        record = images.data(i)[: RECORD_DTYPE.itemsize].view(RECORD_DTYPE)[0]
+        known = record["sampling"] < len(SAMPLING_NAMES)
+        samplings[SAMPLING_NAMES[record["sampling"]] if known else "unknown"] += 1
+        inline += int(record["quant"] == INLINE)
+    return {
+        "count": len(packed),
+        "bytes": int(images.data_size[packed].sum()),
+        "coding_bytes": len(images.coding.pack()),
+        "quantisation_sets": len(images.coding.quant),
+        "sampled_images": sampled,
+        "samplings": dict(samplings),
+        "own_quantisation": inline,
     }
 
 

@@ -42,6 +42,7 @@ def _images(facts: Mapping[str, Any]) -> Rows:
         ("modes", ", ".join(f"{mode} {count:,}" for mode, count in facts["modes"].items())),
         ("stored", f"{facts['bytes']:,} bytes"),
         ("bytes an image", _spread(facts["bytes_an_image"], "{:,.0f}")),
+        *_packed(facts["packed"]),
         ("width", _spread(facts["width"], "{:.0f}")),
         ("height", _spread(facts["height"], "{:.0f}")),
         ("original width", _spread(facts["original_width"], "{:.0f}")),
@@ -56,6 +57,20 @@ def _images(facts: Mapping[str, Any]) -> Rows:
     for key, value in manifest.items():
         rows.append((f"manifest: {key}", _plain(value)))
     return rows
+
+
+def _packed(facts: Mapping[str, Any] | None) -> Rows:
+    if facts is None:
+        return []
+    some = "" if facts["sampled_images"] == facts["count"] else f" of {facts['sampled_images']:,} that were read"
+    samplings = ", ".join(f"{name} {count:,}" for name, count in facts["samplings"].items())
+    sets = f"{facts['quantisation_sets']:,} sets of quantisation tables"
+    return [
+        ("packed", f"{facts['count']:,} images, {facts['bytes']:,} bytes"),
+        ("codebooks", f"{facts['coding_bytes']:,} bytes with {sets}"),
+        ("samplings", (samplings or "none") + some),
+        ("own quantisation tables", f"{facts['own_quantisation']:,}{some}"),
+    ]
 
 
 def _header(facts: Mapping[str, Any]) -> Rows:

@@ -15,6 +15,7 @@ from ffdr.options.files import (
     PackOptions,
     SplitOptions,
     SubsetOptions,
+    TranscodeOptions,
     VerifyOptions,
     WriteOptions,
 )
@@ -52,6 +53,7 @@ from ffdr.options.recipes import (
     SplitRecipe,
     SubsetRecipe,
     TrainRecipe,
+    TranscodeRecipe,
     VerifyRecipe,
     WriteRecipe,
 )
@@ -97,6 +99,8 @@ __all__ = [
     "TeacherOptions",
     "TrainOptions",
     "TrainRecipe",
+    "TranscodeOptions",
+    "TranscodeRecipe",
     "VerifyOptions",
     "VerifyRecipe",
     "WriteOptions",

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from ffdr.errors import UserError, between, one_of
 
 SOURCES = ("digits", "imagefolder", "cifar100", "flowers102", "food101")
-MODES = ("jpg", "raw", "proportion")
+MODES = ("jpg", "raw", "proportion", "dct")
+KINDS = ("jpg", "dct")
 ON_ERROR = ("stop", "skip")
 
 
@@ -24,13 +25,14 @@ class WriteOptions:
     out: str = ""
     """image beton to write"""
     mode: str = "jpg"
-    """jpg, raw, or proportion (a share of the images as JPEG, the rest raw)"""
+    """jpg, raw, proportion (a share of the images as JPEG, the rest raw), or dct: the very coefficients of JPEG files,
+    packed to be decoded fast; only ffdr reads them"""
     proportion: float = 0.5
     """share of JPEG images in mode proportion"""
     max_resolution: int = 0
     """shrink images so that no side is longer, in pixels; 0 keeps every size"""
     quality: int = 90
-    """JPEG quality, 1 to 100"""
+    """JPEG quality, 1 to 100; in mode dct only of images that are shrunk or are no JPEG files of a common kind"""
     growth: float = 1.01
     """how much larger restart segments may make a JPEG; crops of 1.03 decode about a tenth faster, 1 has no segments"""
     per_class: int = 0
@@ -147,6 +149,32 @@ class SubsetOptions:
         between("subset.topk", self.topk, 0, 65535)
         if not (self.indices or self.views or self.topk):
             raise UserError("subset.indices, subset.views, subset.topk: say what to keep")
+
+
+@dataclass(frozen=True)
+class TranscodeOptions:
+    """``ffdr transcode``: JPEGs become packed coefficients, or the reverse, without loss."""
+
+    file: str = ""
+    """image beton"""
+    out: str = ""
+    """image beton to write"""
+    mode: str = ""
+    """dct (packed coefficients, decoded fast) or jpg (which stock FFCV reads, too); empty: the one that it is not"""
+    quality: int = 90
+    """JPEG quality of images whose coefficients can't be kept, 1 to 100"""
+    growth: float = WriteOptions.growth
+    """how much larger restart segments may make a JPEG"""
+    workers: int = 0
+    """processes that transcode; 0: one a core"""
+
+    def __post_init__(self) -> None:
+        _need("transcode", self, "file", "out")
+        if self.mode:
+            one_of("transcode.mode", self.mode, KINDS)
+        between("transcode.quality", self.quality, 1, 100)
+        between("transcode.growth", self.growth, 1, 2)
+        between("transcode.workers", self.workers, 0, 1024)
 
 
 @dataclass(frozen=True)

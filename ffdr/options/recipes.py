@@ -14,6 +14,7 @@ from ffdr.options.files import (
     PackOptions,
     SplitOptions,
     SubsetOptions,
+    TranscodeOptions,
     VerifyOptions,
     WriteOptions,
 )
@@ -82,6 +83,13 @@ class SubsetRecipe:
     """What ``ffdr subset`` needs."""
 
     subset: SubsetOptions
+
+
+@dataclass(frozen=True)
+class TranscodeRecipe:
+    """What ``ffdr transcode`` needs."""
+
+    transcode: TranscodeOptions
 
 
 @dataclass(frozen=True)
@@ -178,6 +186,7 @@ RECIPES: dict[str, type] = {
     "pack": PackRecipe,
     "split": SplitRecipe,
     "subset": SubsetRecipe,
+    "transcode": TranscodeRecipe,
     "inspect": InspectRecipe,
     "verify": VerifyRecipe,
     "train": TrainRecipe,
