@@ -208,3 +208,23 @@ assert dict(IMAGE_MODES) == {"jpg": 0, "raw": 1}
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
+
+
+def test_betons_of_the_stock_writer_are_transcoded_and_back(folder):
+    """Coefficients are kept; a manifest there was none, and is none."""
+    from ffdr.beton.transcode import transcode
+    from ffdr.dct.jpeg_read import read_jpeg
+    from ffdr.options import TranscodeOptions
+
+    path = folder / "stock_jpg.beton"
+    for name in ("there", "back"):
+        options = TranscodeOptions(str(path), str(folder / f"{name}.beton"), workers=1)
+        path = transcode(options, progress=False)
+    before, there, back = (ImageBeton.open(folder / f"{name}.beton") for name in ("stock_jpg", "there", "back"))
+    assert (there.modes == layout.DCT).all()
+    assert before.fingerprint == there.fingerprint == back.fingerprint
+    assert back.manifest is None
+    for i in range(150):
+        one, other = read_jpeg(before.data(i))[0], read_jpeg(back.data(i))[0]
+        assert all(np.array_equal(*planes) for planes in zip(one.planes, other.planes, strict=True))
+        assert np.array_equal(decode_image(back, i), decode_image(before, i))
