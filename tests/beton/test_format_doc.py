@@ -39,8 +39,14 @@ class Reader:
             self.record += size
         self.record += -self.record % 8
         self.index = self.alloc - (16 + 24 * self.count if "image" in self.fields else 0)
+        self.coding = self.index
+        if self.fields.get("image", (2,))[0] == 255:
+            magic, size = struct.unpack_from("<8sQ", self.fields["image"][1])
+            assert magic == b"FFDRDCT1"
+            self.coding -= 16 + size + -size % 8
+            assert struct.unpack_from("<8sQ", data, self.coding) == (magic, size)
         sums = 16 + 4 * (self.count + 1)
-        self.sums = self.index - (sums + -sums % 8)
+        self.sums = self.coding - (sums + -sums % 8)
 
     def entry(self, name, i, code):
         return struct.unpack_from("<" + code, self.data, self.head + i * self.record + self.offsets[name])
@@ -87,11 +93,91 @@ class Reader:
             regions = [self.region(name, i) for name in self.fields if name != "label"]
             assert stored[i] == zlib.crc32(b"".join(regions))
         before = self.data[: self.head + self.count * self.record]
-        assert tables == zlib.crc32(before + self.data[self.index :])
+        assert tables == zlib.crc32(before + self.data[self.coding :])
         if "image" in self.fields:
             assert struct.unpack_from("<8sQ", self.data, self.index) == (b"FFDRORG1", self.count)
             origins = [struct.unpack_from("<qqq", self.data, self.index + 16 + 24 * i) for i in range(self.count)]
             assert origins == [self.origin(i) for i in range(self.count)]
+
+    def packed(self, i):
+        """An image of mode 2: sampling, three quantisation tables, planes {(block row, block): 64 coefficients}."""
+        data, coding = self.region("image", i), self.coding + 16
+        sampling, quant, flags, _, width, height = struct.unpack_from("<BBBBHH", data)
+        at = 8 + (384 if quant == 255 else 0)
+        tables = (data, 8) if quant == 255 else (self.data, coding + 4100 + 384 * quant)
+        h, v = ((1, 1), (1, 1), (2, 1), (2, 2))[sampling]
+        sides = [(width, height), *[(-(-width // h), -(-height // v))] * (2 if sampling else 0)]
+        order = []
+        for mcu in range(-(-height // (8 * v))):
+            order += [(0, mcu * v + row) for row in range(v)] + [(plane, mcu) for plane in range(1, len(sides))]
+        row_bytes = struct.unpack_from(f"<{len(order)}{'I' if flags & 1 else 'H'}", data, at)
+        at += len(order) * (4 if flags & 1 else 2)
+        planes = [{} for _ in sides]
+        for (plane, row), size in zip(order, row_bytes, strict=True):
+            if 8 * row >= sides[plane][1]:
+                assert size == 0
+                continue
+            count = -(-sides[plane][0] // 8)
+            blocks = self.block_row(data[at : at + size], count, plane)
+            planes[plane].update({(row, column): block for column, block in enumerate(blocks)})
+            at += size
+        assert data[at:] == bytes(16)
+        return sampling, [struct.unpack_from("<64H", tables[0], tables[1] + 128 * plane) for plane in range(3)], planes
+
+    def block_row(self, data, count, plane):
+        """The blocks of a row."""
+        coding, heads = self.coding + 16, -(-count // 8)
+        first_with_high = int.from_bytes(self.data[coding : coding + 2], "little")
+        entries = data[2 * heads : 2 * heads + count]
+        at, types = 2 * heads + count, []
+        for entry in entries:
+            if plane:
+                types.append(self.data[coding + 2052 + 8 * entry :][:8])
+                continue
+            low, high = self.data[coding + 4 + 4 * entry :][:4], bytes(4)
+            if entry >= first_with_high:
+                high, at = self.data[coding + 1028 + 4 * data[at] :][:4], at + 1
+            types.append(low + high)
+        levels = []
+        for head in struct.unpack_from(f"<{heads}H", data):
+            width = head & 15
+            levels += [(head >> 4) - 2048 + value for value in integers(data[at : at + width], width)]
+            at += width
+        assert not any(value - ((head >> 4) - 2048) for value in levels[count:])
+        blocks = []
+        for dc, kinds in zip(levels, types, strict=False):
+            block = [dc] + [0] * 63
+            for group, kind in enumerate(kinds):
+                width, bias = (kind - 11, 1) if kind > 11 else (12 if kind == 11 else kind, 0)
+                values = integers(data[at : at + width], width)
+                at += width
+                for lane, position in enumerate(lanes(group)):
+                    value = values[lane] - (values[lane] >> width - 1 << width if width else 0) + bias
+                    assert position is not None or value == 0
+                    if position is not None:
+                        block[position] = value
+            blocks.append(block)
+        assert at == len(data)
+        return blocks
+
+
+def integers(data, width):
+    """Eight unsigned integers."""
+    word = int.from_bytes(data, "little")
+    return [word >> width * lane & (1 << width) - 1 for lane in range(8)]
+
+
+def lanes(group):
+    """Natural-order position of the coefficient in each lane of a group; None where there is none."""
+    diagonals = [[(r, d - r) for r in range(8) if 0 <= d - r < 8] for d in range(15)]
+    zigzag = [8 * r + c for d, cells in enumerate(diagonals) for r, c in (cells if d % 2 else cells[::-1])]
+    members, taken = zigzag[1 + 8 * group : 9 + 8 * group], {}
+    for position in members:
+        taken.setdefault(position % 8, position)
+    for position in members:
+        if position not in taken.values():
+            taken[min(set(range(8)) - set(taken))] = position
+    return [taken.get(lane) for lane in range(8)]
 
 
 # ------------------------------------------------------------------------- ffdr enters
@@ -150,6 +236,40 @@ def test_a_reader_made_from_the_page_agrees(which, policy, digits, photos, reinf
             check_reinforcement(reader, path)
 
 
+def test_packed_coefficients_are_those_of_the_page(tmp_path):
+    """All samplings, with quantisation tables of the coding and of the image's own."""
+    from jpegs import make_files
+
+    from ffdr.beton.read import ImageBeton
+    from ffdr.beton.write import write_images
+    from ffdr.dct import learn
+    from ffdr.dct.pack import unpack
+    from ffdr.options import WriteOptions
+
+    files = make_files(tmp_path / "files")
+    options = WriteOptions(
+        source="imagefolder", path=str(files), split="", out=str(tmp_path / "x.beton"), mode="dct", workers=1
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(learn, "MAX_QUANTS", 2)
+        images = ImageBeton.open(write_images(options, progress=False))
+    reader = Reader(images.path)
+    reader.check()
+    check_images(reader, images.path)
+    samplings = set()
+    for i in range(len(images)):
+        sampling, quant, planes = reader.packed(i)
+        found = unpack(images.data(i), images.coding, *images.sizes[i].tolist())
+        samplings.add((sampling, reader.region("image", i)[1] == 255))
+        assert sampling == found.sampling
+        assert np.array_equal(np.broadcast_to(found.quant, (3, 64)), quant)
+        for blocks, plane in zip(planes, found.planes, strict=True):
+            assert len(blocks) == plane.shape[0] * plane.shape[1]
+            assert all(block == plane[place].tolist() for place, block in blocks.items())
+    assert {sampling for sampling, _ in samplings} == {0, 1, 2, 3}
+    assert {own for _, own in samplings} == {True, False}
+
+
 def test_jpegs_have_the_table_of_the_page(photos):
     from ffdr.beton.jpeg import read_offset_table
 
@@ -187,6 +307,7 @@ def documented(name):
         ("ffdr.beton.layout", "ALLOC_DTYPE", 24),
         ("ffdr.beton.layout", "SECTION_DTYPE", 16),
         ("ffdr.beton.jpeg", "TABLE_DTYPE", 12),
+        ("ffdr.dct.format", "RECORD_DTYPE", 8),
         ("ffdr.augment.view", "VIEW_DTYPE", 24),
         ("ffdr.augment.view", "MIX_DTYPE", 14),
     ],
@@ -218,6 +339,7 @@ def test_numbers_of_the_page_are_those_of_the_code():
         f"`{header.HEADER_MAGIC.decode()}`",
         f"`{layout.CHECKSUM_MAGIC.decode()}` checksums",
         f"`{layout.ORIGIN_MAGIC.decode()}` origin index",
+        f"`{layout.CODING_MAGIC.decode()}` coding",
         f"{layout.INT} integer, {layout.IMAGE} image, {layout.ARRAY} array, {layout.CUSTOM} custom",
         f"(round, {PICK}, e div K, i)",
     ):
