@@ -37,14 +37,15 @@ class Whole:
     def __init__(self, path):
         self.data = path.read_bytes()
         self.is_images = path.name.startswith("images")
-        specs = read_tables(path).specs
+        tables = read_tables(path)
+        specs = tables.specs
         header = np.frombuffer(self.data[:24], HEADER_DTYPE)[0]
         self.metadata_type = layout.metadata_dtype(specs)
         self.head = 24 + len(specs) * FIELD_DTYPE.itemsize
         self.metadata = self.head + N * self.metadata_type.itemsize
         self.alloc = int(header["alloc_table_ptr"])
-        self.index = self.alloc - (layout.origin_bytes(N) if self.is_images else 0)
-        self.sums = self.index - layout.checksum_bytes(N)
+        self.sums = tables.data_end
+        self.index = self.sums + layout.checksum_bytes(N)  # the coding, if there is one, then the origin index
         self.numbers = [*self._numbers()]
 
     def _numbers(self):
