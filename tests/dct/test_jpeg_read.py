@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from guarded import Numpy
 from jpegs import (
     FACTORS,
     all_variants,
@@ -28,8 +29,10 @@ from jpegs import (
 )
 from PIL import Image
 
+from ffdr.dct import jpeg_read
 from ffdr.dct.format import GREY, SAMPLING_NAMES, YUV420, YUV422, YUV444, Coefficients, block_grid
 from ffdr.dct.jpeg_read import Unsupported, read_jpeg
+from ffdr.dct.jpeg_scan import SLACK, TABLE, TRUNCATED, build_table, decode_scan
 from ffdr.dct.jpeg_write import write_jpeg
 
 SAMPLINGS = [GREY, YUV444, YUV422, YUV420]
@@ -292,13 +295,22 @@ def mutated(data, rng):
     return bytes(data)
 
 
+def decode_far_beyond_the_end(memory):
+    """A scan of no byte but a few, of which zeros behind make a block of 63 codes of 16 bits with 11 more each."""
+    table = memory.zeros((2, TABLE), np.int32)
+    for each in table:
+        assert build_table(np.array([0] * 15 + [1], np.uint8), np.array([11], np.uint8), each)
+    layout = np.array([[1, 1, 1, 1, 0, 0, 1]])
+    for size in range(20):
+        clean, blocks = memory.empty(size + SLACK, np.uint8), memory.zeros((2, 64), np.int16)
+        status, at = decode_scan(memory.zeros(size, np.uint8), 0, (1, 1), 0, layout, table, blocks, clean)
+        assert (status, at) == (TRUNCATED, size)
+
+
 def fuzz(count):
     """Read ``count`` damaged JPEGs; whatever is taken, libjpeg must take without a warning, and see the same."""
-    import guarded
-
-    import ffdr.dct.jpeg_read as module
-
-    module.np = guarded.Numpy()
+    jpeg_read.np = memory = Numpy()
+    decode_far_beyond_the_end(memory)
     rng = np.random.default_rng(5)
     sources = [data for sampling in SAMPLINGS for _, size, data in all_variants(sampling) if max(size) in (33, 50, 100)]
     done = {"read": 0, "refused": 0, "unsupported": 0}

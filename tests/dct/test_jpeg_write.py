@@ -76,19 +76,17 @@ def test_small_coefficients_and_wide_tables_as_libjpeg_reads_them(sampling):
 
 
 def test_codes_never_exceed_16_bits():
-    """Symbols that come as often as Fibonacci's numbers would get codes of up to 22 bits."""
-    often = [1, 1]
-    while len(often) < 23:
+    """Symbols that come as often as Fibonacci's numbers would get codes of up to 23 bits."""
+    often = [1, 2]
+    while len(often) < 22:
         often.append(often[-1] + often[-2])
-    values = np.repeat([(1 << i % 10) << 4 | i // 10 for i in range(23)], often)
-    blocks = np.zeros((-(-len(values) // 10), 64), np.int16)
-    for at, (size, run) in enumerate((v >> 4, v & 15) for v in values):
-        blocks[at // 10, 1 + 6 * (at % 10) + run] = size
-    side = int(np.ceil(np.sqrt(len(blocks))))
+    side = 274
+    assert sum(often) <= side * side
     plane = np.zeros((side * side, 64), np.int16)
-    plane[: len(blocks)] = blocks
-    quant = np.ones((1, 64), np.uint16)
-    coefficients = Coefficients(GREY, 8 * side, 8 * side, quant, (plane.reshape(side, side, 64),))
+    symbols = np.repeat(np.arange(22), often)
+    rank = np.array([1, 8, 16])[symbols // 10]  # behind 0, 1, 2 zeros in zig-zag order
+    plane[np.arange(len(symbols)), rank] = 1 << symbols % 10
+    coefficients = Coefficients(GREY, 8 * side, 8 * side, np.ones((1, 64), np.uint16), (plane.reshape(side, side, 64),))
     data = write_jpeg(coefficients)
     assert same(read_jpeg(data)[0], coefficients)
     assert decode_jpeg(np.frombuffer(data, np.uint8), np.zeros((8 * side, 8 * side, 3), np.uint8))
