@@ -185,8 +185,8 @@ def _check_images(tables: Tables, sizes: np.ndarray, modes: np.ndarray, data_siz
     pixels = sizes[:, 0].astype(np.int64) * sizes[:, 1]
     expected = np.where(modes == RAW, 3 * pixels, data_size.astype(np.int64))
     tables.check(data_size == expected.astype(np.uint64), "its raw image does not have width × height × 3 bytes")
-    bound = _PIXELS_A_BYTE * data_size.astype(np.int64)
-    tables.check((modes != JPG) | (pixels <= bound), "its image has more pixels than a JPEG of that many bytes can hold")
+    good = (modes != JPG) | (pixels <= _PIXELS_A_BYTE * data_size.astype(np.int64))
+    tables.check(good, "its image has more pixels than a JPEG of that many bytes can hold")
     least = least_bytes(sizes[:, 0].astype(np.int64), sizes[:, 1].astype(np.int64)).astype(np.uint64)
     good = (modes != DCT) | (data_size >= least)
     tables.check(good, "its image has more pixels than packed coefficients of that many bytes can hold")
