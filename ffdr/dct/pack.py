@@ -28,9 +28,9 @@ def pack(coefficients: Coefficients, coding: Coding) -> bytes:
     """An image as packed bytes. Every block takes the cheapest entries that serve it, of those the lowest.
 
     Raises:
-        ValueError: coefficients that are none: shapes, types or values out of range.
+        ValueError: coefficients that can't be packed (``check_coefficients``).
     """
-    _check(coefficients)
+    check_coefficients(coefficients)
     number, tables = _find_quant(coefficients.quant, coding)
     rows = _block_rows(coefficients)
     ends = np.cumsum([most_bytes(len(blocks)) for _, blocks in rows])
@@ -75,7 +75,8 @@ def unpack(data: bytes | np.ndarray, coding: Coding, width: int, height: int) ->
     return coefficients
 
 
-def _check(coefficients: Coefficients) -> None:
+def check_coefficients(coefficients: Coefficients) -> None:
+    """Raise ValueError where shapes, types or values are none that ``Coefficients`` may have."""
     sampling, width, height = coefficients.sampling, coefficients.width, coefficients.height
     if not 0 <= sampling < len(FACTORS):
         raise ValueError(f"coefficients: sampling {sampling} is unknown")

@@ -223,10 +223,11 @@ def _take_dc(row: np.ndarray, at: int, blocks: np.ndarray, values: np.ndarray) -
         at = _take(row, at, word & 15, values)
         for lane in range(BLOCKS_A_HEAD):
             value = values[lane] + (word >> 4) - HEAD_BIAS
-            if value > MOST:
+            if first + lane >= count:
+                if values[lane]:
+                    return BEHIND_LAST
+            elif value > MOST:
                 return DC_RANGE
-            if first + lane < count:
+            else:
                 blocks[first + lane, 0] = value
-            elif values[lane]:
-                return BEHIND_LAST
     return OK
