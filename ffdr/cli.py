@@ -122,9 +122,10 @@ def evaluate(options: EvalRecipe) -> None:
 
 
 def bench(options: BenchRecipe, what: str) -> None:
-    """Measure: loader, kernels, files, epoch (DR : ERM), train (step, loader, both), doctor (what limits training)."""
+    """Measure: loader, kernels, files, epoch (DR : ERM), train, eval, doctor (what limits training)."""
     from ffdr.bench.doctor import bench_doctor
     from ffdr.bench.epoch import bench_epoch
+    from ffdr.bench.evaluate import bench_eval
     from ffdr.bench.files import bench_files
     from ffdr.bench.kernels import bench_kernels
     from ffdr.bench.loader import bench_loader
@@ -136,6 +137,7 @@ def bench(options: BenchRecipe, what: str) -> None:
         "files": bench_files,
         "epoch": bench_epoch,
         "train": bench_train,
+        "eval": bench_eval,
         "doctor": bench_doctor,
     }
     benches[what](options.bench)

@@ -27,7 +27,7 @@ from ffdr.train.run import build_trainer
 _VIEWS = 8
 _EPOCHS = 10**4
 """More than are ever timed, so that the learning rate stays where it is."""
-_CACHED = 4
+CACHED = 4
 """Different batches that are kept on the device."""
 
 
@@ -204,7 +204,7 @@ def read_last(loader: BatchLoader, count: int) -> list[Batch]:
     _rewind(loader, loader.state_dict()["epoch"], count)
     kept: list[Batch] = []
     for batch in loader:
-        if len(kept) < _CACHED:
+        if len(kept) < CACHED:
             kept.append(batch)
     wait(kept[0][0].device)
     return kept

@@ -26,7 +26,7 @@ class DemoOptions:
         between("demo.epochs", self.epochs, 0, 10**6)
 
 
-BENCHES = ("loader", "kernels", "files", "epoch", "train", "doctor")
+BENCHES = ("loader", "kernels", "files", "epoch", "train", "eval", "doctor")
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,24 @@ class BenchOptions:
     resolution: int = 224
     """pixels of the views (loader, kernels, epoch)"""
     models: tuple[str, ...] = ()
-    """timm models to train, one or several (train), the first (doctor); empty: resnet50 on a GPU, else resnet18"""
+    """timm models, one or several (train, eval), the first (doctor); empty: resnet50 on a GPU, else resnet18"""
     precisions: tuple[str, ...] = ("auto",)
-    """auto, float32, bfloat16, float16, one or several (train), the first (doctor)"""
+    """auto, float32, bfloat16, float16, one or several (train, eval), the first (doctor)"""
     resolutions: tuple[int, ...] = ()
-    """pixels of the views, one or several (train), the first (doctor); empty: 224 on a GPU, else 128"""
+    """pixels of the views, one or several (train, eval), the first (doctor); empty: 224 on a GPU, else 128"""
     batch_size: int = 0
-    """images a step (train, doctor); 0: 256 on a GPU, else 16"""
+    """images a step (train, eval, doctor); 0: 256 on a GPU, else 16"""
     steps: int = 0
-    """steps of one timed pass (train, doctor); 0: 32 on a GPU, else 2"""
+    """steps of one timed pass (train, eval, doctor); 0: 32 on a GPU, else 2"""
     compile: str = ""
     """torch.compile's mode of ffdr's step: off, default, reduce-overhead, max-autotune; empty: default on a GPU that
     can, else off (train, doctor)"""
     data: str = ""
-    """image beton to train on (train, doctor); empty: photographs are made"""
+    """image beton to train on (train, doctor) or to evaluate (eval); empty: photographs are made"""
     reinforced: str = ""
     """reinforced beton of these images; empty: the one packed with them, or views drawn on the fly and labels"""
     workers: int = 0
-    """decoding threads (train, doctor); 0: one a core"""
+    """decoding threads (train, eval, doctor); 0: one a core"""
     json: str = ""
     """file to write the figures to; a table and a plot go beside it"""
 
