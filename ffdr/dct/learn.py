@@ -31,8 +31,8 @@ from ffdr.dct.pack import all_tables, check_coefficients
 
 _BOTH = len(WIDTHS)
 """The demand of a group that needs one step on either side of zero: two types serve it, neither less than the other."""
-_EITHER = np.flatnonzero((WIDTHS == 2) & (TYPE_BELOW > 0) & (TYPE_ABOVE > 0)).astype(np.uint8)
-"""Those types."""
+_ONE_OF_BOTH = int(np.flatnonzero((TYPE_BELOW >= 1) & (TYPE_ABOVE >= 1))[0])
+"""The one that an entry made for such a demand has."""
 _DEMAND_BELOW, _DEMAND_ABOVE = np.append(TYPE_BELOW, 1).astype(np.uint8), np.append(TYPE_ABOVE, 1).astype(np.uint8)
 """(15,) levels of a group's demand: of the types, and of ``_BOTH``."""
 _KEY_BITS = 4
@@ -56,9 +56,8 @@ _MOST_PENDING = 1 << 20
 """Keys that wait to be counted."""
 _MOST_COUNTED = 1 << 18
 """Different keys, the most frequent ones, whose counts are kept; this bounds the memory."""
-_MOST_SERVED = 1 << 16
-"""Of those, the keys for which a codebook is chosen; this bounds the time, as do the following."""
-_MOST_CANDIDATES = 6000
+_MOST_SERVED = 1 << 15
+"""Of those, the keys for which a codebook is chosen, and out of which; this bounds the time."""
 
 
 def learn(samples: Iterable[Coefficients]) -> Coding:
@@ -180,7 +179,7 @@ def _choose(keys: np.ndarray, counts: np.ndarray, groups: int) -> np.ndarray:
     keys, counts = _most_frequent(keys, counts, _MOST_SERVED)
     wanted = _split(keys, groups)
     demands = _Demands(word(_DEMAND_BELOW[wanted]), word(_DEMAND_ABOVE[wanted]), counts)
-    types = _candidates(_split(_most_frequent(keys, counts, _MOST_CANDIDATES)[0], groups))
+    types = _candidates(wanted)
     cost = WIDTHS[types].sum(axis=1, dtype=np.int64)
     entries = _Entries(word(TYPE_BELOW[types]), word(TYPE_ABOVE[types]), cost)
     chosen = _fill(demands, entries)
@@ -194,13 +193,12 @@ def _split(keys: np.ndarray, groups: int) -> np.ndarray:
 
 
 def _candidates(demands: np.ndarray) -> np.ndarray:
-    """(n, groups) uint8 types that may become entries: first that which serves everything, then those that serve the
-    demands and nothing else."""
+    """(n, groups) uint8 types that may become entries: first that which serves everything, then for each demand
+    one that serves hardly more."""
     everything = np.full((1, demands.shape[1]), LARGEST, np.uint8)
     if demands.shape[1] == LOW_GROUPS + 1:
         everything[0, LOW_GROUPS] = HIGH_BYTE
-    exact = [np.where(demands == _BOTH, kind, demands).astype(np.uint8) for kind in _EITHER]
-    return np.concatenate([everything, np.unique(np.concatenate(exact), axis=0)])
+    return np.concatenate([everything, np.where(demands == _BOTH, _ONE_OF_BOTH, demands).astype(np.uint8)])
 
 
 @kernel

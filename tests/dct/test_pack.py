@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from coefficients import LANES, random_coefficients, read_packed, same
+from guarded import Numpy
 
+from ffdr.dct import pack as module
 from ffdr.dct.coding import Coding
 from ffdr.dct.format import GREY, SAMPLING_NAMES, TRAILER, YUV420, YUV422, YUV444
 from ffdr.dct.learn import learn
@@ -253,7 +255,9 @@ def mutate(rng, data):
     return bytes(data)
 
 
-def test_any_bytes_are_coefficients_or_an_error():
+def test_any_bytes_are_coefficients_or_an_error(monkeypatch):
+    """Data and blocks end at forbidden pages."""
+    monkeypatch.setattr(module, "np", Numpy())
     rng = np.random.default_rng(9)
     images = [random_coefficients(rng, sampling, 41, 27, spread=8.0) for sampling in SAMPLINGS]
     coding = learn(images[1:])
@@ -271,6 +275,18 @@ def test_any_bytes_are_coefficients_or_an_error():
             assert same(read_packed(data, coding), image)
             taken += 1
     assert taken > 100 and refused > 1000
+
+
+def test_a_row_that_ends_in_its_entries_is_not_read_beyond(monkeypatch):
+    """Its entries ask for more ``high`` bytes than there is data."""
+    monkeypatch.setattr(module, "np", Numpy())
+    coding = learn([])
+    blocks = 8192
+    row = bytes(2 * blocks // 8) + b"\xff" * blocks
+    data = bytes([GREY, 255, 0, 0]) + np.array([65535, 8], "<u2").tobytes() + b"\x01\x00" * 192
+    data += len(row).to_bytes(2, "little") + row + bytes(TRAILER)
+    with pytest.raises(ValueError, match="not as long"):
+        unpack(data, coding, 65535, 8)
 
 
 def test_large_sizes_with_few_bytes_take_no_memory():
