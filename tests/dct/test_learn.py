@@ -91,6 +91,15 @@ def test_one_step_on_either_side_takes_two_bits():
     assert len(pack(image, learn([image]))) == size
 
 
+def test_demands_are_the_least_that_serve():
+    """By steps below and above zero, as far as a type of two bits reaches; beyond, widths are even."""
+    expected = [[0, 12, 13], [1, module._BOTH, 13], [2, 2, 3]]
+    assert module._DEMAND_OF[:3, :3].tolist() == expected
+    for below, above in np.ndindex(12, 12):
+        if max(below, above) > 2:
+            assert module._DEMAND_OF[below, above] == max(below, above)
+
+
 @pytest.mark.parametrize("sampling", range(4))
 def test_any_sample_gives_a_coding_for_any_image(sampling):
     """Grey ones only, tiny ones only, none at all."""
