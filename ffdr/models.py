@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models import load_state_dict
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ffdr.errors import UserError, nearest
 from ffdr.options import ModelOptions
@@ -126,6 +127,21 @@ def build_model(options: ModelOptions, num_classes: int, resolution: int) -> nn.
         model.reset_classifier(num_classes)
     _probe(model, options.name, resolution)
     return model
+
+
+def forward_flops(model: nn.Module, name: str, resolution: int) -> int:
+    """Floating-point operations of one image's forward pass; a multiply-add counts as two.
+
+    model: in evaluation mode; may lie on the meta device, where the pass costs nothing.
+    Raises UserError for images that it can't take.
+    """
+    counter = FlopCounterMode(display=False)
+    try:
+        with counter, torch.no_grad():
+            model(torch.zeros(1, 3, resolution, resolution))
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(f"model.name: {name} can't take images of {resolution} px, which the recipe has") from error
+    return counter.get_total_flops()
 
 
 def save_model(path: str | Path, model: nn.Module, info: ModelInfo) -> None:

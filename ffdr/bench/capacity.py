@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 
 from ffdr.bench.timing import Work
-from ffdr.models import build_model
+from ffdr.models import build_model, forward_flops
 from ffdr.options import ModelOptions
-from ffdr.train.plan import _forward_flops
 
 _SIDE = {"cpu": 2048, "cuda": 8192}
 """Of the matrices that are multiplied: large enough to reach the device's full rate."""
@@ -29,7 +28,7 @@ def training_flops(name: str, num_classes: int, resolution: int) -> int:
     """
     with torch.device("meta"):  # shapes without numbers: no memory, no time
         model = build_model(ModelOptions(name=name), num_classes, resolution).eval()
-        return 3 * _forward_flops(model, name, resolution)
+        return 3 * forward_flops(model, name, resolution)
 
 
 def matrix_products(device: torch.device, dtype: torch.dtype | None) -> Work:

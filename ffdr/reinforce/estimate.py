@@ -13,6 +13,7 @@ from ffdr.beton.reinforced import file_bytes
 from ffdr.errors import UserError
 from ffdr.reinforce.labelling import Labeller
 from ffdr.reinforce.shards import SHARD_VIEWS
+from ffdr.text import duration
 
 _SAMPLE_BATCHES = 12
 _SAMPLE_SECONDS = 10.0
@@ -73,13 +74,3 @@ def _views_per_second(labeller: Labeller, shards: list[range]) -> tuple[float, i
     seconds = time.perf_counter() - start
     batches.close()
     return views / seconds, views
-
-
-def duration(seconds: float) -> str:
-    """As a person would say it: 3 d 4 h, 2 h 5 min, 40 s."""
-    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
-    if days >= 1:
-        return f"{int(days)} d {hours % 24:.0f} h"
-    if hours >= 1:
-        return f"{int(hours)} h {minutes % 60:.0f} min"
-    return f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.1f} s"

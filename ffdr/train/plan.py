@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 import yaml
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
-from ffdr.models import autocast_dtype, best_device, build_model, check_name, fixed_size
+from ffdr.models import autocast_dtype, best_device, build_model, check_name, fixed_size, forward_flops
 from ffdr.options import DataOptions, TrainOptions, TrainRecipe
-from ffdr.reinforce.estimate import duration
+from ffdr.text import duration
 from ffdr.train.fit import build_student
 from ffdr.train.optim import resolution_at
 
@@ -147,18 +146,8 @@ def plan_work(recipe: TrainRecipe, data: Data) -> Work:
         model = build_model(
             replace(recipe.model, checkpoint="", pretrained=False), data.classes, train.resolution
         ).eval()
-        flops = {size: _forward_flops(model, recipe.model.name, size) for size in sizes}
+        flops = {size: forward_flops(model, recipe.model.name, size) for size in sizes}
     return Work(steps, train.epochs, train.batch_size, flops, resolutions)
-
-
-def _forward_flops(model: nn.Module, name: str, resolution: int) -> int:
-    counter = FlopCounterMode(display=False)
-    try:
-        with counter, torch.no_grad():
-            model(torch.zeros(1, 3, resolution, resolution))
-    except (AssertionError, RuntimeError) as error:
-        raise UserError(f"model.name: {name} can't take images of {resolution} px, which the recipe has") from error
-    return counter.get_total_flops()
 
 
 def _describe_model(recipe: TrainRecipe, model: nn.Module, work: Work) -> str:

@@ -83,10 +83,3 @@ def test_what_a_killed_run_has_is_not_needed_again(reinforced_digits, tmp_path):
     occupied = os.stat(tmp_path / "x.beton.partial").st_blocks * 512
     assert occupied >= 8192
     assert estimate._needed(out, header, 1) == before - occupied
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(3.21, "3.2 s"), (150, "2 min"), (7500, "2 h 5 min"), (277_200, "3 d 5 h")]
-)
-def test_durations(seconds, text):
-    assert estimate.duration(seconds) == text

@@ -1,0 +1,13 @@
+"""How figures are said: times as a person would, tables as Markdown."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float) -> str:
+    """As a person would say it: 3 d 4 h, 2 h 5 min, 40 s."""
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if days >= 1:
+        return f"{int(days)} d {hours % 24:.0f} h"
+    if hours >= 1:
+        return f"{int(hours)} h {minutes % 60:.0f} min"
+    return f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.1f} s"
