@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 
 def duration(seconds: float) -> str:
     """As a person would say it: 3 d 4 h, 2 h 5 min, 40 s."""
@@ -11,3 +13,14 @@ def duration(seconds: float) -> str:
     if hours >= 1:
         return f"{int(hours)} h {minutes % 60:.0f} min"
     return f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.1f} s"
+
+
+def table_lines(headings: Sequence[str], rows: Iterable[Sequence[str]], padded: bool = False) -> list[str]:
+    """A Markdown table. padded: with columns as wide as their longest cell, to be read as it is."""
+    lines = [headings, *rows]
+    widths = [max(map(len, column)) if padded else 0 for column in zip(*lines, strict=True)]
+    rule = "|" + "|".join("-" * max(width + 2, 3) for width in widths) + "|"
+    heading, *body = (
+        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in lines
+    )
+    return [heading, rule, *body]

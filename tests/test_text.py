@@ -2,7 +2,7 @@
 
 import pytest
 
-from ffdr.text import duration
+from ffdr.text import duration, table_lines
 
 
 @pytest.mark.parametrize(
@@ -10,3 +10,13 @@ from ffdr.text import duration
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_markdown_table():
+    assert table_lines(["", "long"], [["12", "3"]]) == ["|  | long |", "|---|---|", "| 12 | 3 |"]
+    assert table_lines(["", "long"], [["12", "3"], ["4", "5"]], padded=True) == [
+        "|    | long |",
+        "|----|------|",
+        "| 12 | 3    |",
+        "| 4  | 5    |",
+    ]

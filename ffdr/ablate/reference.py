@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ffdr.ablate.scores import table_lines
 from ffdr.beton.partial import write_aside
 from ffdr.errors import UserError, nearest
 from ffdr.options import ReportOptions
+from ffdr.text import table_lines
 
 COLUMNS = {
     ("val", "top1"): "ImageNet",

@@ -12,9 +12,10 @@ from typing import Any
 
 from ffdr.ablate.cell import Result
 from ffdr.ablate.grid import SEED, Cell, Grid
-from ffdr.ablate.scores import JUDGED, METRICS, Difference, as_text, half_width, table_lines
+from ffdr.ablate.scores import JUDGED, METRICS, Difference, as_text, half_width
 from ffdr.bench.environment import environment
 from ffdr.beton.partial import write_aside
+from ffdr.text import table_lines
 
 Group = tuple[tuple[str, str], ...]
 """Points that repeats share: (axis, label) pairs."""

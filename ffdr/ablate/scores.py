@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,6 @@ def as_text(values: Sequence[float], metric: Metric) -> str:
     mean, half = mean_and_half_width(values)
     text = f"{metric.scale * mean:,.{metric.digits}f}"
     return text if half is None else f"{text} ± {metric.scale * half:,.{metric.digits}f}"
-
-
-def table_lines(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table."""
-    return [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ffdr.bench.environment import environment
 from ffdr.bench.statistics import Estimate
 from ffdr.beton.partial import write_aside
 from ffdr.errors import UserError
+from ffdr.text import table_lines
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,8 @@ class Table:
     notes: Sequence[str] = ()
 
     def __str__(self) -> str:
-        lines = [self.headings, *self.rows]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
-
-        def row(cells: Sequence[str]) -> str:
-            return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
-
-        rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-        body = "\n".join([row(self.headings), rule, *map(row, self.rows)])
-        return "\n\n".join([f"## {self.title}", body, *self.notes])
+        lines = table_lines(self.headings, self.rows, padded=True)
+        return "\n\n".join([f"## {self.title}", "\n".join(lines), *self.notes])
 
 
 @dataclass(frozen=True)

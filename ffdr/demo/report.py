@@ -17,8 +17,8 @@ from ffdr.ablate.scores import (
     as_text,
     mean_and_half_width,
     sentence,
-    table_lines,
 )
+from ffdr.text import table_lines
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

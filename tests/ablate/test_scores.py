@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ffdr.ablate.scores import METRICS, Difference, as_text, half_width, sentence, table_lines, training_time
+from ffdr.ablate.scores import METRICS, Difference, as_text, half_width, sentence, training_time
 
 
 def test_the_interval_is_student_t():
@@ -44,10 +44,6 @@ def test_a_sentence_names_winners_and_draws():
     assert sentence("top-1, %", "DR", differences) == (
         "top-1, %: DR is better than ERM (+5.00 ± 1.00) and no clear difference from KD (+0.10 (one pair))."
     )
-
-
-def test_a_markdown_table():
-    assert table_lines(["a", "b"], [["1", "2"]]) == ["| a | b |", "|---|---|", "| 1 | 2 |"]
 
 
 def test_the_first_epoch_counts_at_the_rate_of_the_others(tmp_path):
