@@ -34,15 +34,17 @@ def kernel(function: Callable[..., Any], parallel: bool = False, inlined: bool =
     """Compile lazily, without the interpreter lock, and keep the machine code on disk for the next process.
 
     Numba's disk cache only looks at the file that a function stands in, although the machine code contains everything
-    the function calls. The stamp below covers this package and the function's own folder, so an upgrade or an edit
-    never runs stale code.
+    the function calls. The stamp below covers the folders whose kernels others call, this one and ``dct`` above it, and
+    the function's own, so an upgrade or an edit never runs stale code.
     """
     compiled = numba.njit(
         nogil=True, cache=True, error_model="numpy", fastmath=False, parallel=parallel, forceinline=inlined
     )(function)
     cache_file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
     if hasattr(cache_file, "_source_stamp"):  # numba's private name; without it the cache is merely less careful
-        cache_file._source_stamp = (_digest(_HERE), _digest(Path(function.__code__.co_filename).parent))
+        own = Path(function.__code__.co_filename).parent
+        folders = [_HERE] if own == _HERE else [_HERE, _HERE.parent / "dct", own]
+        cache_file._source_stamp = tuple(map(_digest, folders))
     return compiled
 
 

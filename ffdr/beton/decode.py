@@ -2,8 +2,8 @@
 
 One decoder serves training, evaluation, the teacher and random access (``Replayer``). It reads the image beton through
 memory addresses, so it works on FFCV's page cache and on a plain memory map alike, and it reports a bad sample by its
-number and stage instead of crashing or handing out stale pixels. Of a JPEG with a row table only the part that a view
-reads is decoded (``splice.py``).
+number and stage instead of crashing or handing out stale pixels. Of packed coefficients (``ffdr/dct``), and of a JPEG
+with a row table (``splice.py``), only the part that a view reads is decoded.
 
 Shapes: B images in the batch, H×W output, T threads.
 """
@@ -20,22 +20,24 @@ from ffdr.augment.geometry import view_region
 from ffdr.augment.jit import address_of, bytes_at, kernel, parallel_kernel
 from ffdr.augment.replay import mix_into, replay_view, scratch_bytes, visible
 from ffdr.augment.view import MIX_DTYPE, VIEW_DTYPE
-from ffdr.beton.layout import JPG, RAW
+from ffdr.beton.layout import DCT, JPG, RAW
 from ffdr.beton.libjpeg import FUNCTION, decompress, frame_size, make_handles
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.splice import splice
+from ffdr.dct.blocks import Tables, make_tables
+from ffdr.dct.decode import CANVAS_SLACK, decode_packed
+from ffdr.dct.decode import scratch_bytes as packed_scratch_bytes
 from ffdr.errors import UserError
 
 # Statuses of this stage; those of a bad view record come from augment.check.
 BAD_JPEG = 1001
 BAD_RAW_SIZE = 1002
+BAD_PACKED = 1003
 _STATUS_TEXT = STATUS_TEXT | {
     BAD_JPEG: "the JPEG is corrupt",
     BAD_RAW_SIZE: "the raw image does not have width × height × 3 bytes",
+    BAD_PACKED: "the packed coefficients are corrupt, or of another size",
 }
-
-_SLACK = 64
-"""Bytes behind a decoded image that vectorised kernels may read (never use)."""
 
 
 class ReplayError(UserError):
@@ -61,6 +63,13 @@ class _Stored(NamedTuple):
     """address of the file's first byte in memory"""
     decompress: int
     """address of libjpeg-turbo's function: an argument, because compiled code outlives the process"""
+    types: np.ndarray
+    """``Tables``, flat: Numba hands no nested tuples to its threads"""
+    entries: np.ndarray
+    quants: np.ndarray
+    first_with_high: int
+    fast: bool
+    """whether to unpack them with AVX2, where there is such"""
 
 
 class _Workspace(NamedTuple):
@@ -72,6 +81,8 @@ class _Workspace(NamedTuple):
     """(T, bytes) uint8, a decoded image"""
     jpeg: np.ndarray
     """(T, bytes) uint8, the part of a JPEG that a view needs"""
+    samples: np.ndarray
+    """(T, bytes) uint8 for decode_packed"""
     scratch: np.ndarray
     """(T, bytes) uint8 for replay_view"""
     partner: np.ndarray
@@ -80,22 +91,23 @@ class _Workspace(NamedTuple):
 
 @kernel
 def _decode_region(
-    function: int,
-    handle: int,
-    data: np.ndarray,
-    width: int,
-    height: int,
-    region: tuple,
-    jpeg: np.ndarray,
-    canvas: np.ndarray,
+    stored: _Stored, mode: int, data: np.ndarray, width: int, height: int, region: tuple, room: _Workspace, thread: int
 ) -> tuple[int, int, int, int, int]:
-    """Decode at least ``region`` of a JPEG of width × height pixels to the beginning of ``canvas``.
+    """Decode at least ``region`` of an image of width × height pixels to the beginning of the thread's canvas.
 
     Returns a status and the decoded pixels' left, top, width and height.
     """
+    canvas, jpeg = room.canvas[thread], room.jpeg[thread]
+    if mode == DCT:
+        tables = Tables(stored.types, stored.entries, stored.quants, stored.first_with_high)
+        done, left, top, wide, high = decode_packed(
+            data, width, height, region, tables, room.samples[thread], canvas, stored.fast
+        )
+        return (OK if done else BAD_PACKED), left, top, wide, high
     size, left, top, wide, high = splice(data, width, height, region, jpeg)
     source, size = (address_of(jpeg), size) if size > 0 else (address_of(data), np.int64(len(data)))
-    failed = decompress(np.uint64(function), np.uint64(handle), source, size, wide, high, address_of(canvas))
+    handle, function = np.uint64(room.handles[thread]), np.uint64(stored.decompress)
+    failed = decompress(function, handle, source, size, wide, high, address_of(canvas))
     return (OK if failed == 0 else BAD_JPEG), left, top, wide, high
 
 
@@ -115,24 +127,22 @@ def _replay_stored(
     """Pixels of one view of one stored image, whose bytes lie at ``address``. Returns a status, ``OK`` for success."""
     data = bytes_at(np.uint64(address), np.int64(size))
     width, height = np.int64(stored.sizes[image, 0]), np.int64(stored.sizes[image, 1])
-    if stored.modes[image] == RAW:
+    mode = stored.modes[image]
+    if mode == RAW:
         if np.int64(size) != width * height * 3:
             return BAD_RAW_SIZE
         pixels = data.reshape((height, width, 3))
         return replay_view(pixels, 0, 0, width, height, views, row, column, out, room.scratch[thread])
-    if frame_size(data) != (width, height):
+    if mode == JPG and frame_size(data) != (width, height):
         return BAD_JPEG
     status = check_view(views, row, column, width, height, out.shape[0], out.shape[1])
     if status != OK:
         return status
     region = view_region(views, row, column, width, height, out.shape[0], out.shape[1])
-    canvas = room.canvas[thread]
-    status, left, top, wide, high = _decode_region(
-        stored.decompress, room.handles[thread], data, width, height, region, room.jpeg[thread], canvas
-    )
+    status, left, top, wide, high = _decode_region(stored, mode, data, width, height, region, room, thread)
     if status != OK:
         return status
-    pixels = canvas[: high * wide * 3].reshape((high, wide, 3))
+    pixels = room.canvas[thread][: high * wide * 3].reshape((high, wide, 3))
     return replay_view(pixels, left, top, width, height, views, row, column, out, room.scratch[thread])
 
 
@@ -191,23 +201,30 @@ class Replayer:
 
     Holds all scratch memory: per thread one decoded image of the largest stored size, one JPEG of the most stored
     bytes, the kernels' scratch and one output. Not to be called from two Python threads at once.
+
+    portable: unpack coefficients without AVX2, as other processors do; the pixels are the same.
     """
 
-    def __init__(self, images: ImageBeton, resolution: int, threads: int) -> None:
+    def __init__(self, images: ImageBeton, resolution: int, threads: int, portable: bool = False) -> None:
         self.images = images
         self.threads = threads
         self.shape = (resolution, resolution, 3)
         base = np.uint64(images.memmap.ctypes.data)
-        self._stored = _Stored(images.modes, images.sizes, images.data_ptr, images.data_size, base, FUNCTION)
+        tables = make_tables(images.coding)
+        self._stored = _Stored(
+            images.modes, images.sizes, images.data_ptr, images.data_size, base, FUNCTION, *tables, not portable
+        )
         widths, heights = images.sizes.astype(np.int64).T
-        jpegs = images.modes == JPG
-        largest = int((widths * heights * 3)[jpegs].max(initial=0))
+        jpegs, packed = images.modes == JPG, images.modes == DCT
+        largest = int((widths * heights * 3)[jpegs | packed].max(initial=0))
         longest = int(images.data_size[jpegs].max(initial=0))
+        widest = int(widths[packed].max(initial=0))
         room = scratch_bytes(int(widths.max()), int(heights.max()), resolution, resolution)
         self._room = _Workspace(
             make_handles(threads, self),
-            np.zeros((threads, largest + _SLACK), np.uint8),
+            np.zeros((threads, largest + CANVAS_SLACK), np.uint8),
             np.zeros((threads, longest), np.uint8),
+            np.zeros((threads, packed_scratch_bytes(widest) if widest else 0), np.uint8),
             np.zeros((threads, room), np.uint8),
             np.zeros((threads, *self.shape), np.uint8),
         )
