@@ -82,7 +82,7 @@ verb=${1:-demo}
 case $verb in
   setup) setup ;;
   demo) setup; exec "$venv/bin/ffdr" demo "$@" ;;
-  test) setup; exec "$venv/bin/python" -m pytest "$@" ;;
+  test) setup; exec "$venv/bin/python" -m pytest --numprocesses=2 --dist=loadfile "$@" ;;
   lint) setup; exec "$venv/bin/ruff" check . ;;
   ffdr) setup; cd "$caller"; exec "$venv/bin/ffdr" "$@" ;;
   *) say "unknown command '$verb'; one of: setup, demo, test, lint, ffdr"; exit 2 ;;

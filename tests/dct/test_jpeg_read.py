@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from guarded import Numpy
-from jpegs import (
+from PIL import Image
+from variants import (
     FACTORS,
     all_variants,
     arithmetic,
@@ -27,7 +28,6 @@ from jpegs import (
     same,
     segments,
 )
-from PIL import Image
 
 from ffdr.dct import jpeg_read
 from ffdr.dct.format import GREY, SAMPLING_NAMES, YUV420, YUV422, YUV444, Coefficients, block_grid
