@@ -147,7 +147,7 @@ def ablate(options: AblateRecipe) -> int:
     """Train and examine a grid of runs, with tables and plots of them; exit status 1 if a run failed."""
     from ffdr.ablate.run import run_ablation
 
-    return run_ablation(options.ablate)
+    return run_ablation(options.ablate, main)
 
 
 def report(options: ReportRecipe) -> None:

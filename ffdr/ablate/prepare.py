@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,11 @@ from ffdr.beton.subset import subset
 from ffdr.errors import UserError
 from ffdr.options import AblateOptions, SubsetOptions
 
+CommandLine = Callable[[Sequence[str]], int]
+"""Runs the words of an ``ffdr`` command line, as ``cli.main`` does; returns the exit status. Must pickle."""
 
-def prepare(options: AblateOptions, grid: Grid) -> None:
+
+def prepare(options: AblateOptions, grid: Grid, command_line: CommandLine) -> None:
     """Run the command lines of ``ablate.prepare`` that were not run yet, in a worker; then cut what is to be cut.
 
     Raises:
@@ -29,7 +32,7 @@ def prepare(options: AblateOptions, grid: Grid) -> None:
     record = Path(options.work) / "prepared.json"
     if _done(record, lines) < len(lines):
         record.parent.mkdir(parents=True, exist_ok=True)
-        (outcome,) = Workers(1, options.threads).run([partial(_run_lines, lines, record)], _Nobody())
+        (outcome,) = Workers(1, options.threads).run([partial(_run_lines, command_line, lines, record)], _Nobody())
         if outcome.error:
             raise UserError(f"ablate.prepare: {outcome.error}")
     for cut in dict.fromkeys(cell.cut for cell in grid.cells if cell.cut is not None):
@@ -47,13 +50,11 @@ def _done(record: Path, lines: Sequence[str]) -> int:
     return count
 
 
-def _run_lines(lines: Sequence[str], record: Path) -> None:
-    """In a worker: each line as the command line would run it."""
-    from ffdr.cli import main
-
+def _run_lines(command_line: CommandLine, lines: Sequence[str], record: Path) -> None:
+    """In a worker: each line that was not run yet."""
     for number in range(_done(record, lines), len(lines)):
         print(f"ffdr {lines[number]}", flush=True)
-        status = main(shlex.split(lines[number]))
+        status = command_line(shlex.split(lines[number]))
         if status >= 128:  # stopped by a signal
             raise SystemExit(status)
         if status:

@@ -11,7 +11,7 @@ from ffdr.ablate.board import Board
 from ffdr.ablate.cell import Job, make_job, run_job
 from ffdr.ablate.grid import Cell, Grid, fill_in
 from ffdr.ablate.plot import plot_study
-from ffdr.ablate.prepare import prepare
+from ffdr.ablate.prepare import CommandLine, prepare
 from ffdr.ablate.report import Row, write_csv, write_summary, write_table
 from ffdr.ablate.workers import Outcome, Workers
 from ffdr.beton.partial import write_aside
@@ -19,8 +19,10 @@ from ffdr.models import check_name
 from ffdr.options import AblateOptions
 
 
-def run_ablation(options: AblateOptions) -> int:
+def run_ablation(options: AblateOptions, command_line: CommandLine) -> int:
     """Run what is not finished yet, and write results.csv, table.md, summary.json and plots to ``ablate.out``.
+
+    command_line: what runs the lines of ``ablate.prepare``.
 
     Returns:
         The exit status: 1 if a run failed, else 0.
@@ -38,7 +40,7 @@ def run_ablation(options: AblateOptions) -> int:
     options = replace(options, test=fill_in(options, options.test))
     work, out = Path(options.work), Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    prepare(options, grid)
+    prepare(options, grid, command_line)
     jobs = [make_job(cell.recipe, work, options.test, options.corruptions) for cell in grid.cells]
     workers = Workers(options.jobs, options.threads)
     outcomes = run_jobs(grid.cells, jobs, workers)

@@ -17,9 +17,12 @@ from ffdr.augment.replay import _erase, mix_into, visible
 from ffdr.augment.resize import ALIGNMENT, resize_bytes, resize_view
 from ffdr.augment.view import WIDE
 from ffdr.beton.decode import Replayer
+from ffdr.beton.layout import DCT
 from ffdr.beton.libjpeg import decompress
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.splice import splice
+from ffdr.dct.blocks import Tables
+from ffdr.dct.decode import decode_packed
 
 STAGES = ("splice", "decode", "resize", "operations", "erase", "mix")
 _SPLICE, _DECODE, _RESIZE, _OPERATIONS, _ERASE, _MIX = range(len(STAGES))
@@ -37,6 +40,7 @@ class Room:
         self.replayer = replayer  # keeps its decompressor alive
         self.decoder = (replayer._stored.decompress, replayer._room.handles[0])
         self.canvas, self.jpeg = replayer._room.canvas[0], replayer._room.jpeg[0]
+        self.samples = replayer._room.samples[0]
         widths, heights = images.sizes.T
         size = 3 * resolution * resolution
         self.pictures = np.zeros((2, size + IMAGE_SLACK), np.uint8)
@@ -109,17 +113,21 @@ def _timed_view(
     spent: np.ndarray,
     clock: np.ndarray,
 ) -> None:
-    """What ``decode._replay_stored`` does with a JPEG, looking at the clock after each stage."""
-    decoder, canvas, jpeg, pictures, work = room
+    """What ``decode._replay_stored`` does with all but raw images, looking at the clock after each stage."""
+    decoder, canvas, jpeg, samples, pictures, work = room
     data = bytes_at(np.uint64(stored.base) + stored.data_ptr[image], np.int64(stored.data_size[image]))
     width, height = np.int64(stored.sizes[image, 0]), np.int64(stored.sizes[image, 1])
     view = views[row, column]
     now = _now(clock)
     region = view_region(views, row, column, width, height, out.shape[0], out.shape[1])
-    size, left, top, wide, high = splice(data, width, height, region, jpeg)
-    source, size = (address_of(jpeg), size) if size > 0 else (address_of(data), np.int64(len(data)))
-    now = _lap(spent, _SPLICE, now, clock)
-    decompress(decoder[0], decoder[1], source, np.uint64(size), wide, high, address_of(canvas))
+    if stored.modes[image] == DCT:
+        tables = Tables(stored.types, stored.entries, stored.quants, stored.first_with_high)
+        _, left, top, wide, high = decode_packed(data, width, height, region, tables, samples, canvas, stored.fast)
+    else:
+        size, left, top, wide, high = splice(data, width, height, region, jpeg)
+        source, size = (address_of(jpeg), size) if size > 0 else (address_of(data), np.int64(len(data)))
+        now = _lap(spent, _SPLICE, now, clock)
+        decompress(decoder[0], decoder[1], source, np.uint64(size), wide, high, address_of(canvas))
     now = _lap(spent, _DECODE, now, clock)
     pixels = canvas[: high * wide * 3].reshape((high, wide, 3))
     resized = address_of(pictures[0]) if view.op0 != 0 or view.op1 != 0 else address_of(out)
@@ -159,12 +167,12 @@ def _time_stages(
 
 
 def time_stages(room: Room, index: np.ndarray, views: np.ndarray, mixes: np.ndarray) -> np.ndarray:
-    """Replay the views of JPEG images, one after the other in ``room.out[0]``; seconds spent in each of ``STAGES``.
+    """Replay the views of JPEGs or packed images, one after the other in ``room.out[0]``; seconds a stage (``STAGES``).
 
     index: (n,) int64; views (n, 2) and mixes (n,) as for ``Replayer``, and good.
     """
     spent = np.zeros(len(STAGES), np.int64)
-    memory = (room.decoder, room.canvas, room.jpeg, room.pictures, room.work)
+    memory = (room.decoder, room.canvas, room.jpeg, room.samples, room.pictures, room.work)
     _time_stages(room.stored, views, mixes, index, room.out, memory, spent, np.zeros(2, np.int64))
     return spent / 1e9
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from ffdr.bench import pipelines as p
 from ffdr.bench.drivers import STAGES
-from ffdr.bench.plot import plot_loader
+from ffdr.bench.plot import plot_bytes, plot_loader
 from ffdr.bench.report import Table, Target, check_report, report, target_table
 from ffdr.bench.startup import start_seconds
 from ffdr.bench.statistics import Estimate
@@ -26,12 +26,18 @@ from ffdr.bench.timing import Timing, single_threaded_libraries, time_in_turn
 from ffdr.beton.jpeg import encode_jpeg
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton
+from ffdr.dct.jpeg_read import read_jpeg
+from ffdr.dct.learn import learn
+from ffdr.dct.pack import pack
 from ffdr.options import BenchOptions
 
+SAMPLE = 256
+"""Images that codebooks are learned from, as ``ffdr write`` does."""
 REST = "the rest"
 """Order, records, targets, queues, Python."""
-PLAIN, AS_STOCK = "without markers and table", "as stock FFCV stores them"
-"""What the stored bytes are relative to."""
+PLAIN, AS_STOCK = "JPEG : the same without markers and table", "JPEG : as stock FFCV stores them"
+PACKED_90, PACKED_80 = "packed : optimised JPEG, quality 90", "packed : optimised JPEG, quality 80"
+"""Which stored bytes relative to which."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class Figures:
     """By pipeline and stage: seconds an image, and share of the loader's time."""
     bytes: Mapping[str, float]
     """Of ffdr's stored images, relative to other encodings."""
+    image_bytes: Mapping[str, float]
+    """An image, by crop-and-flip pipeline."""
     start: Mapping[str, float]
     """Seconds from import to first batch."""
 
@@ -69,15 +77,22 @@ def bench_loader(options: BenchOptions) -> None:
     tables = [_rate_table(figures), target_table(targets(figures)), _stage_table(figures), _other_table(figures)]
     report(options.json, "Loader", setting, tables, _json(figures))
     if options.json:
-        plot_loader(Path(options.json).with_suffix(".png"), figures.timings, figures.stages[p.DR])
+        picture = Path(options.json).with_suffix(".png")
+        plot_loader(picture, figures.timings, figures.stages[p.DR])
+        rates = {name: figures.timings[name].rate for name in figures.image_bytes}
+        plot_bytes(picture.with_stem(picture.stem + "_bytes"), rates, figures.image_bytes)
 
 
 def measure(files: p.Files, repeats: int, resolution: int, folder: Path) -> Figures:
     """All figures of the files' pictures."""
     images = ImageBeton.open(files.jpg)
     clocks = {
-        name: p.StageClock(images, reinforced, resolution)
-        for name, reinforced in ((p.DR, files.full), (p.MIXED, files.mixing))
+        name: p.StageClock(beton, reinforced, resolution)
+        for name, beton, reinforced in (
+            (p.DR, images, files.full),
+            (p.MIXED, images, files.mixing),
+            (p.PACKED, ImageBeton.open(files.packed), files.full),
+        )
     }
     with single_threaded_libraries():
         timings = time_in_turn(p.pipelines(files, resolution, clocks), repeats)
@@ -85,7 +100,7 @@ def measure(files: p.Files, repeats: int, resolution: int, folder: Path) -> Figu
     timings = {name: timing for name, timing in timings.items() if not name.startswith(p.STAGES_OF)}
     cache = folder / "kernels"
     start = {name: start_seconds(files.jpg, files.full, p.BATCH, resolution, cache) for name in ("first", "second")}
-    return Figures(timings, stages, stored_bytes(files), start)
+    return Figures(timings, stages, stored_bytes(files), image_bytes(files), start)
 
 
 def stage_shares(loader: Timing, laps: np.ndarray) -> dict[str, tuple[Estimate, Estimate]]:
@@ -99,12 +114,33 @@ def stage_shares(loader: Timing, laps: np.ndarray) -> dict[str, tuple[Estimate, 
 
 
 def stored_bytes(files: p.Files) -> dict[str, float]:
-    """ffdr's stored images relative to the same JPEGs without markers and table, and to those of stock FFCV."""
-    images, stock = ImageBeton.open(files.jpg), ImageBeton.open(files.stock)
-    raw = ImageBeton.open(files.raw)
-    plain = sum(len(encode_jpeg(decode_image(raw, i), QUALITY, growth=0.0)) for i in range(len(raw)))
+    """ffdr's stored images relative to the same JPEGs in other forms; packed ones with their coding."""
+    images, stock, raw, packed = map(ImageBeton.open, (files.jpg, files.stock, files.raw, files.packed))
+    pixels = [decode_image(raw, i) for i in range(len(raw))]
+    plain = sum(len(encode_jpeg(image, QUALITY, growth=0.0)) for image in pixels)
+    assert packed.coding is not None
     mine = int(images.data_size.sum())
-    return {PLAIN: mine / plain, AS_STOCK: mine / int(stock.data_size.sum())}
+    return {
+        PLAIN: mine / plain,
+        AS_STOCK: mine / int(stock.data_size.sum()),
+        PACKED_90: (int(packed.data_size.sum()) + len(packed.coding.pack())) / plain,
+        PACKED_80: _packed_bytes([encode_jpeg(image, 80, growth=0.0) for image in pixels]),
+    }
+
+
+def _packed_bytes(jpegs: list[bytes]) -> float:
+    """The JPEGs packed, relative to themselves."""
+    coefficients = [read_jpeg(jpeg)[0] for jpeg in jpegs]
+    coding = learn(coefficients[:: max(1, len(jpegs) // SAMPLE)])
+    packed = sum(len(pack(image, coding)) for image in coefficients) + len(coding.pack())
+    return packed / sum(map(len, jpegs))
+
+
+def image_bytes(files: p.Files) -> dict[str, float]:
+    """Bytes an image of the file that each crop-and-flip pipeline reads."""
+    betons = {p.CROPS: files.jpg, p.PACKED_CROPS: files.packed, p.RAW: files.raw}
+    betons |= {p.STOCK: files.stock, p.STOCK_HALF: files.half}
+    return {name: float(ImageBeton.open(beton).data_size.mean()) for name, beton in betons.items()}
 
 
 def targets(figures: Figures) -> list[Target]:
@@ -121,7 +157,14 @@ def targets(figures: Figures) -> list[Target]:
         Target("share of the time outside JPEG decoding", outside, 0.28, at_most=True),
         Target("two threads : one", figures.ratio(p.TWO, p.DR), 1.85),
         Target("raw images, crop and flip : stock FFCV on JPEGs", figures.ratio(p.RAW, p.STOCK), 8),
-        Target("stored bytes : without markers and table", Estimate.of([figures.bytes[PLAIN]]), 1.01, at_most=True),
+        Target("bytes, " + PLAIN, Estimate.of([figures.bytes[PLAIN]]), 1.01, at_most=True),
+        Target("packed, full policy : stock FFCV's crop and flip", figures.ratio(p.PACKED, p.STOCK), 5.5),
+        Target("packed, crop and flip : the same of stock FFCV", figures.ratio(p.PACKED_CROPS, p.STOCK), 7.5),
+        Target("packed, mixing : full policy", figures.ratio(p.PACKED_MIXED, p.PACKED), 0.55),
+        Target("packed, without AVX2 : stock FFCV's crop and flip", figures.ratio(p.PORTABLE, p.STOCK), 4),
+        Target("packed, two threads : one", figures.ratio(p.PACKED_TWO, p.PACKED), 1.85),
+        Target("bytes, " + PACKED_90, Estimate.of([figures.bytes[PACKED_90]]), 1.2, at_most=True),
+        Target("bytes, " + PACKED_80, Estimate.of([figures.bytes[PACKED_80]]), 1.3, at_most=True),
         Target("seconds to the first batch, second start", Estimate.of([figures.start["second"]]), 5, at_most=True),
     ]
 
@@ -145,12 +188,22 @@ def _setting(options: BenchOptions, images: ImageBeton) -> list[str]:
 
 def _rate_table(figures: Figures) -> Table:
     rows = [
-        (name, timing.rate.text(0), _ratio(figures.ratio(name, p.STOCK)), _ratio(figures.ratio(name, p.TORCHVISION)))
+        (
+            name,
+            timing.rate.text(0),
+            _ratio(figures.ratio(name, p.STOCK)),
+            _ratio(figures.ratio(name, p.TORCHVISION)),
+            f"{figures.image_bytes[name] / 1024:.1f}" if name in figures.image_bytes else "",
+        )
         for name, timing in sorted(figures.timings.items(), key=lambda item: -item[1].rate.median)
     ]
     if p.DALI not in figures.timings:
-        rows.append((p.DALI, "not installed", "", ""))
-    return Table("Images a second, one core", ("", "images/s", "× stock FFCV", "× torchvision, full policy"), rows)
+        rows.append((p.DALI, "not installed", "", "", ""))
+    return Table(
+        "Images a second, one core",
+        ("", "images/s", "× stock FFCV", "× torchvision, full policy", "KiB an image"),
+        rows,
+    )
 
 
 def _ratio(ratio: Estimate | None) -> str:
@@ -158,21 +211,21 @@ def _ratio(ratio: Estimate | None) -> str:
 
 
 def _stage_table(figures: Figures) -> Table:
-    columns = [figures.stages[name] for name in (p.DR, p.MIXED)]
+    columns = [figures.stages[name] for name in (p.DR, p.MIXED, p.PACKED)]
     rows = []
     for stage in columns[0]:
         cells = [(1e6 * seconds.median, 100 * share.median) for seconds, share in (column[stage] for column in columns)]
         rows.append((stage, *(text for cost, share in cells for text in (f"{cost:.1f}", f"{share:.1f}"))))
     return Table(
         "Where the time goes",
-        ("", "full policy, µs an image", "%", "with mixing, µs an image", "%"),
+        ("", "full policy, µs an image", "%", "with mixing, µs an image", "%", "packed, µs an image", "%"),
         rows,
         [f"The same kernels on the same views, timed one by one; {REST}: what the loader takes on top."],
     )
 
 
 def _other_table(figures: Figures) -> Table:
-    rows = [(f"stored bytes of the images, relative to JPEGs {name}", f"{x:.4f}") for name, x in figures.bytes.items()]
+    rows = [(f"stored bytes, {name}", f"{x:.4f}") for name, x in figures.bytes.items()]
     rows += [(f"import to first batch, {name} start, seconds", f"{x:.1f}") for name, x in figures.start.items()]
     notes = ["The first start compiles all kernels, the second finds them on disk."]
     return Table("Bytes and start", ("", ""), rows, notes)
@@ -197,5 +250,6 @@ def _json(figures: Figures) -> dict[str, Any]:
             for name, stages in figures.stages.items()
         },
         "stored_bytes": dict(figures.bytes),
+        "image_bytes": dict(figures.image_bytes),
         "start_seconds": dict(figures.start),
     }

@@ -18,11 +18,12 @@ from ffdr.bench.drivers import Room, collect, decode_all, time_stages
 from ffdr.bench.peers import dali_pass, has_dali, published_pass, torchvision_pass
 from ffdr.bench.stock import stock_loader, write_stock
 from ffdr.bench.timing import Work
-from ffdr.beton.decode import blank_views
+from ffdr.beton.decode import Replayer, blank_views
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.beton.transcode import transcode
 from ffdr.beton.views import StoredViews
 from ffdr.loader import ReinforcedLoader
-from ffdr.options import ExportOptions
+from ffdr.options import ExportOptions, TranscodeOptions
 
 BATCH = 64
 FULL = Policy()
@@ -42,9 +43,15 @@ MIXED = "ffdr DR, full policy, mixup and cutmix"
 EVALUATION = "ffdr evaluation view"
 RAW = "ffdr DR, crop and flip, raw images"
 TWO = "ffdr DR, full policy, 2 threads on 2 cores"
+PACKED = "ffdr DR, full policy, packed"
+PACKED_CROPS = "ffdr DR, crop and flip, packed"
+PACKED_MIXED = "ffdr DR, full policy, mixup and cutmix, packed"
+PACKED_TWO = "ffdr DR, full policy, packed, 2 threads on 2 cores"
+PORTABLE = "ffdr DR, full policy, packed, without AVX2"
 DECODE = "bound: decoding the segments alone"
 STOCK = "stock FFCV, crop and flip"
 STOCK_ON_OURS = "stock FFCV, crop and flip, ffdr's file"
+STOCK_HALF = "stock FFCV, crop and flip, half raw"
 TORCHVISION_CROPS = "torchvision, crop and flip"
 TORCHVISION = "torchvision, full policy"
 PUBLISHED = "one pickle an image, full policy"
@@ -63,6 +70,10 @@ class Files:
     """ffdr's beton"""
     raw: Path
     """the same with raw pixels"""
+    packed: Path
+    """``jpg`` with packed coefficients"""
+    half: Path
+    """half of the images raw, half as JPEG: stock FFCV's way to trade bytes for speed"""
     stock: Path
     """stock FFCV's beton"""
     crops: Path
@@ -83,13 +94,16 @@ def make_files(folder: Path, count: int, resolution: int) -> Files:
     originals = make_photos(folder / "originals", count)
     stock = write_stock(originals, folder / "stock.beton")
     photos = _extract(stock, originals, folder / "photos")
-    jpg, raw = (write_photos(originals, folder / f"{mode}.beton", mode) for mode in ("jpg", "raw"))
+    modes = ("jpg", "raw", "proportion")
+    jpg, raw, half = (write_photos(originals, folder / f"{mode}.beton", mode) for mode in modes)
     full = reinforce_untaught(jpg, folder / "full.beton", FULL, PUBLISHED_VIEWS)
     export = ExportOptions(str(full), str(jpg), str(folder / "published"), resolution)
     return Files(
         photos=photos,
         jpg=jpg,
         raw=raw,
+        packed=transcode(TranscodeOptions(str(jpg), str(folder / "packed.beton")), progress=False),
+        half=half,
         stock=stock,
         crops=reinforce_untaught(jpg, folder / "crops.beton", CROP_FLIP, _VIEWS),
         full=full,
@@ -140,7 +154,7 @@ def pipelines(files: Files, resolution: int, clocks: dict[str, StageClock]) -> d
     # FFCV first: see stock_loader.
     passes: dict[str, Any] = {
         name: _warm(stock_loader(beton, BATCH, resolution, CROP_FLIP))
-        for name, beton in ((STOCK, files.stock), (STOCK_ON_OURS, files.jpg))
+        for name, beton in ((STOCK, files.stock), (STOCK_ON_OURS, files.jpg), (STOCK_HALF, files.half))
     }
     passes |= {name: _reader(loader) for name, loader in _loaders(files, resolution).items()}
     passes[TORCHVISION_CROPS] = torchvision_pass(files.photos, BATCH, resolution, CROP_FLIP)
@@ -152,7 +166,7 @@ def pipelines(files: Files, resolution: int, clocks: dict[str, StageClock]) -> d
     jpegs, parts = collect(images, clock.room, clock.index, clock.records(0)[0])
     passes[DECODE] = lambda: decode_all(clock.room.decoder, jpegs, parts, clock.room.canvas)
     passes |= {STAGES_OF + name: clock for name, clock in clocks.items()}
-    return {name: Work(run, units, cores=2 if name == TWO else 1) for name, run in passes.items()}
+    return {name: Work(run, units, cores=2 if name in (TWO, PACKED_TWO) else 1) for name, run in passes.items()}
 
 
 def _loaders(files: Files, resolution: int) -> dict[str, ReinforcedLoader]:
@@ -176,9 +190,16 @@ def _loaders(files: Files, resolution: int) -> dict[str, ReinforcedLoader]:
         MIXED: make(files.jpg, files.mixing),
         EVALUATION: make(files.jpg),
         RAW: make(files.raw, files.crops),
+        PACKED: make(files.packed, files.full),
+        PACKED_CROPS: make(files.packed, files.crops),
+        PACKED_MIXED: make(files.packed, files.mixing),
+        PORTABLE: make(files.packed, files.full),
     }
+    slow = Replayer(ImageBeton.open(files.packed), resolution, threads=1, portable=True)
+    loaders[PORTABLE]._stream._replay.replayer = slow  # no user would choose it, so there is no option
     if len(os.sched_getaffinity(0)) > 1:
         loaders[TWO] = make(files.jpg, files.full, workers=2)
+        loaders[PACKED_TWO] = make(files.packed, files.full, workers=2)
     return loaders
 
 

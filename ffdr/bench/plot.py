@@ -1,4 +1,4 @@
-"""The picture of ``ffdr bench loader``."""
+"""The pictures of ``ffdr bench loader``."""
 
 from __future__ import annotations
 
@@ -29,6 +29,24 @@ def plot_loader(file: Path, timings: Mapping[str, Timing], stages: Mapping[str, 
     )
     _draw_rates(rates, {name: timing.rate for name, timing in timings.items()})
     _draw_stages(parts, stages)
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def plot_bytes(file: Path, rates: Mapping[str, Estimate], sizes: Mapping[str, float]) -> None:
+    """What a byte buys: images a second over stored bytes an image, by pipeline; up and to the left is better."""
+    figure, axes = plt.subplots(figsize=(7.5, 4.5), constrained_layout=True)
+    for name, rate in rates.items():
+        size = sizes[name] / 1024
+        error = [[rate.median - rate.low], [rate.high - rate.median]]
+        axes.errorbar(size, rate.median, yerr=error, fmt="o", color=_COLOURS.get(name.split(" ")[0], _PEER), capsize=2)
+        axes.annotate(name, (size, rate.median), (6, 5), textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.margins(x=0.35, y=0.15)
+    axes.set_xlabel("KiB an image")
+    axes.set_ylabel("images a second on one core")
+    axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=120)
     plt.close(figure)
 

@@ -31,7 +31,7 @@ TIMES = ("images_per_second", "seconds", "run_seconds", "exam_seconds")
 def study(digits, reinforced_digits, tmp_path_factory):
     """Options of a grid that has run undisturbed, one run at a time."""
     options = grid_options(tmp_path_factory.mktemp("study"), digits, reinforced_digits)
-    assert run_ablation(options) == 0
+    assert run_ablation(options, main) == 0
     return options
 
 
@@ -74,7 +74,7 @@ def test_every_cell_is_trained_and_examined(study, digits):
 def test_finished_cells_are_kept(study, monkeypatch):
     before, rows = models(study), table(study.out)
     monkeypatch.setattr("ffdr.ablate.workers._SPAWN.Process", None)  # no worker is needed
-    assert run_ablation(study) == 0
+    assert run_ablation(study, main) == 0
     assert models(study) == before
     assert table(study.out) == rows
 
@@ -109,7 +109,7 @@ def test_killed_in_the_middle_and_two_at_once_give_the_same(study, digits, reinf
     started = cut.read_text().splitlines()[:4]  # of the first four epochs a checkpoint was written
     assert 0 < len(finished) < 8
 
-    assert run_ablation(replace(options, jobs=2)) == 0
+    assert run_ablation(replace(options, jobs=2), main) == 0
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     # Its first epochs were not done again: the measured seconds are the very same.
     assert cut.read_text().splitlines()[:4] == started
@@ -132,7 +132,7 @@ def test_files_are_prepared_reinforcements_cut_and_failures_told(digits, reinfor
         test="{work}/test.beton",
         corruptions=True,
     )
-    assert run_ablation(options) == 1
+    assert run_ablation(options, main) == 1
     assert capfd.readouterr().out.count("ffdr write") == 2
     jobs, rows = jobs_of(options), table(options.out)
     for job, row in zip(jobs, rows, strict=True):
@@ -142,14 +142,14 @@ def test_files_are_prepared_reinforcements_cut_and_failures_told(digits, reinfor
         else:  # the cells after a failed one
             assert row["error"] == "" and 0 < float(row["corruption_top1"]) < 1
     assert "do not fill one batch" in (tmp_path / "out" / "table.md").read_text()
-    prepare(options, Grid.from_options(options))
+    prepare(options, Grid.from_options(options), main)
     assert "ffdr write" not in capfd.readouterr().out
 
 
 def test_a_preparation_that_fails_stops_it(digits, reinforced_digits, tmp_path):
     options = grid_options(tmp_path, digits, reinforced_digits, prepare=("write --source=digit --out=x.beton",))
     with pytest.raises(UserError, match=r"ablate.prepare: ffdr write .* ended with status 2"):
-        run_ablation(options)
+        run_ablation(options, main)
     assert not (tmp_path / "work" / "cells").exists()
 
 

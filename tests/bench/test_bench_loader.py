@@ -28,7 +28,7 @@ R = 64
 
 def check_same_pictures(files):
     """Stock FFCV's beton and the folder hold the same JPEGs, and ffdr's beton the same pictures in the same order."""
-    mine, stock, raw = map(ImageBeton.open, (files.jpg, files.stock, files.raw))
+    mine, stock, raw, packed = map(ImageBeton.open, (files.jpg, files.stock, files.raw, files.packed))
     assert mine.labels.tolist() == stock.labels.tolist() == raw.labels.tolist()
     assert mine.sizes.tolist() == stock.sizes.tolist() == raw.sizes.tolist()
     paths = sorted(files.photos.glob("*/*.jpg"))
@@ -36,6 +36,7 @@ def check_same_pictures(files):
     for i, path in enumerate(paths):
         assert path.read_bytes() == stock.data(i).tobytes()
         assert np.array_equal(decode_image(stock, i), decode_image(mine, i))
+        assert np.array_equal(decode_image(packed, i), decode_image(mine, i))
         assert np.abs(decode_image(raw, i).astype(int) - decode_image(mine, i)).mean() < 6
 
 
@@ -55,7 +56,8 @@ def stored(tmp_path_factory):
         patch.setattr(pipelines, "make_files", checked)
         patch.setattr(loader, "start_seconds", lambda *_: 3.0)
         bench_loader(BenchOptions(images=70, repeats=3, resolution=R, json=str(out)))
-    assert out.with_suffix(".png").stat().st_size > 10_000
+    for name in ("loader.png", "loader_bytes.png"):
+        assert out.with_name(name).stat().st_size > 10_000
     return json.loads(out.read_text()), out.with_suffix(".md").read_text()
 
 
@@ -63,9 +65,10 @@ def test_every_pipeline_is_timed(stored):
     figures, text = stored
     names = {pipelines.ERM, pipelines.DR, pipelines.CROPS, pipelines.MIXED, pipelines.EVALUATION, pipelines.RAW}
     names |= {pipelines.STOCK, pipelines.STOCK_ON_OURS, pipelines.TORCHVISION, pipelines.TORCHVISION_CROPS}
-    names |= {pipelines.PUBLISHED, pipelines.DECODE}
+    names |= {pipelines.PUBLISHED, pipelines.DECODE, pipelines.STOCK_HALF, pipelines.PORTABLE}
+    names |= {pipelines.PACKED, pipelines.PACKED_CROPS, pipelines.PACKED_MIXED}
     found = set(figures["pipelines"])
-    assert found - {pipelines.TWO, pipelines.DALI} == names
+    assert found - {pipelines.TWO, pipelines.PACKED_TWO, pipelines.DALI} == names
     assert (pipelines.DALI in found) == has_dali()
     assert has_dali() or "| not installed" in text
     for name, row in figures["pipelines"].items():
@@ -79,21 +82,22 @@ def test_every_pipeline_is_timed(stored):
 
 def test_stages_add_up_to_the_loader_s_time(stored):
     figures, _ = stored
-    assert set(figures["stages"]) == {pipelines.DR, pipelines.MIXED}
+    assert set(figures["stages"]) == {pipelines.DR, pipelines.MIXED, pipelines.PACKED}
     for name, stages in figures["stages"].items():
         assert list(stages) == [*STAGES, REST]
         assert np.sum([stage["share"]["values"] for stage in stages.values()], axis=0) == pytest.approx(1)
         seconds = np.sum([stage["seconds"]["values"] for stage in stages.values()], axis=0)
         row = figures["pipelines"][name]
         assert seconds == pytest.approx(np.divide(row["seconds"], row["images"]))
-        for stage in ("splice", "decode", "resize", "operations"):
+        for stage in ("decode", "resize", "operations"):
             assert stages[stage]["seconds"]["low"] > 0
+        assert (stages["splice"]["seconds"]["low"] > 0) == (name != pipelines.PACKED)
 
 
 def test_targets_are_taken_from_the_figures(stored):
     figures, text = stored
     targets = figures["targets"]
-    assert len(targets) == 11
+    assert len(targets) == 18
     assert "met" in text
     ratio = targets["full policy : stock FFCV's crop and flip"]
     assert ratio["reached"] == figures["pipelines"][pipelines.DR]["times_stock"]
@@ -102,8 +106,12 @@ def test_targets_are_taken_from_the_figures(stored):
     assert outside == pytest.approx(1 - np.array(decode))
     assert targets["seconds to the first batch, second start"]["verdict"] == "met"
     sizes = figures["stored_bytes"]
-    assert 1.0 < sizes["without markers and table"] <= 1.011
-    assert 0.9 < sizes["as stock FFCV stores them"] < 1.0  # its Huffman tables are not optimised
+    assert 1.0 < sizes[loader.PLAIN] <= 1.011
+    assert 0.9 < sizes[loader.AS_STOCK] < 1.0  # its Huffman tables are not optimised
+    assert 1.0 < sizes[loader.PACKED_90] < sizes[loader.PACKED_80] < 1.35
+    stored = figures["image_bytes"]
+    assert stored[pipelines.CROPS] < stored[pipelines.PACKED_CROPS] < stored[pipelines.STOCK_HALF]
+    assert stored[pipelines.STOCK_HALF] < stored[pipelines.RAW]
 
 
 def test_shares_of_a_hand_made_case():
