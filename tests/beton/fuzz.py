@@ -1,7 +1,7 @@
 """Damages a beton in thousands of ways and uses each result; run by test_hostile.py in a child process.
 
-``python fuzz.py FOLDER images|reinforced SEED ROUNDS`` prints one JSON object: how many damaged files could be used to
-the end, how many samples claimed to be intact but were not, and the different errors.
+``python fuzz.py FOLDER images|packed|reinforced SEED ROUNDS`` prints one JSON object: how many damaged files could be
+used to the end, how many samples claimed to be intact but were not, and the different errors.
 """
 
 import json
@@ -36,7 +36,7 @@ class Whole:
 
     def __init__(self, path):
         self.data = path.read_bytes()
-        self.is_images = path.name.startswith("images")
+        self.is_images = not path.name.startswith("reinforced")
         tables = read_tables(path)
         specs = tables.specs
         header = np.frombuffer(self.data[:24], HEADER_DTYPE)[0]
@@ -135,8 +135,8 @@ MUTATIONS = [cut, flip, scribble, exaggerate, swap, lie, corrupt]
 class User:
     """Opens files and touches everything in them, next to undamaged ones."""
 
-    def __init__(self, folder):
-        self.images = ImageBeton.open(folder / "images.beton")
+    def __init__(self, folder, kind):
+        self.images = ImageBeton.open(folder / ("packed.beton" if kind == "packed" else "images.beton"))
         self.reinforced = ReinforcedBeton.open(folder / "reinforced.beton")
         self.pixels = [decode_image(self.images, i) for i in range(N)]
 
@@ -192,8 +192,8 @@ def tolerate(function, *arguments):
 
 def fuzz(folder, kind, seed, rounds):
     """Returns the report that is printed."""
-    whole, user = Whole(folder / f"{kind}.beton"), User(folder)
-    use = user.use_images if kind == "images" else user.use_reinforced
+    whole, user = Whole(folder / f"{kind}.beton"), User(folder, kind)
+    use = user.use_images if whole.is_images else user.use_reinforced
     assert use(folder / f"{kind}.beton", True) == 0  # also compiles all kernels
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY,) * 2)

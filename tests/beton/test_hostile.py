@@ -58,8 +58,11 @@ def test_a_jpeg_of_very_many_scans_is_refused():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """images.beton: 20 digits, JPEG and raw; reinforced.beton: two mixing views of each."""
+    """images.beton: 20 digits, JPEG and raw; packed.beton: the same packed; reinforced.beton: two mixing views each."""
     folder = tmp_path_factory.mktemp("hostile")
+    packed = WriteOptions(source="digits", out=str(folder / "packed.beton"), mode="dct", per_class=2, workers=1)
+    write_images(packed, progress=False)
+    (folder / "packed.json").unlink()
     out = folder / "images.beton"
     write_images(WriteOptions(source="digits", out=str(out), mode="proportion", per_class=2, workers=1), progress=False)
     (folder / "images.json").rename(folder / "manifest.json")
@@ -98,7 +101,7 @@ def test_damaged_files_never_crash(folder):
     command = [sys.executable, str(Path(fuzz.__file__)), str(folder)]
     children = [
         subprocess.Popen([*command, kind, "0", "5600"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for kind in ("images", "reinforced")
+        for kind in ("images", "packed", "reinforced")
     ]
     for child in children:
         out, err = child.communicate(timeout=240)
@@ -112,11 +115,11 @@ def test_damaged_files_never_crash(folder):
         assert len(report["lines"]) > 20  # many different checks were at work
 
 
-@pytest.mark.parametrize("name", ["images.beton", "reinforced.beton"])
+@pytest.mark.parametrize("name", ["images.beton", "packed.beton", "reinforced.beton"])
 def test_every_bit_of_the_tables_is_covered_by_a_checksum(folder, name):
     """Without a corrected checksum nothing passes, but for bits that switch the checksum off in stock betons."""
     data = (folder / name).read_bytes()
-    kind = ImageBeton if name.startswith("images") else ReinforcedBeton
+    kind = ReinforcedBeton if name.startswith("reinforced") else ImageBeton
     path = folder / f"bits_{name}"
     rng = np.random.default_rng(1)
     header = np.frombuffer(data[:24], HEADER_DTYPE)[0]
@@ -129,10 +132,10 @@ def test_every_bit_of_the_tables_is_covered_by_a_checksum(folder, name):
             kind.open(path)
 
 
-@pytest.mark.parametrize("name", ["images.beton", "reinforced.beton"])
+@pytest.mark.parametrize("name", ["images.beton", "packed.beton", "reinforced.beton"])
 def test_truncated_files_are_refused(folder, name):
     data = (folder / name).read_bytes()
-    kind = ImageBeton if name.startswith("images") else ReinforcedBeton
+    kind = ReinforcedBeton if name.startswith("reinforced") else ImageBeton
     lengths = {0, 1, 23, 24, 25, 1064, 1065, 5000, len(data) // 2, *range(len(data) - 24 * 2 * N - 48, len(data), 7)}
     path = folder / f"cut_{name}"
     for length in lengths:
