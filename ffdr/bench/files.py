@@ -1,4 +1,4 @@
-"""``ffdr bench files``: importing published archives, reading records, opening a file of ImageNet's size."""
+"""``ffdr bench files``: importing archives, reading records, packing images, opening a file of ImageNet's size."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from ffdr.archive.exporting import export_archive
 from ffdr.archive.importing import import_archives
 from ffdr.augment.policy import Policy
-from ffdr.bench.corpus import reinforce_untaught
+from ffdr.bench.corpus import make_photos, reinforce_untaught, write_photos
 from ffdr.bench.report import Table, Target, check_report, report, target_table
 from ffdr.bench.statistics import Estimate
 from ffdr.bench.timing import Work, single_threaded_libraries, time_in_turn
@@ -23,15 +24,18 @@ from ffdr.beton import layout
 from ffdr.beton.decode import blank_views
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.beton.transcode import transcode
 from ffdr.beton.views import StoredViews
 from ffdr.beton.write import write_images
-from ffdr.options import BenchOptions, ExportOptions, ImportOptions, WriteOptions
+from ffdr.options import BenchOptions, ExportOptions, ImportOptions, TranscodeOptions, WriteOptions
 
 VIEWS = 10
 """Views an image of the archives, as many as their published "NS" in the promise."""
 BATCH = 1024
 READS = 200 * BATCH
 POLICIES = {"plain": Policy(), "mixing": Policy(mixup=0.5, cutmix=0.5)}
+PHOTOS, SIZE = 96, (500, 375)
+"""Photographs that are packed, and their width and height in pixels."""
 IMAGENET = (1_281_167, 400)
 """Images, views an image."""
 
@@ -59,12 +63,15 @@ def bench_files(options: BenchOptions) -> None:
         Target("import, images a second (10 views, +M*+R*)", rates["import, mixing"], 2000),
         Target("record reads a second, no mixing", rates["read, plain"], 1_000_000),
         Target("record reads a second, mixing", rates["read, mixing"], 1_000_000),
+        Target("writing packed coefficients from JPEG files, images a second", rates["write, packed"], 40),
         Target("opening 1,281,167 images × 400 views, seconds", seconds, 2, at_most=True),
         Target("opening them, peak memory of the process, MiB", mebibytes, 200, at_most=True),
     ]
     setting = [
         f"{images} entries of {VIEWS} views with top-10 in a .tar.gz, from decompression to the finished file",
         f"records and logits of {READS} random views, in batches of {BATCH}, of a file in the page cache",
+        f"{PHOTOS} JPEG files of {SIZE[0]}×{SIZE[1]} px, quality 95, written with --write.mode=dct, or transcoded from "
+        "a beton and back; learning the codebooks, manifest and read-back included",
         "the large file's data is a hole; its tables are whole, and checked",
         f"one core; {options.repeats} rounds, each piece once a round; median [95 % interval]",
     ]
@@ -85,20 +92,39 @@ def _work(folder: Path) -> tuple[dict[str, Work], int]:
         full = reinforce_untaught(beton, folder / f"{name}.beton", policy, VIEWS)
         archive = folder / f"{name}.tar.gz"
         export_archive(ExportOptions(str(full), str(beton), str(archive), 224), progress=False)
-        work[f"import, {name}"] = Work(_import(archive, beton, folder), len(images), cores=1)
+        work[f"import, {name}"] = Work(
+            _anew(partial(_import, archive, beton), folder, archive.name), len(images), cores=1
+        )
         work[f"read, {name}"] = Work(_read(StoredViews(ReinforcedBeton.open(full, images), seed=0)), READS, cores=1)
+    photos = make_photos(folder / "photos", PHOTOS, 0, *SIZE)
+    jpegs = write_photos(photos, folder / "jpegs.beton")
+    packed = transcode(TranscodeOptions(str(jpegs), str(folder / "packed.beton")), progress=False)
+    for name, run in (
+        ("write, packed", partial(_write_packed, photos)),
+        ("transcode, JPEG to packed", partial(_transcode, jpegs)),
+        ("transcode, packed to JPEG", partial(_transcode, packed)),
+    ):
+        work[name] = Work(_anew(run, folder, name), PHOTOS, cores=1)
     return work, len(images)
 
 
-def _import(archive: Path, images: Path, folder: Path) -> Callable[[], object]:
-    """Imports the archive into a new file each time."""
+def _write_packed(photos: Path, out: Path) -> None:
+    options = WriteOptions(source="imagefolder", path=str(photos), split="", out=str(out), mode="dct", workers=1)
+    write_images(options, progress=False)
+
+
+def _transcode(beton: Path, out: Path) -> None:
+    transcode(TranscodeOptions(str(beton), str(out), workers=1), progress=False)
+
+
+def _anew(run: Callable[[Path], object], folder: Path, name: str) -> Callable[[], object]:
+    """Writes a new file each time."""
     number = itertools.count()
+    return lambda: run(folder / f"{name}-{next(number)}.beton")
 
-    def run() -> None:
-        out = folder / f"{archive.name}-{next(number)}.beton"
-        import_archives(ImportOptions((str(archive),), str(images), str(out)), progress=False)
 
-    return run
+def _import(archive: Path, images: Path, out: Path) -> None:
+    import_archives(ImportOptions((str(archive),), str(images), str(out)), progress=False)
 
 
 def _read(source: StoredViews) -> Callable[[], object]:

@@ -12,12 +12,18 @@ from ffdr.options import BenchOptions
 def test_every_figure_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "READS", 2 * files.BATCH)
     monkeypatch.setattr(files, "IMAGENET", (5000, 20))
+    monkeypatch.setattr(files, "PHOTOS", 16)
     out = tmp_path / "files.json"
     files.bench_files(BenchOptions(repeats=3, json=str(out)))
     figures = json.loads(out.read_text())
-    assert set(figures["rates"]) == {f"{what}, {kind}" for what in ("import", "read") for kind in ("plain", "mixing")}
+    names = {f"{what}, {kind}" for what in ("import", "read") for kind in ("plain", "mixing")}
+    assert set(figures["rates"]) == names | {
+        "write, packed",
+        "transcode, JPEG to packed",
+        "transcode, packed to JPEG",
+    }
     assert all(len(rate["values"]) == 3 and min(rate["values"]) > 0 for rate in figures["rates"].values())
-    assert len(figures["targets"]) == 6
+    assert len(figures["targets"]) == 7
     assert all(target["verdict"] in ("met", "missed") for target in figures["targets"].values())
     assert "opening" in out.with_suffix(".md").read_text()
 
