@@ -9,18 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import timm
 import torch
 import yaml
+from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from timm.models import load_state_dict
+from timm.models import PretrainedCfg, load_state_dict
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,6 +33,10 @@ from ffdr.options import ModelOptions
 
 _MARK = "ffdr_model"
 """Metadata key that tells our files from others; its value is the ``ModelInfo`` as JSON."""
+
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What timm asks the hub for."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +104,14 @@ def autocast_dtype(precision: str, device: torch.device, key: str = "train.preci
     return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
 
 
-def check_name(name: str) -> None:
-    """Raise UserError, with the nearest spelling, for a name that timm does not know."""
+def check_name(name: str, key: str = "model.name") -> None:
+    """Raise UserError, with the nearest spelling, for a name that timm does not know. key: the option that gave it."""
     if not timm.is_model(name):
-        raise UserError(f"model.name: timm has no model {name!r}{nearest(name, timm.list_models())}")
+        raise UserError(f"{key}: timm has no model {name!r}{nearest(name, timm.list_models())}")
     arch, _, tag = name.partition(".")
     tags = [other.partition(".")[2] for other in timm.list_models(f"{arch}.*", pretrained=True)] if tag else []
     if tag and tag not in tags:
-        raise UserError(f"model.name: {arch} has no weights {tag!r}{nearest(tag, tags)}; it has {', '.join(tags)}")
+        raise UserError(f"{key}: {arch} has no weights {tag!r}{nearest(tag, tags)}; it has {', '.join(tags)}")
 
 
 def build_model(options: ModelOptions, num_classes: int, resolution: int) -> nn.Module:
@@ -170,14 +178,15 @@ def load_model(path: str | Path, resolution: int = 0) -> tuple[nn.Module, ModelI
 
 
 def load_named(
-    name: str, checkpoint: str = "", num_classes: int | None = None, resolution: int = 0
+    name: str, checkpoint: str = "", num_classes: int | None = None, resolution: int = 0, key: str = "model.name"
 ) -> tuple[nn.Module, ModelInfo]:
     """A trained model in evaluation mode and how to feed it.
 
     checkpoint: a file of ours, whose metadata rules; any other that timm loads (without running code from it), fed as
     timm's pretrained configuration of ``name`` says; or empty, for the pretrained weights that timm fetches.
-    resolution other than 0 replaces the one so found. Raises UserError for a file of another model, another number of
-    classes than ``num_classes``, or weights that can't be had.
+    resolution other than 0 replaces the one so found. key: the option that gave the name, for messages.
+    Raises UserError for a file of another model, another number of classes than ``num_classes``, or weights that can't
+    be had.
     """
     info = read_info(checkpoint) if checkpoint else None
     if info is not None:
@@ -185,12 +194,12 @@ def load_named(
             raise UserError(f"{checkpoint}: holds a {info.name}, but {name} was asked for")
         model, info = load_model(checkpoint, resolution)
     else:
-        check_name(name)
+        check_name(name, key)
         info = _info_of_timm(name, resolution)
         if checkpoint:
             model = _load_weights(name, checkpoint, num_classes, info.resolution).eval()
         else:
-            model = _fetch(name, info.resolution).eval()
+            model = _fetch(name, info.resolution, key).eval()
         info = replace(info, num_classes=model.num_classes)
     if num_classes is not None and info.num_classes != num_classes:
         raise UserError(f"{checkpoint or info.name}: has {info.num_classes} classes, but the data has {num_classes}")
@@ -286,15 +295,30 @@ def _load_weights(name: str, path: str, num_classes: int | None, resolution: int
     return model
 
 
-def _fetch(name: str, resolution: int, **extra: Any) -> nn.Module:
-    """The model with the pretrained weights of timm, from its cache or the network."""
+def _fetch(name: str, resolution: int, key: str = "model.name", **extra: Any) -> nn.Module:
+    """The model with the pretrained weights of timm, from its cache or the network. key: the option, for messages."""
+    config = timm.get_pretrained_cfg(name)
     try:
-        return _create(name, timm.get_pretrained_cfg(name).num_classes, resolution, pretrained=True, **extra)
+        _check_reachable(config)
+        return _create(name, config.num_classes, resolution, pretrained=True, **extra)
     except (OSError, RuntimeError) as error:  # what urllib, requests, the hub and timm raise
         raise UserError(
-            f"model.name: no pretrained weights for {name} ({_one_line(error)}); give a checkpoint, or a network to "
-            "fetch them with"
+            f"{key}: no pretrained weights for {name} ({_one_line(error)}); give a checkpoint, or a network to fetch "
+            "them with"
         ) from error
+
+
+def _check_reachable(config: PretrainedCfg) -> None:
+    """Raise OSError if the weights would come from the hub, whose name nobody knows here: it retries for a minute."""
+    names = (config.hf_hub_filename,) if config.hf_hub_filename else _HUB_FILES
+    if not config.hf_hub_id or any(try_to_load_from_cache(config.hf_hub_id, name) for name in names):
+        return
+    host = urlsplit(constants.ENDPOINT).hostname
+    if not getproxies().keys() - {"no"}:  # else only the proxy need know it
+        try:
+            socket.getaddrinfo(host, None)
+        except socket.gaierror as error:
+            raise OSError(f"{host}: {error.strerror}") from error
 
 
 def _info_of_timm(name: str, resolution: int) -> ModelInfo:

@@ -1,6 +1,7 @@
 """Models: names, sizes, saving and loading, foreign and damaged files."""
 
 import os
+import socket
 
 import pytest
 import timm
@@ -180,10 +181,38 @@ def test_pretrained_weights_that_cannot_be_fetched(monkeypatch):
     def offline(*_args, **_kwargs):
         raise OSError("An error happened.\nPlease check your connection")
 
+    monkeypatch.setattr(models, "_check_reachable", lambda config: None)
     monkeypatch.setattr(models.timm, "create_model", offline)
     with pytest.raises(UserError, match="no pretrained weights for test_resnet") as error:
         load_named("test_resnet")
     assert "\n" not in str(error.value)
+
+
+def test_an_unknown_hub_is_told_at_once(monkeypatch):
+    """timm would ask again and again; but weights in the cache, or a proxy that knows the hub, are all it needs."""
+    asked = []
+
+    def unknown(host, port):
+        asked.append(host)
+        raise socket.gaierror(-2, "Name or service not known")
+
+    def asks_timm(*_args, **_kwargs):
+        raise RuntimeError("timm was asked")
+
+    for proxy in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(proxy, raising=False)
+        monkeypatch.delenv(proxy.upper(), raising=False)
+    monkeypatch.setattr(models.socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(models.timm, "create_model", asks_timm)
+    with pytest.raises(UserError, match=r"teacher.models: no pretrained .* test_resnet \(.*Name or service not known"):
+        load_named("test_resnet", key="teacher.models")
+    assert asked == ["huggingface.co"]
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="timm was asked"):
+        patch.setattr(models, "try_to_load_from_cache", lambda repo, name: name == "pytorch_model.bin" or None)
+        load_named("test_resnet")
+    monkeypatch.setenv("https_proxy", "http://proxy:8080")
+    with pytest.raises(UserError, match=r"model.name: .*timm was asked"):
+        load_named("test_resnet")
 
 
 def test_pretrained_weights_that_do_not_exist():
@@ -218,6 +247,7 @@ def test_pretrained_weights_are_the_start_where_asked_for(saved, monkeypatch):
     def first_weight(model):
         return next(model.parameters())
 
+    monkeypatch.setattr(models, "_check_reachable", lambda config: None)
     monkeypatch.setattr(models.timm, "create_model", create)
     tuned = build_model(ModelOptions("test_resnet", pretrained=True), 9, 64)
     assert torch.equal(first_weight(tuned), first_weight(theirs))

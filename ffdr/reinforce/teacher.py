@@ -73,7 +73,7 @@ class Teacher:
         """
         members = []
         for name, checkpoint in parse_models(options.models):
-            model, info = load_named(name, checkpoint, resolution=options.resolution)
+            model, info = load_named(name, checkpoint, resolution=options.resolution, key="teacher.models")
             if info.num_classes != num_classes:
                 raise UserError(
                     f"teacher.models: {checkpoint or name} has {info.num_classes} classes, but the data has "
