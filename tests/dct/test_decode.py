@@ -1,5 +1,7 @@
 """Pixels of packed images are those of libjpeg-turbo, bit by bit, and no bytes lead outside of the arrays."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from coefficients import random_coefficients
@@ -11,6 +13,7 @@ from ffdr.dct.blocks import make_tables
 from ffdr.dct.decode import CANVAS_SLACK, decode_image, decode_packed, scratch_bytes
 from ffdr.dct.format import GREY, INLINE, SAMPLING_NAMES, WIDE_ROWS, YUV420, YUV422, YUV444
 from ffdr.dct.jpeg_read import read_jpeg
+from ffdr.dct.jpeg_write import write_jpeg
 from ffdr.dct.learn import learn
 from ffdr.dct.pack import pack
 
@@ -167,3 +170,38 @@ def test_no_damage_crashes_it_or_reads_outside(sampling):
             assert np.array_equal(fast[2], portable[2])
             decoded += 1
     assert 150 < decoded < 1350
+
+
+def test_cb_and_cr_have_tables_of_their_own():
+    pixels = np.random.default_rng(0).integers(0, 256, (45, 61, 3), dtype=np.uint8)
+    image, _ = read_jpeg(pillow(pixels, YUV420, quality=90))
+    quant = np.stack([image.quant[0], image.quant[1], 3 * image.quant[2]]).astype(np.uint16)
+    jpeg = write_jpeg(replace(image, quant=quant))
+    for coding in (learn([]), learn([read_jpeg(jpeg)[0]])):  # tables of the image's own, and of the coding
+        check_pixels(jpeg, coding, np.random.default_rng(0))
+
+
+def test_sets_of_tables_that_the_coding_lacks_are_refused():
+    image = random_coefficients(np.random.default_rng(0), YUV420, 30, 20, quant=np.ones((3, 64), np.uint16))
+    coding = learn([image])
+    data, decoder = np.frombuffer(pack(image, coding), np.uint8).copy(), Decoder(coding, 30, 20)
+    assert data[1] == len(coding.quant) - 1 == 0
+    for number in range(1, INLINE):
+        data[1] = number
+        assert decoder(data, (0, 0, 30, 20), True) is None
+        assert decoder(data, (0, 0, 30, 20), False) is None
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=SAMPLING_NAMES)
+def test_rows_too_short_for_their_heads_are_not_read(sampling):
+    """Of an image with longer rows than a page, where all rows are said to be empty."""
+    width = 40000
+    image = random_coefficients(np.random.default_rng(0), sampling, width, 5)
+    data = bytearray(pack(image, learn([])))
+    rows = 1 if sampling == GREY else 3 + (sampling == YUV420)
+    entry = 4 if data[2] == WIDE_ROWS else 2
+    end = 8 + 384 + rows * entry  # the record, its own tables of quantisation, the row table
+    data[8 + 384 : end] = bytes(rows * entry)
+    data, decoder = at_guard(bytes(data[:end]) + bytes(16)), Decoder(learn([]), width, 5)
+    for fast in (True, False):
+        assert decoder(data, (0, 0, width, 5), fast) is None
