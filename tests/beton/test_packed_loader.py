@@ -1,11 +1,13 @@
 """Packed images stand in for the JPEGs that they were made of: equal batches, whatever is asked for."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from betons import MIXING, PLAIN
+from safetensors.torch import load_file
 
 from ffdr import ReinforcedLoader
 from ffdr.beton.decode import Replayer, ReplayError, blank_views
@@ -14,6 +16,7 @@ from ffdr.beton.read import ImageBeton
 from ffdr.beton.transcode import transcode
 from ffdr.beton.verify import verify
 from ffdr.beton.views import DrawnViews
+from ffdr.cli import main
 from ffdr.inspect.run import inspect
 from ffdr.options import InspectOptions, TranscodeOptions, VerifyOptions
 
@@ -103,3 +106,31 @@ def test_it_is_inspected_and_verified(packed, tmp_path, capsys):
     assert verify(VerifyOptions(str(packed), decode=True)) == 0
     inspect(InspectOptions(str(packed), grid=str(tmp_path / "grid.png")))
     assert "dct" in capsys.readouterr().out
+
+
+def test_every_verb_makes_the_same_of_them(teacher, tmp_path, monkeypatch):
+    """Reinforcement, trained model and report of packed images are those of the JPEGs, byte for byte."""
+    monkeypatch.chdir(tmp_path)
+
+    def ffdr(line):
+        assert main(line.split()) == 0
+
+    ffdr("write --source=digits --split=test --per_class=6 --out=jpg.beton --workers=1")
+    ffdr("transcode jpg.beton --out=dct.beton --workers=1")
+    made = []
+    for kind in ("jpg", "dct"):
+        ffdr(f"reinforce --images={kind}.beton --out={kind}+.beton --views=2 --topk=3 --teacher.models={teacher}")
+        ffdr(
+            f"train --task=dr --data.train={kind}.beton --data.reinforced={kind}+.beton --model.name=test_efficientnet "
+            f"--out=run_{kind} --epochs=1 --batch_size=16 --resolution=32"
+        )
+        ffdr(f"eval --checkpoint=run_{kind}/model.safetensors --data={kind}.beton --json={kind}.json --corruptions=1")
+        report = json.loads((tmp_path / f"{kind}.json").read_text())
+        scores = {key: value for key, value in report.items() if key in ("top1", "nll", "ece", "corruptions")}
+        weights = load_file(tmp_path / f"run_{kind}" / "model.safetensors")
+        made.append(((tmp_path / f"{kind}+.beton").read_bytes(), scores, weights))
+    (views, scores, weights), (other_views, other_scores, other_weights) = made
+    assert views == other_views
+    assert scores
+    assert scores == other_scores
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
