@@ -18,21 +18,7 @@ from ffdr.dct.format import (
     TABLE_SHAPE,
     WIDTHS,
 )
-from ffdr.dct.idct import (
-    ENTRY_BYTES,
-    TYPE_BYTES,
-    fast_1,
-    fast_2,
-    fast_4,
-    fast_8,
-    fill_pair,
-    portable_1,
-    portable_2,
-    portable_4,
-    portable_8,
-    unpack_dc_fast,
-    unpack_dc_portable,
-)
+from ffdr.dct.idct import ENTRY_BYTES, TYPE_BYTES, fill_pair, pair_1, pair_2, pair_4, pair_8, unpack_dc
 from ffdr.dct.vector import byte_at, short_at, signed_short_at
 
 _LOW, _HIGH, _CHROMA, _CHROMA_HIGH, _EMPTY = (ENTRIES * i for i in range(5))
@@ -134,10 +120,7 @@ def _decode_dc(row: Row, dc: int, types: int, fast: bool) -> None:
         width = value & 15
         if head >= first:
             place, type_ = row.dcs + 16 * (head - first), types + TYPE_BYTES * _type_of_width(width)
-            if fast:
-                unpack_dc_fast(place, dc, type_, (value >> 4) - HEAD_BIAS)
-            else:
-                unpack_dc_portable(place, dc, type_, (value >> 4) - HEAD_BIAS)
+            unpack_dc(fast, place, dc, type_, (value >> 4) - HEAD_BIAS)
         dc += width
 
 
@@ -213,23 +196,14 @@ def _decode_pair(two: _Pair, out: int, stride: int, quant: int, types: int, fast
     groups = max(_groups_of(low_a, high_a), _groups_of(low_b, high_b))
     if groups == 0:
         fill_pair(out, stride, _level(a, short_at(quant)), _level(b, short_at(quant)))
-    elif fast:
-        if groups == 1:
-            fast_1(out, stride, low_a, low_b, high_a, high_b, at_a, at_b, a, b, quant, types)
-        elif groups == 2:
-            fast_2(out, stride, low_a, low_b, high_a, high_b, at_a, at_b, a, b, quant, types)
-        elif groups <= 4:
-            fast_4(out, stride, low_a, low_b, high_a, high_b, at_a, at_b, a, b, quant, types)
-        else:
-            fast_8(out, stride, low_a, low_b, high_a, high_b, at_a, at_b, a, b, quant, types)
     elif groups == 1:
-        portable_1(out, stride, low_a, low_b, high_a, high_b, at_a, at_b, a, b, quant, types)
+        pair_1(fast, out, stride, low_a, low_b, high_a, high_b, at_a, at_b, a, b, quant, types)
     elif groups == 2:
-        portable_2(out, stride, low_a, low_b, high_a, high_b, at_a, at_b, a, b, quant, types)
+        pair_2(fast, out, stride, low_a, low_b, high_a, high_b, at_a, at_b, a, b, quant, types)
     elif groups <= 4:
-        portable_4(out, stride, low_a, low_b, high_a, high_b, at_a, at_b, a, b, quant, types)
+        pair_4(fast, out, stride, low_a, low_b, high_a, high_b, at_a, at_b, a, b, quant, types)
     else:
-        portable_8(out, stride, low_a, low_b, high_a, high_b, at_a, at_b, a, b, quant, types)
+        pair_8(fast, out, stride, low_a, low_b, high_a, high_b, at_a, at_b, a, b, quant, types)
 
 
 @kernel

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from ffdr.dct.vector import I8, I16, I32, Code, constant
+from ffdr.dct.vector import I8, I16, I32, Code, constant, in_both_versions
 
 _A = types.int64
 CHUNK = 16
@@ -104,25 +104,22 @@ def _store_pixels(code: Code, channels: Sequence[Any], out: Any) -> None:
         code.store(total, code.at(out, 16 * part))
 
 
-def _colour_intrinsic(fast: bool) -> Callable[..., None]:
-    @intrinsic
-    def to_rgb(typingctx: Any, out: Any, y: Any, cb: Any, cr: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            code = Code(builder, fast)
-            to, y, cb, cr = arguments
-            middle = constant(I16, [128] * CHUNK)
-            chroma = (builder.sub(_chunk(code, address), middle) for address in (cb, cr))
-            channels = _colours(code, _chunk(code, y), *chroma)
-            _store_pixels(code, [code.bytes_of(levels) for levels in channels], to)
-            return context.get_dummy_value()
-
-        return types.void(_A, _A, _A, _A), generate
-
-    return to_rgb
+def _to_rgb(code: Code, out: Any, y: Any, cb: Any, cr: Any) -> None:
+    middle = constant(I16, [128] * CHUNK)
+    chroma = (code.b.sub(_chunk(code, address), middle) for address in (cb, cr))
+    channels = _colours(code, _chunk(code, y), *chroma)
+    _store_pixels(code, [code.bytes_of(levels) for levels in channels], out)
 
 
-to_rgb_fast, to_rgb_portable = (_colour_intrinsic(fast) for fast in (True, False))
-"""16 pixels RGB, 48 bytes at ``out``, from 16 samples each of Y, Cb and Cr; libjpeg's ``ycc_rgb_convert``."""
+@intrinsic
+def to_rgb(typingctx: Any, fast: Any, out: Any, y: Any, cb: Any, cr: Any) -> Any:
+    """16 pixels RGB, 48 bytes at ``out``, from 16 samples each of Y, Cb and Cr; libjpeg's ``ycc_rgb_convert``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        in_both_versions(builder, arguments[0], lambda code: _to_rgb(code, *arguments[1:]))
+        return context.get_dummy_value()
+
+    return types.void(types.boolean, _A, _A, _A, _A), generate
 
 
 @intrinsic

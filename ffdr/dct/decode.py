@@ -17,7 +17,7 @@ import numpy as np
 from ffdr.augment.jit import address_of, bytes_at, kernel
 from ffdr.dct.blocks import Books, Row, Tables, address_books, decode_row, make_tables
 from ffdr.dct.coding import Coding
-from ffdr.dct.colour import CHUNK, double_both, double_row, grey_to_rgb, to_rgb_fast, to_rgb_portable
+from ffdr.dct.colour import CHUNK, double_both, double_row, grey_to_rgb, to_rgb
 from ffdr.dct.format import FACTORS, GREY, INLINE, RECORD_DTYPE, TABLE_SHAPE, TRAILER, WIDE_ROWS, YUV420, YUV422
 from ffdr.dct.vector import byte_at, short_at, word_at
 
@@ -198,10 +198,8 @@ def _colour_row(out: int, y: int, cb: int, cr: int, width: int, grey: bool, fast
     for at in range(0, width, CHUNK):
         if grey:
             grey_to_rgb(out + 3 * at, y + at)
-        elif fast:
-            to_rgb_fast(out + 3 * at, y + at, cb + at, cr + at)
         else:
-            to_rgb_portable(out + 3 * at, y + at, cb + at, cr + at)
+            to_rgb(fast, out + 3 * at, y + at, cb + at, cr + at)
 
 
 @kernel

@@ -14,7 +14,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from ffdr.dct.format import GROUPS
-from ffdr.dct.vector import I8, I16, I32, I64, Code, constant
+from ffdr.dct.vector import I8, I16, I32, I64, Code, constant, in_both_versions
 
 _A = types.int64
 
@@ -196,8 +196,8 @@ def _store_samples(code: Code, columns: Sequence[Any], out: Any, stride: Any) ->
                 code.store(code.shuffle(rows, rows, [row, row + 2]), place)
 
 
-def _decode_pair(builder: ir.IRBuilder, arguments: Sequence[Any], fast: bool, count: int) -> None:
-    code = Code(builder, fast)
+def _decode_pair(code: Code, arguments: Sequence[Any], count: int) -> None:
+    builder = code.b
     out, stride, low_a, low_b, high_a, high_b, payload_a, payload_b, dc_a, dc_b, quant, table = arguments
     payloads, lows = (payload_a, payload_b), (low_a, low_b)
     groups = _unpack_entry(code, lows, payloads, table, min(count, 4))
@@ -220,10 +220,11 @@ def _decode_pair(builder: ir.IRBuilder, arguments: Sequence[Any], fast: bool, co
     _store_samples(code, _samples(code, _pass(code, columns, (1 << (_PASS2 - 1)) + middle)), out, stride)
 
 
-def _pair_intrinsic(fast: bool, count: int) -> Callable[..., None]:
+def _pair_intrinsic(count: int) -> Callable[..., None]:
     @intrinsic
     def decode_pair(
         typingctx: Any,
+        fast: Any,
         out: Any,
         stride: Any,
         low_a: Any,
@@ -238,45 +239,40 @@ def _pair_intrinsic(fast: bool, count: int) -> Callable[..., None]:
         table: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _decode_pair(builder, arguments, fast, count)
+            in_both_versions(builder, arguments[0], lambda code: _decode_pair(code, arguments[1:], count))
             return context.get_dummy_value()
 
-        return types.void(*[_A] * 8, types.int64, types.int64, _A, _A), generate
+        return types.void(types.boolean, *[_A] * 8, types.int64, types.int64, _A, _A), generate
 
     return decode_pair
 
 
-fast_1, fast_2, fast_4, fast_8 = (_pair_intrinsic(True, count) for count in (1, 2, 4, 8))
+pair_1, pair_2, pair_4, pair_8 = map(_pair_intrinsic, (1, 2, 4, 8))
 """Decode two neighbouring blocks that have nothing behind their first 1, 2, 4 or 8 groups, to 16×8 samples at ``out``,
 rows ``stride`` bytes apart.
 
-Arguments are addresses, uint64, but for ``stride`` (uint64) and the quantised DCs (int64). low, high: codebook entries
-of groups 0 to 3 and 4 to 7 (``ENTRY_BYTES``); payload: a block's first byte, of which 16 are read from each group's
-place on; quant: 64 uint16, natural order; table: of types (``TYPE_BYTES``).
+Arguments behind ``fast`` (bool) are addresses, int64, but for ``stride`` and the quantised DCs. low, high: codebook
+entries of groups 0 to 3 and 4 to 7 (``ENTRY_BYTES``); payload: a block's first byte, of which 16 are read from each
+group's place on; quant: 64 uint16, natural order; table: of types (``TYPE_BYTES``).
 """
-portable_1, portable_2, portable_4, portable_8 = (_pair_intrinsic(False, count) for count in (1, 2, 4, 8))
-"""The same without AVX2."""
 
 
-def _dc_intrinsic(fast: bool) -> Callable[..., None]:
-    @intrinsic
-    def unpack_dc(typingctx: Any, out: Any, payload: Any, type_: Any, base: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            code = Code(builder, fast)
-            to, from_, table, lowest = arguments
-            eight = ir.VectorType(I16, 8)
-            up, down = (code.load(code.at(table, at), eight) for at in (16, 32))
-            values = code.high(builder.mul(_load_group(code, table, from_), up), down, signed=False)
-            code.store(builder.add(values, code.splat(builder.trunc(lowest, I16), 8)), to)
-            return context.get_dummy_value()
-
-        return types.void(_A, _A, _A, types.int64), generate
-
-    return unpack_dc
+def _unpack_dc(code: Code, out: Any, payload: Any, type_: Any, base: Any) -> None:
+    eight = ir.VectorType(I16, 8)
+    up, down = (code.load(code.at(type_, at), eight) for at in (16, 32))
+    values = code.high(code.b.mul(_load_group(code, type_, payload), up), down, signed=False)
+    code.store(code.b.add(values, code.splat(code.b.trunc(base, I16), 8)), out)
 
 
-unpack_dc_fast, unpack_dc_portable = (_dc_intrinsic(fast) for fast in (True, False))
-"""DC of eight blocks, 8 int16 at ``out``: ``base`` plus unsigned values of the width that the type has."""
+@intrinsic
+def unpack_dc(typingctx: Any, fast: Any, out: Any, payload: Any, type_: Any, base: Any) -> Any:
+    """DC of eight blocks, 8 int16 at ``out``: ``base`` plus unsigned values of the width that the type has."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        in_both_versions(builder, arguments[0], lambda code: _unpack_dc(code, *arguments[1:]))
+        return context.get_dummy_value()
+
+    return types.void(types.boolean, _A, _A, _A, types.int64), generate
 
 
 @intrinsic

@@ -1,6 +1,6 @@
 """What the decoder's vector code is built with: LLVM IR on vectors of fixed length, in two versions.
 
-Every function made of this has the same results in both: ``fast`` uses a few instructions of x86-64 with AVX2 that LLVM
+Every function that has two has the same results in both: ``fast`` uses a few instructions of x86-64 with AVX2 that LLVM
 does not find by itself; the other is IR that any processor runs. On a processor without AVX2 both are the latter.
 Nothing is aligned or checked: the callers prove that addresses are right. All arithmetic wraps around, so any stored
 bytes give some samples.
@@ -116,6 +116,18 @@ class Code:
     def bytes_of(self, value: Any) -> Any:
         """int16 lanes to uint8, saturated."""
         return self.b.trunc(self.clamp(value, 0, 255), ir.VectorType(I8, value.type.count))
+
+
+def in_both_versions(builder: ir.IRBuilder, fast: Any, emit: Callable[[Code], None]) -> None:
+    """Emit code twice, of which ``fast`` (i1) chooses one as it runs. Once is enough where both are the same."""
+    if not HAS_AVX2:
+        emit(Code(builder, False))
+        return
+    with builder.if_else(fast) as (then, otherwise):
+        with then:
+            emit(Code(builder, True))
+        with otherwise:
+            emit(Code(builder, False))
 
 
 def _load_intrinsic(kind: ir.Type) -> Callable[[int], int]:
