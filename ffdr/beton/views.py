@@ -14,7 +14,7 @@ import numpy as np
 from numba import prange
 
 from ffdr.augment.draw import draw_batch, pack_policy
-from ffdr.augment.jit import parallel_kernel
+from ffdr.augment.jit import kernel, parallel_kernel
 from ffdr.augment.pick import pick_views
 from ffdr.augment.policy import Policy
 from ffdr.augment.random import SHARE, uniform
@@ -186,7 +186,8 @@ class SomeStored:
     ) -> None:
         """See :class:`ViewSource`."""
         ids[...], log_probs[...] = 0, UNUSED
-        is_stored = np.array([uniform(np.uint64(self.seed), SHARE, epoch, i, 0) < self.share for i in index.tolist()])
+        is_stored = np.empty(len(index), np.bool_)
+        _choose_stored(np.uint64(self.seed), epoch, index, self.share, is_stored)
         for source, rows in ((self.stored, np.flatnonzero(is_stored)), (self.drawn, np.flatnonzero(~is_stored))):
             shape = (len(rows), source.entries)
             part = (np.zeros((len(rows), 2), VIEW_DTYPE), np.zeros(len(rows), MIX_DTYPE))
@@ -194,6 +195,13 @@ class SomeStored:
             source.fill(epoch, index[rows], *part, *targets)
             views[rows], mixes[rows] = part
             ids[rows, : source.entries], log_probs[rows, : source.entries] = targets
+
+
+@kernel
+def _choose_stored(seed: np.uint64, epoch: int, index: np.ndarray, share: float, is_stored: np.ndarray) -> None:
+    """Which images of ``index`` show a stored view in an epoch: into is_stored, bool (B,)."""
+    for i in range(len(index)):
+        is_stored[i] = uniform(seed, SHARE, epoch, index[i], 0) < share
 
 
 @parallel_kernel

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from coefficients import same
 from guarded import Numpy
 from PIL import Image
 from variants import (
@@ -25,7 +26,6 @@ from variants import (
     pillow,
     planes_by_libjpeg,
     planes_by_scipy,
-    same,
     segments,
 )
 

@@ -4,8 +4,9 @@ import io
 
 import numpy as np
 import pytest
+from coefficients import same
 from PIL import Image
-from variants import SIZES, all_variants, canonical, opencv, picture, pillow, same
+from variants import SIZES, all_variants, canonical, opencv, picture, pillow
 
 from ffdr.beton.libjpeg import decode_jpeg
 from ffdr.dct.format import GREY, SAMPLING_NAMES, YUV420, YUV422, YUV444, Coefficients, block_grid

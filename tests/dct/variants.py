@@ -179,13 +179,3 @@ def segments(data):
 def join(found, rest):
     """The JPEG that ``segments`` took apart."""
     return b"\xff\xd8" + b"".join(segment for _, segment in found) + rest
-
-
-def same(first, second):
-    """Whether two Coefficients are equal in everything."""
-    sides = [(c.sampling, c.width, c.height, len(c.planes)) for c in (first, second)]
-    return (
-        sides[0] == sides[1]
-        and np.array_equal(first.quant, second.quant)
-        and all(np.array_equal(a, b) for a, b in zip(first.planes, second.planes, strict=True))
-    )
