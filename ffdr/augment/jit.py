@@ -65,6 +65,17 @@ def _pointer(typingctx: Any, address: Any) -> Any:
     return types.voidptr(types.uint64), code
 
 
+@intrinsic
+def take_number(typingctx: Any, counter: Any) -> Any:
+    """The int64 at an address (uint64), which is one more afterwards: no two threads take the same number."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = ir.IntType(64)
+        return builder.atomic_rmw("add", builder.inttoptr(arguments[0], number.as_pointer()), number(1), "monotonic")
+
+    return types.int64(types.uint64), code
+
+
 @kernel
 def bytes_at(address: np.uint64, count: int) -> np.ndarray:
     """A uint8 array (count,) over foreign memory; nothing is copied, owned or checked."""

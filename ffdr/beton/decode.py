@@ -17,7 +17,7 @@ from numba import prange, set_num_threads
 
 from ffdr.augment.check import OK, STATUS_TEXT, check_mix, check_view
 from ffdr.augment.geometry import view_region
-from ffdr.augment.jit import address_of, bytes_at, kernel, parallel_kernel
+from ffdr.augment.jit import address_of, bytes_at, kernel, parallel_kernel, take_number
 from ffdr.augment.replay import mix_into, replay_view, scratch_bytes, visible
 from ffdr.augment.view import MIX_DTYPE, VIEW_DTYPE
 from ffdr.beton.layout import DCT, JPG, RAW
@@ -189,11 +189,15 @@ def _replay_batch(
     room: _Workspace,
     status: np.ndarray,
 ) -> None:
-    """Each thread owns one row of the workspace and takes every T-th sample."""
-    threads = len(room.scratch)
-    for thread in prange(threads):
-        for i in range(thread, len(spans), threads):
+    """Each thread owns one row of the workspace and takes the next sample when it is done with one: crops differ in
+    cost, and a batch is only done when its last thread is."""
+    counter = np.zeros(1, np.int64)
+    for thread in prange(len(room.scratch)):
+        place = address_of(counter)
+        i = take_number(place)
+        while i < len(spans):
             status[i] = _replay_sample(stored, spans[i], views, mixes, i, out[i], room, thread)
+            i = take_number(place)
 
 
 class Replayer:
