@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from collections.abc import Sequence
@@ -19,13 +20,18 @@ _PAGES = 16
 _ENOUGH = 16
 """Images that must be found outside memory for a rate."""
 
+_UNIT = os.sysconf("SC_PAGE_SIZE")
+"""Bytes of a page of memory: the system only keeps and lets go of whole ones."""
+_mincore = ctypes.CDLL(None).mincore
+_mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+
 Span = tuple[int, int]
 """First byte and number of bytes."""
 
 
 @dataclass(frozen=True)
 class ReadRates:
-    """Images a second; None: the system keeps the file in memory, so its disk can't be seen."""
+    """Images a second; None: the system keeps the file in memory, or tells only its owner: its disk can't be seen."""
 
     disk: float | None
     """single images at random places, by as many threads as decode"""
@@ -49,36 +55,45 @@ def read_rates(images: ImageBeton, threads: int, seed: int = 0) -> ReadRates:
     mean = float(images.data_size.mean())
     with open(images.path, "rb", buffering=0) as file:
         fd = file.fileno()
-        in_pages = _cold_rate(fd, pages, READERS, 1)
-        disk = _cold_rate(fd, spans, threads, _ENOUGH)
+        in_pages = _cold_rate(fd, images.memmap, pages, READERS, 1)
+        disk = _cold_rate(fd, images.memmap, spans, threads, _ENOUGH)
         _timed(fd, spans, threads)
         memory = len(spans) / _timed(fd, spans, threads)
     return ReadRates(disk and disk[0], in_pages and in_pages[1] / mean, memory)
 
 
-def _cold_rate(fd: int, spans: Sequence[Span], threads: int, enough: int) -> tuple[float, float] | None:
-    """Spans and bytes a second of those that could be taken out of memory; None: fewer than ``enough``."""
+def _cold_rate(
+    fd: int, file: np.ndarray, spans: Sequence[Span], threads: int, enough: int
+) -> tuple[float, float] | None:
+    """Spans and bytes a second of those that could be taken out of memory; None: fewer than ``enough``.
+
+    file: (bytes,) uint8, the mapped file of the descriptor.
+    """
     os.fsync(fd)  # what is not yet written stays in memory
-    unit = os.sysconf("SC_PAGE_SIZE")  # of memory; the system lets go of whole ones only
-    for start, size in spans:
-        first, end = start // unit * unit, -(-(start + size) // unit) * unit
-        os.posix_fadvise(fd, first, end - first, os.POSIX_FADV_DONTNEED)
-    cold = [span for span in spans if _is_cold(fd, span)]
+    for span in spans:
+        os.posix_fadvise(fd, *_whole_units(span), os.POSIX_FADV_DONTNEED)
+    cold = [span for span in spans if _is_cold(file, span)]
     if len(cold) < enough:
         return None
     seconds = _timed(fd, cold, threads)
     return len(cold) / seconds, sum(size for _, size in cold) / seconds
 
 
-def _is_cold(fd: int, span: Span) -> bool:
-    """Whether the middle of a span would have to come from the disk, as the kernel tells without reading it."""
-    try:
-        os.preadv(fd, [bytearray(1)], span[0] + span[1] // 2, os.RWF_NOWAIT)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system that can't tell, such as one that lives in memory
-        return False
-    return False
+def _whole_units(span: Span) -> Span:
+    """The pages of memory that a span touches."""
+    first = span[0] // _UNIT * _UNIT
+    return first, -(-(sum(span) - first) // _UNIT) * _UNIT
+
+
+def _is_cold(file: np.ndarray, span: Span) -> bool:
+    """Whether nothing of a span is in memory, by mincore(2).
+
+    A read that must not wait (RWF_NOWAIT) would tell too, but Linux then begins to read ahead.
+    """
+    first, size = _whole_units(span)
+    units = np.ones(size // _UNIT, np.uint8)
+    failed = _mincore(file.ctypes.data + first, size, units.ctypes.data)
+    return not failed and not (units & 1).any()
 
 
 def _timed(fd: int, spans: Sequence[Span], threads: int) -> float:
