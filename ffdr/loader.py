@@ -13,7 +13,7 @@ from ffdr.augment.policy import Policy
 from ffdr.beton.decode import Replayer
 from ffdr.beton.order import EpochOrder, rank_and_world_size
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.beton.stream import Batch, BatchStream
+from ffdr.beton.stream import Batch, BatchStream, thread_count
 from ffdr.beton.views import DrawnViews, FixedView, SomeStored, StoredViews, ViewSource
 from ffdr.errors import UserError
 from ffdr.targets import SparseTargets
@@ -61,7 +61,7 @@ class ReinforcedLoader:
             in use at a time, for files larger than memory: if these are sorted by class, a batch has no more classes
             than that. None: random, sequential for the evaluation view.
         drop_last: leave out an incomplete last batch; None: unless it is the evaluation view.
-        workers: decoding threads; 0: one a core.
+        workers: decoding threads; 0: one per core, but one for the thread that launches a GPU's work.
         mean, std: per channel, of pixels in [0, 1]; None: the manifest's.
         batches_ahead: batches decoded in advance.
         os_cache: read the images through the operating system's cache, which all processes share; False: into memory
@@ -132,13 +132,15 @@ class ReinforcedLoader:
             views,
             self._order,
             resolution,
-            threads=workers,
+            threads=workers or _spare_threads(self.device),
             batches_ahead=batches_ahead,
             os_cache=os_cache,
             device=self.device,
         )
         self._scale = 1.0 / (255.0 * torch.tensor(self.std, device=self.device).view(1, 3, 1, 1))
         self._shift = 255.0 * torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1)
+        # One for all passes: the caching allocator keeps the memory of each stream apart.
+        self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._next = self._at = (0, 0)  # (epoch, batches handed out): of the coming pass, of the current one
 
     def _view_source(
@@ -189,7 +191,7 @@ class ReinforcedLoader:
 
     def _copied_ahead(self, batches: Iterator[Batch]) -> Generator[DeviceBatch, None, None]:
         """One batch ahead of the consumer, on a stream of its own: copies and normalisation go on beside the step."""
-        side = torch.cuda.Stream(self.device)
+        side = self._side
         ready: tuple[DeviceBatch, torch.cuda.Event] | None = None
         try:
             while True:
@@ -307,6 +309,12 @@ class ReinforcedDataset:
         replayer(replayer.spans(np.array([image])), views, mixes, pixels)
         label = torch.from_numpy(self.images.labels[[image]])
         return pixels[0], SparseTargets(torch.from_numpy(ids).long(), torch.from_numpy(log_probs), label)
+
+
+def _spare_threads(device: torch.device) -> int:
+    """Decoding threads where none are asked for: one per core, less the one that keeps a GPU busy."""
+    cores = thread_count(0)
+    return cores - 1 if device.type == "cuda" and cores >= 4 else cores
 
 
 def _handed_over(batch: DeviceBatch, copied: torch.cuda.Event) -> DeviceBatch:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -154,8 +154,13 @@ def forward_flops(model: nn.Module, name: str, resolution: int) -> int:
 
 def save_model(path: str | Path, model: nn.Module, info: ModelInfo) -> None:
     """Write weights and metadata as safetensors, under a partial name first."""
+    save_weights(path, model.state_dict(), info)
+
+
+def save_weights(path: str | Path, state: Mapping[str, torch.Tensor], info: ModelInfo) -> None:
+    """The same for a model's ``state_dict``, on any device."""
     # Clones: the format takes neither other memory layouts nor tensors that share storage.
-    state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     with aside(path) as partial:
         save_file(state, partial, metadata=info.to_metadata())
 

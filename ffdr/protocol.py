@@ -10,7 +10,8 @@ import torch
 from ffdr.targets import SparseTargets
 
 Batch = tuple[torch.Tensor, SparseTargets, torch.Tensor]
-"""images (B, 3, H, W) floating, normalised, channels_last, on the device; targets on the device; index (B,) int64."""
+"""images (B, 3, H, W) channels_last on the device, normalised, or uint8 for a step that normalises them itself; targets
+on the device; index (B,) int64."""
 
 
 class BatchLoader(Protocol):

@@ -59,7 +59,9 @@ class _Typed(Checker):
     def _scalar(kind: type, value: Any) -> Any:
         if kind is bool:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[str(value).lower()]
-        if kind is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        if kind is str and isinstance(value, bool):
+            return "on" if value else "off"  # YAML takes these two words for true and false
+        if kind is str and isinstance(value, (str, int, float)):
             return str(value)
         if kind in (int, float) and isinstance(value, (str, int, kind)) and not isinstance(value, bool):
             return kind(value)

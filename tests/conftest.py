@@ -22,6 +22,29 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def graphs(monkeypatch):
+    """Function that tells how many graphs torch.compile made since the test began, none of them with a break.
+
+    Tracing is real; making machine code of it is PyTorch's own affair, so a plain backend stands in.
+    """
+    real = torch.compile
+
+    def traced(function, mode=None, **settings):
+        return real(function, backend="eager", **settings)
+
+    monkeypatch.setattr(torch, "compile", traced)
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+
+    def count():
+        assert not counters["graph_break"]
+        return counters["stats"]["unique_graphs"]
+
+    return count
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("betons")

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,22 @@ def kernel(function: Callable[..., Any], parallel: bool = False, inlined: bool =
 
 parallel_kernel = functools.partial(kernel, parallel=True)
 """The same for a kernel whose ``prange`` loops run in Numba's threads."""
+
+_one_caller = threading.Lock()
+
+
+def numba_threads() -> AbstractContextManager:
+    """Around every call of a parallel kernel: two Python threads may make such calls at the same time.
+
+    OpenMP's and TBB's pools serve both. Numba's own, which it falls back on where neither is installed, ends the
+    process when it is entered twice, so there the calls take turns; so do those that come before a pool is chosen.
+    """
+    try:
+        alone = numba.threading_layer() == "workqueue"
+    except ValueError:  # no parallel kernel has run yet
+        alone = True
+    return _one_caller if alone else nullcontext()
+
 
 inlined_kernel = functools.partial(kernel, inlined=True)
 """The same for a small kernel that becomes part of its callers: a loop that calls it can still become SIMD code."""

@@ -90,7 +90,7 @@ def _training(task_name: str, loader: ReinforcedLoader, resolution: int) -> Call
 
 def _train_epoch(model: nn.Module, task: Task, optimizer: torch.optim.Optimizer, loader: ReinforcedLoader) -> None:
     for images, targets, _ in loader:
-        loss, _ = task(model, images, targets)
+        loss = task(model, images, targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

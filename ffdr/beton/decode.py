@@ -17,7 +17,7 @@ from numba import prange, set_num_threads
 
 from ffdr.augment.check import OK, STATUS_TEXT, check_mix, check_view
 from ffdr.augment.geometry import view_region
-from ffdr.augment.jit import address_of, bytes_at, kernel, parallel_kernel, take_number
+from ffdr.augment.jit import address_of, bytes_at, kernel, numba_threads, parallel_kernel, take_number
 from ffdr.augment.replay import mix_into, replay_view, scratch_bytes, visible
 from ffdr.augment.view import MIX_DTYPE, VIEW_DTYPE
 from ffdr.beton.layout import DCT, JPG, RAW
@@ -252,7 +252,8 @@ class Replayer:
         """
         status = np.zeros(len(spans), np.int32)
         set_num_threads(self.threads)  # of the calling thread; Numba keeps it per thread
-        _replay_batch(self._stored, spans, views, mixes, out, self._room, status)
+        with numba_threads():
+            _replay_batch(self._stored, spans, views, mixes, out, self._room, status)
         bad = np.flatnonzero(status)
         if len(bad):
             raise ReplayError(self.images.path, int(spans[bad[0], 0]), int(status[bad[0]]))

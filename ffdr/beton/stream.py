@@ -19,6 +19,7 @@ import ffdr.beton.lean_ffcv  # noqa: F401
 
 # isort: split
 import atexit
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,7 +31,7 @@ import numba
 import numpy as np
 import torch
 from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-from ffcv.loader import Loader
+from ffcv.loader import Loader, epoch_iterator
 from ffcv.loader.epoch_iterator import IS_CUDA, EpochIterator
 from ffcv.memory_managers import OSCacheManager, ProcessCacheManager
 from ffcv.pipeline.allocation_query import AllocationQuery
@@ -113,6 +114,8 @@ class BatchStream:
     def set_resolution(self, resolution: int) -> None:
         """Change the side of the views from the next epoch on; ends an unfinished one. Compiles nothing."""
         self.close()
+        if self._replay.replayer.shape[0] == resolution:
+            return
         self._replay.replayer = _new_replayer(self.images, resolution, self._threads)
         self._loader.allocate()
 
@@ -246,20 +249,25 @@ class _Loader(Loader):
 
     def allocate(self) -> None:
         """New buffers, for this and all coming epochs: only one is alive at a time."""
-        if IS_CUDA:
+        if self.device is not None:
             torch.cuda.synchronize(self.device)  # the old ones may still be read
         slots = self.batches_ahead + 2
         self.buffers = buffers = Graph.allocate_memory(self.graph, self.batch_size, slots)
         self.graph.allocate_memory = lambda batch_size, slots: buffers
         self.in_use: list[torch.cuda.Event | None] = [None] * slots
         """What the device must have done before a slot may be written again."""
+        if self.device is not None and not all(torch.from_numpy(part).is_pinned() for part in self._parts()):
+            print("loader: its buffers could not be pinned (ulimit -l?); copies to the GPU are slow", file=sys.stderr)
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of the buffers and of the pages in memory."""
+        return sum(part.nbytes for part in self._parts()) + getattr(self.memory_manager, "memory_bytes", 0)
+
+    def _parts(self) -> list[np.ndarray]:
+        """The arrays that make up the buffers."""
         nodes = [parts for kind in self.buffers.values() for parts in kind.values() if parts is not None]
-        parts = [part for node in nodes for part in (node if isinstance(node, tuple) else (node,))]
-        return sum(part.nbytes for part in parts) + getattr(self.memory_manager, "memory_bytes", 0)
+        return [part for node in nodes for part in (node if isinstance(node, tuple) else (node,))]
 
     def __len__(self) -> int:
         return len(self.traversal_order)
@@ -274,12 +282,15 @@ class _Epoch(EpochIterator):
     def __init__(self, loader: _Loader, order: Sequence[int]) -> None:
         self.error: BaseException | None = None
         self.handed_out: int | None = None
-        super().__init__(loader, order)
+        with _no_streams():
+            super().__init__(loader, order)
         _running.add(self)
 
     def run(self) -> None:
         """The producer thread."""
         try:
+            if self.loader.device is not None:
+                torch.cuda.set_device(self.loader.device)  # a new thread's is GPU 0, on which it would open a context
             self._produce()
         except BaseException as error:  # whatever it is, the consumer must see it rather than wait
             self.error = error
@@ -353,6 +364,20 @@ class _Epoch(EpochIterator):
         with suppress(Empty):
             while True:
                 self.output_queue.get_nowait()
+
+
+@contextmanager
+def _no_streams() -> Iterator[None]:
+    """FFCV draws a CUDA stream for each slot in every epoch, for transforms on the GPU, of which there are none here.
+
+    CUDA has a pool of 32, and the caching allocator keeps memory apart for each that it has seen.
+    """
+    before = epoch_iterator.IS_CUDA
+    epoch_iterator.IS_CUDA = False
+    try:
+        yield
+    finally:
+        epoch_iterator.IS_CUDA = before
 
 
 _running: WeakSet[_Epoch] = WeakSet()

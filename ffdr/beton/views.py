@@ -14,7 +14,7 @@ import numpy as np
 from numba import prange
 
 from ffdr.augment.draw import draw_batch, pack_policy
-from ffdr.augment.jit import kernel, parallel_kernel
+from ffdr.augment.jit import kernel, numba_threads, parallel_kernel
 from ffdr.augment.pick import pick_views
 from ffdr.augment.policy import Policy
 from ffdr.augment.random import SHARE, uniform
@@ -155,16 +155,17 @@ class StoredViews:
         log_probs: np.ndarray,
     ) -> None:
         file, header = self.reinforced, self.reinforced.header
-        bad = _read_stored(
-            file.memmap, file.view_ptr, file.logit_ptr, header.mixes, header.num_classes, index, picked,
-            views.view(np.uint8).reshape(len(index), 2, VIEW_DTYPE.itemsize), mixes,
-            mixes.view(np.uint8).reshape(len(index), MIX_DTYPE.itemsize), ids, log_probs, _HALF,
-        )  # fmt: skip
-        if bad >= 0:
-            raise UserError(
-                f"{file.path}: sample {index[bad]}, view {picked[bad]}: a stored class id is not below "
-                f"{header.num_classes} or a log-probability is not a finite number up to 0"
-            )
+        with numba_threads():
+            bad = _read_stored(
+                file.memmap, file.view_ptr, file.logit_ptr, header.mixes, header.num_classes, index, picked,
+                views.view(np.uint8).reshape(len(index), 2, VIEW_DTYPE.itemsize), mixes,
+                mixes.view(np.uint8).reshape(len(index), MIX_DTYPE.itemsize), ids, log_probs, _HALF,
+            )  # fmt: skip
+            if bad >= 0:
+                raise UserError(
+                    f"{file.path}: sample {index[bad]}, view {picked[bad]}: a stored class id is not below "
+                    f"{header.num_classes} or a log-probability is not a finite number up to 0"
+                )
 
 
 class SomeStored:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from ffdr.beton.order import rank_and_world_size
 from ffdr.beton.read import ImageBeton
+from ffdr.compiling import FixedBatch
 from ffdr.data.folder import open_folder
 from ffdr.data.source import FileSource
 from ffdr.errors import UserError
@@ -66,6 +68,12 @@ class Evaluator:
     shared: bool = True
     """share the images with the other ranks of torch.distributed, where there are some"""
     progress: bool = False
+    compile: bool = False
+
+    @cached_property
+    def forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """How the model is called, for all passes."""
+        return FixedBatch(self.model, "eval.compile") if self.compile else self.model
 
     def loader(
         self, images: Images, center: float | None = None, border: int = 0, dtype: torch.dtype | None = None
@@ -100,4 +108,4 @@ class Evaluator:
                     scorer.update(logits, index)
                 bar.update()
 
-            answer(self.model, loader, receive, self.dtype, self.flip)
+            answer(self.model, loader, receive, self.dtype, self.flip, self.forward)

@@ -114,12 +114,15 @@ def answer(
     receive: Callable[[torch.Tensor, SparseTargets, torch.Tensor], None],
     dtype: torch.dtype | None = None,
     flip: bool = False,
+    forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> None:
     """One pass of a loader: hands logits (B, C), targets and index (B,) of every batch to ``receive``.
 
-    dtype: autocast to it; None: float32. flip: average the model's outputs for an image and its mirror image. The model
-    is evaluated in evaluation mode and left in the mode it had.
+    dtype: autocast to it; None: float32. flip: average the model's outputs for an image and its mirror image. forward:
+    how the model is called, such as through ``compiling.FixedBatch``; None: plainly. The model is evaluated in
+    evaluation mode and left in the mode it had.
     """
+    forward = forward or model
     was_training = model.training
     model.eval()
     loader.set_epoch(0)
@@ -127,7 +130,7 @@ def answer(
         with torch.inference_mode():
             for images, targets, index in loader:
                 with torch.autocast(images.device.type, dtype) if dtype else nullcontext():
-                    logits = (model(images) + model(images.flip(3))) / 2 if flip else model(images)
+                    logits = (forward(images) + forward(images.flip(3))) / 2 if flip else forward(images)
                 receive(logits, targets, index)
     finally:
         model.train(was_training)
@@ -139,13 +142,14 @@ def evaluate(
     num_classes: int | None = None,
     dtype: torch.dtype | None = None,
     flip: bool = False,
+    forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> dict[str, float]:
     """Scores of a model on one pass of a loader (see ``Scores``), by the targets' ``label``.
 
-    num_classes: columns of the model's output, if not the loader's. dtype, flip: see ``answer``. On several ranks
-    (torch.distributed) the scores are those of all images of all ranks, in each of them.
+    num_classes: columns of the model's output, if not the loader's. dtype, flip, forward: see ``answer``. On several
+    ranks (torch.distributed) the scores are those of all images of all ranks, in each of them.
     Raises UserError as ``Scores.result`` does.
     """
     scores = Scores(num_classes or loader.num_classes)
-    answer(model, loader, lambda logits, targets, _: scores.update(logits, targets.label), dtype, flip)
+    answer(model, loader, lambda logits, targets, _: scores.update(logits, targets.label), dtype, flip, forward)
     return scores.compute()

@@ -13,6 +13,7 @@ from torch import nn
 
 from ffdr.beton.partial import write_aside
 from ffdr.beton.read import ImageBeton
+from ffdr.compiling import pays, set_backends
 from ffdr.errors import UserError
 from ffdr.evaluate.classes import NUM_CLASSES
 from ffdr.evaluate.corruptions import CorruptedImages
@@ -45,7 +46,8 @@ def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions |
     with Ranks.join() as ranks:
         plan = None if options.data else plan_suite(suite or SuiteOptions())
         images = open_images(options.data, "eval.data") if options.data else None
-        evaluator = _evaluator(options, model_options, ranks)
+        count = len(images.labels) if plan is None else plan.num_images
+        evaluator = _evaluator(options, model_options, ranks, count)
         if plan:
             check_model(evaluator.info)
             scores = run_suite(evaluator, plan)
@@ -57,10 +59,15 @@ def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions |
         return report
 
 
-def _evaluator(options: EvalOptions, model_options: ModelOptions, ranks: Ranks) -> Evaluator:
-    """Load the model and say how it is fed; a line on standard error where timm would feed it otherwise."""
+def _evaluator(options: EvalOptions, model_options: ModelOptions, ranks: Ranks, num_images: int) -> Evaluator:
+    """Load the model and say how it is fed; a line on standard error where timm would feed it otherwise.
+
+    num_images: that it will be shown.
+    """
     device = ranks.device()
     dtype = autocast_dtype(options.precision, device, "eval.precision")
+    set_backends(device, dtype)
+    batches = num_images // (options.batch_size * ranks.size)
     if options.checkpoint:
         model, info = load_model(options.checkpoint, options.resolution)
     else:
@@ -76,6 +83,7 @@ def _evaluator(options: EvalOptions, model_options: ModelOptions, ranks: Ranks) 
         options.flip_average,
         ranks.threads(options.workers),
         progress=ranks.rank == 0,
+        compile=options.compile == "on" or (options.compile == "auto" and pays(device, batches)),
     )
 
 

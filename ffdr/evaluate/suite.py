@@ -87,6 +87,12 @@ class Plan:
     missing: dict[str, str] = field(default_factory=dict)
     """set → why it can't be scored"""
 
+    @property
+    def num_images(self) -> int:
+        """About how many images the model will be shown; a set of ImageNet-C has as many as the validation set."""
+        cells = sum(len(paths) for paths in self.cells.values())
+        return sum(len(one.images.labels) for one in self.passes) + 50_000 * cells
+
 
 def plan_suite(suite: SuiteOptions) -> Plan:
     """Open the sets that are there, and tell those that aren't.

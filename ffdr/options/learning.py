@@ -10,7 +10,8 @@ TASKS = ("erm", "kd", "dr")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 RESIDUALS = ("smooth", "renormalise")
 OPTIMIZERS = ("sgd", "adamw")
-COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
+COMPILE = ("auto", "off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+SWITCH = ("auto", "on", "off")
 ORDERS = ("random", "sequential", "quasi_random")
 
 
@@ -26,10 +27,13 @@ class TeacherOptions:
     """views a forward pass"""
     precision: str = "auto"
     """auto, float32, bfloat16 or float16; auto: bfloat16 where a GPU has it, else float32"""
-    compile: bool = False
-    """run every teacher through torch.compile"""
+    compile: str = "auto"
+    """run every teacher through torch.compile: auto, on, off; auto: on a GPU, from 3,000 batches on"""
 
     def __post_init__(self) -> None:
+        # It was true or false once.
+        object.__setattr__(self, "compile", {"true": "on", "false": "off"}.get(self.compile, self.compile))
+        one_of("teacher.compile", self.compile, SWITCH)
         one_of("teacher.precision", self.precision, PRECISIONS)
         between("teacher.batch_size", self.batch_size, 1, 10**6)
         between("teacher.resolution", self.resolution, 0, 4096)
@@ -178,8 +182,9 @@ class TrainOptions:
     """average the answers on the evaluation view and its mirror image"""
     precision: str = "auto"
     """auto, float32, bfloat16 or float16; auto: bfloat16 where a GPU has it, else float32"""
-    compile: str = "off"
-    """torch.compile's mode: off, default, reduce-overhead (CUDA graphs), max-autotune"""
+    compile: str = "auto"
+    """torch.compile's mode for the whole step: auto, off, default, reduce-overhead (CUDA graphs), max-autotune,
+    max-autotune-no-cudagraphs; auto: on a GPU, in runs of 3,000 steps and more"""
     sync_batchnorm: bool = False
     """batch statistics over all ranks instead of a rank's own (GPUs only)"""
     seed: int = 0
@@ -258,6 +263,8 @@ class EvalOptions:
     """auto, float32, bfloat16 or float16; auto: bfloat16 where a GPU has it, else float32, as in training"""
     flip_average: bool = False
     """average the answers on the evaluation view and its mirror image"""
+    compile: str = "auto"
+    """run the model through torch.compile: auto, on, off; auto: on a GPU, from 3,000 batches on"""
     corruptions: bool = False
     """also accuracy under the corruptions of evaluate/corruptions.py at 5 severities (not ImageNet-C); data only"""
     json: str = ""
@@ -269,6 +276,7 @@ class EvalOptions:
 
     def __post_init__(self) -> None:
         one_of("eval.precision", self.precision, PRECISIONS)
+        one_of("eval.compile", self.compile, SWITCH)
         between("eval.batch_size", self.batch_size, 1, 10**6)
         between("eval.resolution", self.resolution, 0, 4096)
         between("eval.workers", self.workers, 0, 1024)

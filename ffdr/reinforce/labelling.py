@@ -23,7 +23,7 @@ from ffdr.beton.decode import Replayer, blank_views
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton
 from ffdr.reinforce.shards import Labelled
-from ffdr.reinforce.teacher import Teacher, topk
+from ffdr.reinforce.teacher import Teacher, TopK
 
 Item = TypeVar("Item")
 
@@ -67,8 +67,14 @@ class Labeller:
 
     def answers(self, shards: Iterable[range]) -> Iterator[tuple[_Batch, tuple[np.ndarray, np.ndarray]]]:
         """Every batch of the shards with its ids (B, T) uint16 and log-probabilities (B, T) float16."""
+        before: tuple[_Batch, TopK] | None = None
         for batch in _ahead(self._batches(shards)):
-            yield batch, topk(self._ask(batch.pixels), self.header.topk)
+            asked = batch, TopK(self._ask(batch.pixels), self.header.topk)
+            if before is not None:  # read once the device has the next one to do
+                yield before[0], before[1].result()
+            before = asked
+        if before is not None:
+            yield before[0], before[1].result()
 
     def sample(self, index: np.ndarray) -> torch.Tensor:
         """(B, C) float32: all that the teacher says of view 0 of images ``index`` (B,)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from torch import nn
 
 from ffdr.beton.header import UNUSED
 from ffdr.beton.rounding import to_float16
+from ffdr.compiling import FixedBatch, float32_of, pays, set_backends, why_not
 from ffdr.errors import UserError
 from ffdr.models import autocast_dtype, load_named
 from ffdr.options import TeacherOptions
@@ -52,7 +54,7 @@ class Teacher:
     ) -> None:
         """Move the members to the device, in evaluation mode.
 
-        batch_size: images a forward pass. compile: run the members through torch.compile, once for each batch size.
+        batch_size: images per forward pass. compile: run the members through torch.compile, once each.
         """
         self.device = torch.device(device)
         self.num_classes = num_classes
@@ -62,11 +64,14 @@ class Teacher:
         for member in self.members:
             member.model.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
         self._compile = compile
-        self._calls = [_compiled(member.model) if compile else member.model for member in self.members]
+        self._forward = functools.cache(self._new_forward)
+        set_backends(self.device, self._dtype)
 
     @classmethod
-    def from_options(cls, options: TeacherOptions, num_classes: int, device: torch.device | str) -> Teacher:
-        """Load ``NAME[:CHECKPOINT],…``.
+    def from_options(
+        cls, options: TeacherOptions, num_classes: int, device: torch.device | str, batches: int = 0
+    ) -> Teacher:
+        """Load ``NAME[:CHECKPOINT],…``. batches: how many it will be asked about, as far as known.
 
         Raises UserError for an empty or malformed list, weights that can't be had, or a member with another number of
         classes than the data, with both numbers.
@@ -80,7 +85,8 @@ class Teacher:
                     f"{num_classes}"
                 )
             members.append(Member(name, model, info.resolution, info.mean, info.std))
-        return cls(members, num_classes, device, options.batch_size, options.precision, options.compile)
+        compile = options.compile == "on" or (options.compile == "auto" and _can_gain(torch.device(device), batches))
+        return cls(members, num_classes, device, options.batch_size, options.precision, compile)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -137,22 +143,35 @@ class Teacher:
     def _average(self, sizes: Mapping[int, torch.Tensor], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
         """Log of the mean of the members' probabilities: log-sum-exp less log of their number."""
         logs = []
-        for member, call in zip(self.members, self._calls, strict=True):
-            images = sizes[member.resolution if member.resolution in sizes else 0]
-            x = _renormalise(images, mean, std, member)
-            logs.append(self._ask(call, x, member.resolution))
+        with float32_of(self.device, self._dtype):  # in KD the student's precision is at work around this
+            for number, member in enumerate(self.members):
+                images = sizes[member.resolution if member.resolution in sizes else 0]
+                logs.append(self._forward(number, tuple(mean), tuple(std))(images))
         return torch.stack(logs).logsumexp(0) - math.log(len(logs)) if len(logs) > 1 else logs[0]
 
-    def _ask(self, call: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, resolution: int) -> torch.Tensor:
-        """One member's log-probabilities (B, C) float32 for images normalised as it wants them."""
-        size = (resolution, resolution)
-        if resolution and tuple(x.shape[2:]) != size:
-            x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
-        x = x.contiguous(memory_format=torch.channels_last)
-        # Explicitly off for float32: in KD the student's autocast surrounds this.
-        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
-            logits = call(x)
-        return logits.float().log_softmax(1)
+    def _new_forward(
+        self, number: int, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """A member's log-probabilities (B, C) float32 of images (B, 3, H, W); images * std + mean are in [0, 1].
+
+        Copies nothing from the host, which would wait for all that the device has to do.
+        """
+        member = self.members[number]
+        affine = None if (mean, std) == (member.mean, member.std) else _affine(mean, std, member, self.device)
+        size = (member.resolution, member.resolution)
+
+        def forward(images: torch.Tensor) -> torch.Tensor:
+            x = images.float()
+            if affine is not None:
+                x = torch.addcmul(affine[0], x, affine[1])
+            if member.resolution and tuple(x.shape[2:]) != size:
+                x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+            x = x.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
+                logits = member.model(x)
+            return logits.float().log_softmax(1)
+
+        return FixedBatch(forward, "teacher.compile", self.batch_size, required=True) if self._compile else forward
 
 
 def parse_models(text: str) -> list[tuple[str, str]]:
@@ -166,21 +185,14 @@ def parse_models(text: str) -> list[tuple[str, str]]:
     return [(name, checkpoint) for name, _, checkpoint in (spec.partition(":") for spec in specs)]
 
 
-def _compiled(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The model through torch.compile, whose failure is told in one line."""
-    from torch._dynamo.exc import TorchDynamoException  # slow to import, and seldom needed
-
-    # Shapes are fixed but for a few: full batches, and the last ones of shards.
-    run = torch.compile(model, dynamic=False)
-
-    def call(x: torch.Tensor) -> torch.Tensor:
-        try:
-            return run(x)
-        except TorchDynamoException as error:
-            cause = " ".join(str(error).split())[:200]
-            raise UserError(f"teacher.compile: torch.compile can't run the teacher ({cause}); leave it out") from error
-
-    return call
+def _can_gain(device: torch.device, batches: int) -> bool:
+    """Whether to compile where that is left open. Decided beforehand, for answers differ by rounding."""
+    if not pays(device, batches):
+        return False
+    reason = why_not(device)
+    if reason:
+        print(f"teacher.compile: torch.compile does not work here ({reason}); going on without it", file=sys.stderr)
+    return not reason
 
 
 def _weights_digest(model: nn.Module) -> str:
@@ -191,26 +203,12 @@ def _weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()[:8]
 
 
-def _renormalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float], member: Member) -> torch.Tensor:
-    """From ((pixel - mean) / std) to ((pixel - member's mean) / member's std), float32."""
-    x = images.float()
-    if tuple(mean) == tuple(member.mean) and tuple(std) == tuple(member.std):
-        return x
-    shift, scale = _affine(tuple(mean), tuple(std), member.mean, member.std, x.device)
-    return torch.addcmul(shift, x, scale)
-
-
-@functools.lru_cache(maxsize=64)
 def _affine(
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    member_mean: tuple[float, ...],
-    member_std: tuple[float, ...],
-    device: torch.device,
+    mean: tuple[float, ...], std: tuple[float, ...], member: Member, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Shift and scale, (3, 1, 1) each. Kept, because copying them to a GPU waits for all that it has to do."""
-    scale = [s / t for s, t in zip(std, member_std, strict=True)]
-    shift = [(m - n) / t for m, n, t in zip(mean, member_mean, member_std, strict=True)]
+    """Shift and scale, (3, 1, 1) each, from ((pixel - mean) / std) to ((pixel - member's mean) / member's std)."""
+    scale = [s / t for s, t in zip(std, member.std, strict=True)]
+    shift = [(m - n) / t for m, n, t in zip(mean, member.mean, member.std, strict=True)]
     return tuple(torch.tensor(values, device=device)[:, None, None] for values in (shift, scale))
 
 
@@ -223,17 +221,35 @@ def topk(log_probs: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
 
     Raises ValueError for more classes than uint16 can name, UserError for an answer that is no number.
     """
-    B, C = log_probs.shape
-    if C > 2**16:
-        raise ValueError(f"top-k: {C} classes, but ids of 16 bits name at most {2**16}")
-    if bool(log_probs.isnan().any()):
-        raise UserError("teacher.precision: the teacher's answer is not a number; try bfloat16 or float32")
-    values, order = log_probs.sort(dim=1, descending=True, stable=True)  # torch.topk promises nothing about ties
-    kept = min(k, C)
-    exact_BT = values[:, :kept].double().cpu().numpy()
-    ids_BT = np.zeros((B, k), np.uint16)
-    logs_BT = np.full((B, k), UNUSED, np.float16)
-    ids_BT[:, :kept] = order[:, :kept].cpu().numpy()
-    logs_BT[:, :kept] = to_float16(exact_BT)
-    ids_BT[logs_BT <= UNUSED] = 0
-    return ids_BT, logs_BT
+    return TopK(log_probs, k).result()
+
+
+class TopK:
+    """``topk`` in two parts: the device's is only asked for, so that it has the next batch before this one is read."""
+
+    def __init__(self, log_probs: torch.Tensor, k: int) -> None:
+        """See ``topk``."""
+        B, C = log_probs.shape
+        if C > 2**16:
+            raise ValueError(f"top-k: {C} classes, but ids of 16 bits name at most {2**16}")
+        self._shape = B, k
+        values, order = log_probs.sort(dim=1, descending=True, stable=True)  # torch.topk promises nothing about ties
+        kept = min(k, C)
+        wanted = values[:, :kept].double(), order[:, :kept], log_probs.isnan().any()
+        self._parts = [part.to("cpu", non_blocking=True) for part in wanted]
+        self._there = torch.cuda.current_stream(log_probs.device).record_event() if log_probs.is_cuda else None
+
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """ids and log-probabilities as ``topk`` gives them; waits for the device."""
+        if self._there is not None:
+            self._there.synchronize()
+        exact_BT, order_BT, is_nan = self._parts
+        if bool(is_nan):
+            raise UserError("teacher.precision: the teacher's answer is not a number; try bfloat16 or float32")
+        kept = exact_BT.shape[1]
+        ids_BT = np.zeros(self._shape, np.uint16)
+        logs_BT = np.full(self._shape, UNUSED, np.float16)
+        ids_BT[:, :kept] = order_BT.numpy()
+        logs_BT[:, :kept] = to_float16(exact_BT.numpy())
+        ids_BT[logs_BT <= UNUSED] = 0
+        return ids_BT, logs_BT

@@ -6,13 +6,20 @@ import fcntl
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, TypeVar
 
+import torch
+
 from ffdr.errors import UserError
+
+AHEAD = 2
+"""Steps that the host may be ahead of the GPU: enough to keep it busy, few enough for a stop to come soon and for no
+batch to wait in memory."""
 
 T = TypeVar("T")
 
@@ -78,6 +85,11 @@ def sole_run(folder: Path) -> Iterator[None]:
         yield
 
 
+def stopwatch(device: torch.device) -> Stopwatch:
+    """Of what the device's steps wait for."""
+    return GpuStopwatch(device) if device.type == "cuda" else Stopwatch()
+
+
 class Stopwatch:
     """Seconds since it was made, and those spent waiting for data."""
 
@@ -107,3 +119,50 @@ class Stopwatch:
             finally:
                 self.waited += time.perf_counter() - asked
             yield batch
+
+
+class GpuStopwatch(Stopwatch):
+    """What counts as waiting is the time in which the GPU had nothing to do between two steps.
+
+    The host is ahead of the GPU, so its own waits say little. Events on the stream of the steps tell when one step
+    ended and when the next one's batch was there. For the first batch, before which nothing ran, the host's clock
+    serves. No more than ``AHEAD`` steps are left to be done.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._stream = torch.cuda.current_stream(device)
+        self._gaps: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+
+    def timed(self, batches: Iterable[T]) -> Iterator[T]:
+        """The same batches."""
+        ended: deque[torch.cuda.Event] = deque()
+        asked = time.perf_counter()
+        for batch in batches:
+            begun = self._event()
+            if ended:
+                self._gaps.append((ended[-1], begun))
+            else:
+                self.waited += time.perf_counter() - asked
+            yield batch
+            ended.append(self._event())
+            if len(ended) > AHEAD:
+                ended.popleft().synchronize()
+            self._read()
+
+    @property
+    def data_wait(self) -> float:
+        """Share of the time in which the GPU waited for the next batch."""
+        self._read()
+        return super().data_wait
+
+    def _event(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(self._stream)
+        return event
+
+    def _read(self) -> None:
+        """Add up the gaps that are over."""
+        while self._gaps and self._gaps[0][1].query():
+            ended, begun = self._gaps.popleft()
+            self.waited += ended.elapsed_time(begun) / 1000

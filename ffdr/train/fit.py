@@ -5,22 +5,25 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import timm
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 from tqdm import tqdm
 
+from ffdr.compiling import FixedBatch, set_backends
 from ffdr.errors import UserError
 from ffdr.evaluate.metrics import evaluate
-from ffdr.models import ModelInfo, autocast_dtype, build_model, fixed_size, save_model
+from ffdr.models import ModelInfo, autocast_dtype, build_model, fixed_size, save_weights
 from ffdr.options import ModelOptions, TrainOptions
 from ffdr.protocol import BatchLoader
 from ffdr.ranks import Ranks
 from ffdr.targets import SparseTargets
+from ffdr.train.background import BackgroundWriter, snapshot
 from ffdr.train.checkpoint import Checkpoints, get_rng, set_rng
-from ffdr.train.control import StopRequest, Stopwatch, sole_run
+from ffdr.train.control import StopRequest, Stopwatch, sole_run, stopwatch
 from ffdr.train.log import RunLog
 from ffdr.train.optim import resolution_at
 from ffdr.train.step import Step
@@ -59,7 +62,7 @@ def build_student(options: TrainOptions, model: ModelOptions, num_classes: int, 
     torch.manual_seed(options.seed)
     student = build_model(model, num_classes, options.resolution)
     if options.sync_batchnorm:
-        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
+        student = convert_sync_batchnorm(student)  # timm's: torch's drops the activation that timm's layers hold
     return student.to(device=device, memory_format=torch.channels_last)
 
 
@@ -98,7 +101,11 @@ class Trainer:
         self.dtype = autocast_dtype(options.precision, self.device)
         self.task = build_task(options, loader.num_classes, data.mean, data.std, teacher)
         self.model = build_student(options, model, loader.num_classes, self.device)
-        self.step = Step(options, self.model, self.task, len(loader), self.device, self.dtype, self.ranks)
+        self.step = Step(
+            options, self.model, self.task, len(loader), self.device, self.dtype, self.ranks, data.mean, data.std
+        )
+        self._evaluated = FixedBatch(self.result, "train.compile") if self.step.compiled != "off" else self.result
+        self.files = BackgroundWriter()
         self.log = RunLog(self.out, options.tensorboard)
         self.checkpoints = Checkpoints(self.out / "checkpoints", options.keep)
         self.epoch = 0  # finished epochs
@@ -121,7 +128,7 @@ class Trainer:
         """
         with sole_run(self.out) if self.ranks.rank == 0 else nullcontext(), self.ranks.lost_told():
             self._begin()
-            with StopRequest() as self._stop, self._new_bar() as self._bar:
+            with StopRequest() as self._stop, self._new_bar() as self._bar, self.files:
                 while self.epoch < self.options.epochs:
                     record = self._train_epoch()
                     record |= self._validate()
@@ -136,9 +143,7 @@ class Trainer:
         """Resume from the folder's newest checkpoint, or start afresh and clear what an earlier run left."""
         if self.ranks.rank == 0:
             self.out.mkdir(parents=True, exist_ok=True)
-        if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # an epoch's batches have the same shape
-            torch.set_float32_matmul_precision("highest" if self.options.precision == "float32" else "high")
+        set_backends(self.device, self.dtype)
         state = self.checkpoints.newest(self._identity()) if self.options.resume else None
         self._agree(None if state is None else state["step"])
         if state is not None:
@@ -166,7 +171,7 @@ class Trainer:
         self._bar.set_description(f"epoch {self.epoch + 1}/{self.options.epochs}")
         if self.options.min_resolution:
             self.loader.set_resolution(resolution_at(self.options, self.epoch))
-        watch, before = Stopwatch(), self._images
+        watch, before = stopwatch(self.device), self._images
         for images, targets, _ in watch.timed(self.loader):
             self._train_batch(images, targets)
             if self._time_to_look():
@@ -207,7 +212,7 @@ class Trainer:
             return {}
         self.step.share_buffers()
         flip = self.options.flip_average
-        scores = evaluate(self.result, self.val_loader, self.loader.num_classes, self.dtype, flip)
+        scores = evaluate(self.result, self.val_loader, self.loader.num_classes, self.dtype, flip, self._evaluated)
         if scores["top1"] > self.best:
             self.best = scores["top1"]
             self._write_model("best.safetensors")
@@ -235,7 +240,12 @@ class Trainer:
         if last or stop or self.epoch % self.options.checkpoint_every == 0:
             self.save()
         if stop and not last:
-            self._stop.end()
+            self._end()
+
+    def _end(self) -> NoReturn:
+        """Stop as asked, once the checkpoint is on the disk."""
+        self.files.wait()
+        self._stop.end()
 
     def _export(self) -> None:
         """``model.safetensors``, the weights to use and how to feed them, and the report."""
@@ -257,7 +267,8 @@ class Trainer:
             fingerprint=self.data.fingerprint,
             options=self.model_options.options,
         )
-        save_model(self.out / name, self.result, info)
+        state = snapshot(self.result.state_dict())
+        self.files.write(lambda: save_weights(self.out / name, state, info))
 
     # State.
 
@@ -280,7 +291,8 @@ class Trainer:
                 "totals": {"images": self._images, "loss": self._loss_sum.item()},
                 **self.step.state_dict(),
             }
-            self.checkpoints.save(self.step.count, state)
+            step, copied = self.step.count, snapshot(state)
+            self.files.write(lambda: self.checkpoints.save(step, copied))
         self.ranks.barrier()
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -345,4 +357,4 @@ class Trainer:
         # A stop in the last step of an epoch waits for its end.
         if self.step.count % len(self.loader) != 0 and self.ranks.any(self._stop.requested):
             self.save()
-            self._stop.end()
+            self._end()

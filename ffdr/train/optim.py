@@ -46,6 +46,11 @@ def resolution_at(options: TrainOptions, epoch: int) -> int:
     return min(high, max(low, 32 * round((low + (high - low) * (epoch - begin) / (end - begin)) / 32)))
 
 
+def resolutions(options: TrainOptions) -> list[int]:
+    """Side of the training views of every epoch, pixels."""
+    return [resolution_at(options, epoch) for epoch in range(options.epochs)]
+
+
 def build_schedule(options: TrainOptions, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> CosineLRScheduler:
     """Linear warm-up from lr / warm-up steps to lr, then a cosine that would reach 0 one step after the last.
 

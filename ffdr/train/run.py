@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from ffdr.errors import UserError
 from ffdr.evaluate.evaluator import center_share
 from ffdr.loader import ReinforcedLoader
 from ffdr.models import autocast_dtype, check_name, class_digest
-from ffdr.options import DataOptions, TrainOptions, TrainRecipe
+from ffdr.options import DataOptions, TrainRecipe
 from ffdr.ranks import Ranks
 from ffdr.reinforce.teacher import Teacher
 from ffdr.train.fit import DataInfo, Trainer
@@ -64,13 +64,13 @@ def build_trainer(recipe: TrainRecipe, progress: bool | None = None, ranks: Rank
         resolution=train.resolution,
         seed=train.seed,
         device=device,
-        dtype=_image_dtype(train, device),
+        dtype=torch.uint8 if device.type == "cuda" else torch.float32,  # a GPU's step normalises in its own graph
         workers=ranks.threads(data.workers),
         order=data.order,
         os_cache=data.os_cache,
         **normalisation,
     )
-    teacher = Teacher.from_options(recipe.teacher, loader.num_classes, device) if train.task == "kd" else None
+    teacher = _teacher(recipe, loader, device, ranks) if train.task == "kd" else None
     info = DataInfo(
         **normalisation,
         center=data.center,
@@ -82,10 +82,12 @@ def build_trainer(recipe: TrainRecipe, progress: bool | None = None, ranks: Rank
     return Trainer(train, recipe.model, info, loader, val_loader, teacher, device, progress, ranks)
 
 
-def _image_dtype(train: TrainOptions, device: torch.device) -> torch.dtype:
-    """What the first layer would make of its input anyway; a live teacher has to undo the normalisation precisely."""
-    dtype = autocast_dtype(train.precision, device) if device.type == "cuda" and train.task != "kd" else None
-    return dtype or torch.float32
+def _teacher(recipe: TrainRecipe, loader: ReinforcedLoader, device: torch.device, ranks: Ranks) -> Teacher:
+    """The live teacher, which is asked about a part of a batch at a time."""
+    train = recipe.train
+    part = -(-train.batch_size // (ranks.size * train.accumulate))
+    options = replace(recipe.teacher, batch_size=min(recipe.teacher.batch_size, part))
+    return Teacher.from_options(options, loader.num_classes, device, batches=train.epochs * len(loader))
 
 
 def _reinforced(data: DataOptions, images: ImageBeton) -> ReinforcedBeton:
@@ -119,6 +121,7 @@ def _val_loader(
         resolution=resolution,
         center=center_share(resolution, data.center),
         device=device,
+        dtype=(autocast_dtype(train.precision, device) if device.type == "cuda" else None) or torch.float32,
         workers=ranks.threads(data.workers),
         **normalisation,
     )

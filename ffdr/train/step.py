@@ -1,9 +1,13 @@
-"""One update of the weights: forward, backward, optimiser, averaging; and losses that are no number."""
+"""One update of the weights: forward, backward, optimiser, averaging; and losses that are no number.
+
+``Learner`` is all that is differentiated, as one module: it is compiled as one graph, and made parallel as one.
+"""
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,12 +16,62 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ffdr.compiling import CUDA_GRAPHS, Compiled, train_mode
 from ffdr.errors import UserError
 from ffdr.options import TrainOptions
 from ffdr.ranks import Ranks
 from ffdr.targets import SparseTargets
-from ffdr.train.optim import build_optimizer, build_schedule, has_fused
+from ffdr.train.optim import build_optimizer, build_schedule, has_fused, resolutions
 from ffdr.train.tasks import Task
+
+
+class Learner(nn.Module):
+    """From a batch to its loss: normalisation of uint8 pixels, forward pass, loss."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        dtype: torch.dtype | None,
+    ) -> None:
+        """mean, std: of pixels in [0, 1]. dtype: autocast to it; None: the model's own."""
+        super().__init__()
+        self.model, self.task, self.dtype = model, task, dtype
+        scale, shift = (255 * torch.tensor(tuple(values), device=device).view(1, -1, 1, 1) for values in (std, mean))
+        self.register_buffer("scale", 1 / scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+        self.run: Any = self._loss
+
+    def compile_by(self, mode: str, sizes: int) -> None:
+        """Run as one graph from now on; sizes: how many there are of the images."""
+        self.run = Compiled(self._loss, mode, sizes)
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        ids: torch.Tensor,
+        log_probs: torch.Tensor,
+        label: torch.Tensor,
+        taught: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The mean loss. images (B, 3, H, W): uint8, or normalised; the rest as ``SparseTargets`` and ``Task`` say."""
+        return self.run(images, ids, log_probs, label, taught)
+
+    def _loss(
+        self,
+        images: torch.Tensor,
+        ids: torch.Tensor,
+        log_probs: torch.Tensor,
+        label: torch.Tensor,
+        taught: torch.Tensor | None,
+    ) -> torch.Tensor:
+        if images.dtype == torch.uint8:
+            images = ((images - self.shift) * self.scale).to(self.dtype or torch.float32)
+        with torch.autocast(images.device.type, self.dtype) if self.dtype else nullcontext():
+            return self.task(self.model, images, SparseTargets(ids, log_probs, label), taught)
 
 
 class Step:
@@ -35,10 +89,12 @@ class Step:
         device: torch.device,
         dtype: torch.dtype | None,
         ranks: Ranks,
+        mean: Sequence[float],
+        std: Sequence[float],
     ) -> None:
-        """dtype: autocast to it; None: the model's own."""
+        """dtype: autocast to it; None: the model's own. mean, std: of pixels in [0, 1]."""
         self.options, self.model, self.task = options, model, task
-        self.device, self.dtype, self.ranks = device, dtype, ranks
+        self.device, self.ranks = device, ranks
         self.optimizer = build_optimizer(options, model, device)
         self.schedule = build_schedule(options, self.optimizer, steps_per_epoch)
         self.ema = build_ema(options, model)
@@ -47,14 +103,28 @@ class Step:
         # Flags need a fused optimiser to obey them, and gain nothing where reading a loss is free.
         self.guard = FiniteGuard(self.optimizer, device, scaled, device.type != "cpu" and has_fused(device))
         self.count = 0
-        self._parallel = _parallel(model, device) if ranks.size > 1 else None
-        forward = self._parallel or model
-        self._forward = forward if options.compile == "off" else torch.compile(forward, mode=options.compile)
+        self._learner = Learner(model, task, mean, std, device, dtype)
+        mode = train_mode(options.compile, device, options.epochs * steps_per_epoch, ranks.size)
+        if mode != "off":
+            self._learner.compile_by(mode, len(set(resolutions(options))))
+        self._parallel = _parallel(self._learner, device) if ranks.size > 1 else None
+        # A replayed CUDA graph writes the gradients of a part where those of the part before lie. Gradients of our own,
+        # to which each part is added, are out of its way (pytorch#169545).
+        self._own_gradients = mode in CUDA_GRAPHS and options.accumulate > 1
+        if self._own_gradients:
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+
+    @property
+    def compiled(self) -> str:
+        """The mode of torch.compile that is at work; off: none, or it failed."""
+        run = self._learner.run
+        return run.mode if isinstance(run, Compiled) else "off"
 
     def __call__(self, images: torch.Tensor, targets: SparseTargets) -> torch.Tensor:
         """Learn from this rank's part of a batch; the mean loss over the whole batch, a scalar on the device."""
         self.schedule.step_update(self.count)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=not self._own_gradients)
         loss = self._backward(images, targets)
         self.guard.watch(loss, self.count + 1)
         if self.options.clip_grad > 0:
@@ -69,14 +139,15 @@ class Step:
     def _backward(self, images: torch.Tensor, targets: SparseTargets) -> torch.Tensor:
         """Gradients of the batch, part by part; its mean loss over all ranks."""
         total = torch.zeros((), device=self.device)
+        learner = self._parallel or self._learner
         size = -(-len(images) // self.options.accumulate)
         starts = range(0, len(images), size)
         for start in starts:
             part = slice(start, start + size)
-            last = start == starts[-1]
-            with self._averaging(last), torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
-                loss, _ = self.task(self._forward, images[part], targets[part])
-                loss = loss * (len(images[part]) / len(images))
+            x, y = images[part], targets[part]
+            taught = self.task.ask(x)
+            with self._averaging(last=start == starts[-1]):
+                loss = learner(x, y.ids, y.log_probs, y.label, taught) * (len(x) / len(images))
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         return self.ranks.mean(total)
@@ -122,19 +193,38 @@ class Step:
             self.scaler.load_state_dict(state["scaler"])
 
 
-def build_ema(options: TrainOptions, model: nn.Module) -> ModelEmaV3 | None:
-    """Averaged weights, or None. The decay is ramped up, so that a short run forgets its random start."""
-    return ModelEmaV3(model, decay=options.ema, use_warmup=True) if options.ema > 0 else None
+class AveragedWeights(ModelEmaV3):
+    """timm's averaged weights with their tensors listed once: looking them up in each step takes the host as long as
+    a small model's step takes the GPU."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        """model: on its device; its tensors stay the same ones. The decay is ramped up (timm's use_warmup), so that a
+        short run forgets its random start."""
+        super().__init__(model, decay=decay, use_warmup=True)
+        pairs = list(zip(self.module.state_dict().values(), model.state_dict().values(), strict=True))
+        self._pairs = [[pair for pair in pairs if pair[0].is_floating_point() is kind] for kind in (True, False)]
+
+    def apply_update_(self, model: nn.Module, decay: float) -> None:
+        """Move the averages towards the model's weights and statistics; copy its counters."""
+        averaged, counted = self._pairs
+        torch._foreach_lerp_([ours for ours, _ in averaged], [theirs for _, theirs in averaged], weight=1 - decay)
+        if counted:
+            torch._foreach_copy_([ours for ours, _ in counted], [theirs for _, theirs in counted])
 
 
-def _parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The model with gradients averaged over the ranks; buffers stay each rank's own until ``share_buffers``."""
+def build_ema(options: TrainOptions, model: nn.Module) -> AveragedWeights | None:
+    """Averaged weights, or None."""
+    return AveragedWeights(model, options.ema) if options.ema > 0 else None
+
+
+def _parallel(learner: Learner, device: torch.device) -> DistributedDataParallel:
+    """The learner with gradients averaged over the ranks; buffers stay each rank's own until ``share_buffers``."""
     devices = [device] if device.type == "cuda" else None
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     apart = (
         "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     )  # its name up to torch 2.14
-    return DistributedDataParallel(model, devices, gradient_as_bucket_view=True, **{apart: False})
+    return DistributedDataParallel(learner, devices, gradient_as_bucket_view=True, **{apart: False})
 
 
 class FiniteGuard:

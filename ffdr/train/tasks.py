@@ -1,6 +1,7 @@
 """What a run learns from: labels (ERM), a live teacher (KD) or the reinforced beton (DR).
 
-A task owns forward and loss, so that one fit loop serves all three.
+A task owns forward and loss, so that one fit loop serves all three. A live teacher is asked beforehand, so that forward
+and loss are one graph (``step.Learner``).
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from ffdr.train.losses import SparseTargetLoss
 class LiveTeacher(Protocol):
     """What KD asks of a teacher; see ``ffdr.reinforce.teacher.Teacher``."""
 
+    def log_probs(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, C) float32 log-probabilities for uint8 images (B, 3, H, W)."""
+        ...
+
     def log_probs_normalised(self, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
         """(B, C) float32 log-probabilities for images normalised with mean and std."""
         ...
@@ -29,10 +34,14 @@ class LiveTeacher(Protocol):
 class Task(Protocol):
     """One way to learn: forward and loss of a batch."""
 
+    def ask(self, images: torch.Tensor) -> torch.Tensor | None:
+        """What a live teacher says of the images, (B, C) log-probabilities; None without one. Never compiled."""
+        ...
+
     def __call__(
-        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(loss, logits): a scalar with gradient, batch mean; (B, C) in the model's output dtype."""
+        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets, taught: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The loss, a scalar with gradient, batch mean. images: normalised; taught: what ``ask`` gave of them."""
         ...
 
 
@@ -42,12 +51,14 @@ class ErmTask:
     def __init__(self, num_classes: int, label_smoothing: float = 0.0) -> None:
         self.label_loss = SparseTargetLoss(num_classes, label_smoothing=label_smoothing)
 
+    def ask(self, images: torch.Tensor) -> None:
+        """Nobody."""
+
     def __call__(
-        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets, taught: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """See ``Task``."""
-        logits = model(images)
-        return self.label_loss(logits, targets), logits
+        return self.label_loss(model(images), targets)
 
 
 class KdTask:
@@ -68,21 +79,28 @@ class KdTask:
         self.temperature, self.teacher_weight = temperature, teacher_weight
         self.label_loss = SparseTargetLoss(num_classes, label_smoothing=label_smoothing)
 
+    def ask(self, images: torch.Tensor) -> torch.Tensor | None:
+        """The teacher, if it counts. images: as the loader gives them."""
+        if self.teacher_weight == 0:
+            return None
+        if images.dtype == torch.uint8:
+            return self.teacher.log_probs(images)
+        return self.teacher.log_probs_normalised(images, self.mean, self.std)
+
     def __call__(
-        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets, taught: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """See ``Task``."""
         logits = model(images)
         w = self.teacher_weight
-        soft = w * self._soft_loss(images, logits) if w > 0 else 0.0
+        soft = 0.0 if taught is None else w * self._soft_loss(taught, logits)
         hard = (1 - w) * self.label_loss(logits, targets) if w < 1 else 0.0
-        return soft + hard, logits
+        return soft + hard
 
-    def _soft_loss(self, images: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    def _soft_loss(self, taught: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """t^2 KL(teacher || student), both at temperature t, in float32."""
         t = self.temperature
-        teacher_BC = self.teacher.log_probs_normalised(images, self.mean, self.std)
-        target_BC = (teacher_BC / t).log_softmax(1)
+        target_BC = (taught / t).log_softmax(1)
         student_BC = (logits.float() / t).log_softmax(1)
         return F.kl_div(student_BC, target_BC, reduction="batchmean", log_target=True) * t**2
 
@@ -99,15 +117,18 @@ class DrTask:
         self.teacher_weight = teacher_weight
         self.stored_loss = SparseTargetLoss(num_classes, temperature, residual)
 
+    def ask(self, images: torch.Tensor) -> None:
+        """Nobody: the teacher's answers are stored."""
+
     def __call__(
-        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets, taught: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """See ``Task``."""
         logits = model(images)
         w = self.teacher_weight
         soft = w * self.stored_loss(logits, targets) if w > 0 else 0.0
         hard = (1 - w) * F.cross_entropy(logits.float(), targets.label) if w < 1 else 0.0
-        return soft + hard, logits
+        return soft + hard
 
 
 def build_task(

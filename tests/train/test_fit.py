@@ -47,7 +47,7 @@ def test_the_logged_loss_is_the_mean_over_images(tmp_path):
     """With lr 0 and one epoch the loss of every batch can be computed from the first weights."""
     run = trainer(tmp_path, FakeLoader(n=40), lr=0.0, epochs=1, warmup_epochs=0.0)
     run.model.train()
-    losses = [(run.task(run.model, x, t)[0].item(), len(x)) for x, t, _ in FakeLoader(n=40)]
+    losses = [(run.task(run.model, x, t).item(), len(x)) for x, t, _ in FakeLoader(n=40)]
     expected = sum(loss * n for loss, n in losses) / 40
     assert run.fit()["train_loss"] == pytest.approx(expected, rel=1e-5)
 

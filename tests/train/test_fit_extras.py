@@ -36,14 +36,14 @@ def test_compiling_is_asked_for_by_its_mode(tmp_path, monkeypatch):
     asked = []
     real = torch.compile
 
-    def compile_eagerly(model, mode):
-        asked.append(mode)
-        return real(model, backend="eager")
+    def compile_eagerly(function, mode, dynamic):
+        asked.append((mode, dynamic))
+        return real(function, backend="eager", dynamic=dynamic)
 
     monkeypatch.setattr(torch, "compile", compile_eagerly)
     runs = [trainer(tmp_path / mode, compile=mode, epochs=1) for mode in ("off", "reduce-overhead")]
     losses = [run.fit()["train_loss"] for run in runs]
-    assert asked == ["reduce-overhead"]
+    assert asked == [("reduce-overhead", False), ("default", False)]  # the step, and evaluation
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert weights(runs[0]).keys() == weights(runs[1]).keys()
 
