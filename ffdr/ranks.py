@@ -7,10 +7,11 @@ dies closes its connections, which the others meet as an error instead of a wait
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +24,10 @@ from ffdr.errors import UserError
 
 _PATIENCE = timedelta(hours=6)
 """How long a rank waits for one that is alive: to load the teacher, or to finish its last shard."""
+_GPU_PATIENCE = timedelta(minutes=30)
+"""How long for one to come to an exchange between GPUs, which all reach at one step: a longer wait is a hang."""
+_SPARE_FROM = 4
+"""Cores of a rank from which on one is left to the thread that launches a GPU's kernels."""
 _LOOK_AGAIN = 0.2
 """Seconds between two looks at what the others have finished."""
 
@@ -36,6 +41,8 @@ class Ranks:
     local_rank: int = 0
     local_size: int = 1
     _store: dist.Store | None = None
+    _host: dist.ProcessGroup | None = None
+    """the group that exchanges objects, with more patience than GPUs have; None: the only one"""
 
     @classmethod
     @contextmanager
@@ -56,33 +63,46 @@ class Ranks:
             store, _, _ = next(rendezvous("env://", ranks.rank, ranks.size, timeout=timedelta(minutes=10)))
             store.set_timeout(_PATIENCE)
             group = dist.PrefixStore("ranks", store)
-            backend = "cpu:gloo,cuda:nccl" if gpus and torch.cuda.is_available() else "gloo"
-            dist.init_process_group(backend, store=group, rank=ranks.rank, world_size=ranks.size, timeout=_PATIENCE)
+            host = _start(group, ranks, gpus and torch.cuda.is_available())
         except (RuntimeError, ValueError, OSError) as error:
             cause = " ".join(str(error).split())[:200]
             raise UserError(f"torchrun: the {ranks.size} ranks can't meet ({cause})") from error
         try:
-            yield cls(ranks.rank, ranks.size, ranks.local_rank, ranks.local_size, dist.PrefixStore("shards", store))
+            yield replace(ranks, _store=dist.PrefixStore("shards", store), _host=host)
         finally:
             dist.destroy_process_group()
 
     def device(self) -> torch.device:
-        """The GPU that is this rank's, or the CPU where there is none.
+        """The GPU that is this rank's, or the CPU where there is none. All ranks call it: they compare their GPUs.
+
+        A rank that sees one GPU takes it (``srun --gpus-per-task=1`` shows each rank its own); of several it takes the
+        one of its number on this machine.
 
         Raises:
-            UserError: more ranks on this machine than it has GPUs.
+            UserError: more ranks on this machine than it has GPUs; two ranks with the same GPU.
         """
+        index = self._visible_gpu()
+        if index is not None:
+            torch.cuda.set_device(index)  # before anything that would open a context on GPU 0
+        if self.size > 1:
+            _refuse_shared(self.gather(None if index is None else _identity(index)))
+        return torch.device("cpu") if index is None else torch.device("cuda", index)
+
+    def _visible_gpu(self) -> int | None:
         if not torch.cuda.is_available():
-            return torch.device("cpu")
+            return None
         count = torch.cuda.device_count()
-        if self.local_rank >= count:
+        if count > 1 and self.local_rank >= count:
             raise UserError(f"torchrun: rank {self.local_rank} of this machine has no GPU; there are {count}")
-        torch.cuda.set_device(self.local_rank)
-        return torch.device("cuda", self.local_rank)
+        return self.local_rank if count > 1 else 0
 
     def threads(self, asked: int) -> int:
-        """Replaying threads: as asked, or for 0 this rank's share of the cores."""
-        return thread_count(asked or max(1, thread_count(0) // self.local_size))
+        """Replaying threads: as asked, or for 0 this rank's share of the cores, less one that keeps a GPU busy."""
+        return thread_count(asked or self._spare_cores())
+
+    def _spare_cores(self) -> int:
+        share = max(1, thread_count(0) // self.local_size)
+        return share - 1 if share >= _SPARE_FROM and torch.cuda.is_available() else share
 
     def share(self, value: Any) -> Any:
         """Rank 0's value, in all ranks. It must pickle."""
@@ -90,7 +110,7 @@ class Ranks:
             return value
         box = [value]
         with self._told():
-            dist.broadcast_object_list(box, 0)
+            dist.broadcast_object_list(box, 0, self._host)
         return box[0]
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
@@ -113,7 +133,7 @@ class Ranks:
             return [value]
         values: list[Any] = [None] * self.size
         with self._told():
-            dist.all_gather_object(values, value)
+            dist.all_gather_object(values, value, self._host)
         return values
 
     def barrier(self) -> None:
@@ -137,7 +157,7 @@ class Ranks:
         if self.size == 1:
             return
         with self._told():
-            arrival = dist.barrier(async_op=True)
+            arrival = dist.barrier(self._host, async_op=True)
         while not arrival.is_completed():
             meanwhile()
             time.sleep(_LOOK_AGAIN)
@@ -163,6 +183,29 @@ class Ranks:
             raise UserError(
                 f"rank {self.rank}: another of the {self.size} ranks has ended; what is finished is kept, start again"
             ) from error
+
+
+def _start(store: dist.Store, ranks: Ranks, nccl: bool) -> dist.ProcessGroup | None:
+    """Start torch.distributed, with NCCL between GPUs or without; returns the group for objects unless it's the same.
+
+    A group has one timeout for all that it does, so two patiences take two groups.
+    """
+    backend, patience = ("cpu:gloo,cuda:nccl", _GPU_PATIENCE) if nccl else ("gloo", _PATIENCE)
+    dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size, timeout=patience)
+    return dist.new_group(backend="gloo", timeout=_PATIENCE) if nccl else None
+
+
+def _identity(index: int) -> tuple[str, str]:
+    """Host and number of a GPU, the same in every process that sees it, at whatever index."""
+    return socket.gethostname(), str(torch.cuda.get_device_properties(index).uuid)
+
+
+def _refuse_shared(gpus: list[tuple[str, str] | None]) -> None:
+    """Raise UserError if two ranks have one GPU. gpus: host and number of each rank's, None for a rank on the CPU."""
+    owners: dict[tuple[str, str], int] = {}
+    for rank, gpu in enumerate(gpus):
+        if gpu is not None and owners.setdefault(gpu, rank) != rank:
+            raise UserError(f"torchrun: ranks {owners[gpu]} and {rank} share a GPU of {gpu[0]}; each needs its own")
 
 
 def _places(environment: Mapping[str, str]) -> tuple[int, int, int, int]:

@@ -1,6 +1,12 @@
 """What torchrun's variables are taken for; reinforce/test_killed.py and train/test_parallel.py share work by them."""
 
+from contextlib import contextmanager
+from datetime import timedelta
+from types import SimpleNamespace
+
 import pytest
+import torch
+import torch.distributed as dist
 
 from ffdr.errors import UserError
 from ffdr.ranks import Ranks, _places
@@ -53,8 +59,110 @@ def test_nobody_to_meet_is_one_line(monkeypatch):
         pass
 
 
-def test_a_rank_without_a_gpu(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+@pytest.fixture
+def gpus(monkeypatch):
+    """``gpus("A", "B")``: this process sees two GPUs with these numbers; returns what set_device will be given."""
+    chosen = []
+
+    def see(*numbers):
+        monkeypatch.setattr("torch.cuda.is_available", lambda: bool(numbers))
+        monkeypatch.setattr("torch.cuda.device_count", lambda: len(numbers))
+        monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+        found = [SimpleNamespace(uuid=number) for number in numbers]
+        monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: found[index])
+        monkeypatch.setattr("socket.gethostname", lambda: "node7")
+        return chosen
+
+    return see
+
+
+@pytest.fixture
+def others(monkeypatch):
+    """``others(...)``: what the ranks but the last one hand to ``Ranks.gather``."""
+
+    def answer(*values):
+        monkeypatch.setattr(Ranks, "gather", lambda self, value: [*values, value])
+
+    return answer
+
+
+def test_a_rank_without_a_gpu(gpus):
+    gpus("A", "B")
     with pytest.raises(UserError, match="rank 2 of this machine has no GPU; there are 2"):
         Ranks(2, 3, 2, 3).device()
+
+
+def test_of_several_gpus_a_rank_takes_its_own(gpus, others):
+    chosen = gpus("A", "B", "C")
+    others(("node7", "A"), ("node7", "B"))
+    assert Ranks(2, 3, 2, 3).device() == torch.device("cuda", 2)
+    assert chosen == [2]
+
+
+def test_the_only_gpu_that_a_rank_sees_is_its_own(gpus, others):
+    chosen = gpus("C")
+    others(("node7", "A"), ("node7", "B"), ("node8", "C"))
+    assert Ranks(3, 4, 3, 4).device() == torch.device("cuda", 0)
+    assert chosen == [0]
+
+
+def test_two_ranks_with_one_gpu_are_refused(gpus, others):
+    gpus("C")
+    others(("node7", "A"), ("node7", "C"), ("node8", "C"))
+    with pytest.raises(UserError, match=r"^torchrun: ranks 1 and 3 share a GPU of node7; each needs its own$"):
+        Ranks(3, 4, 3, 4).device()
+
+
+def test_ranks_without_gpus_share_the_cpu(gpus, others):
+    gpus()
+    others(None, ("node7", "A"))
+    assert Ranks(2, 3, 2, 3).device() == torch.device("cpu")
+
+
+def test_alone_nobody_is_asked_for_a_gpu(gpus, monkeypatch):
+    gpus("A", "B")
+    monkeypatch.setattr(Ranks, "gather", lambda self, value: pytest.fail("nobody to ask"))
+    assert Ranks().device() == torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(("cores", "ranks", "gpu", "threads"), [(8, 1, 1, 7), (8, 2, 1, 3), (8, 4, 1, 2), (8, 1, 0, 8)])
+def test_a_gpu_has_a_core_to_itself_where_there_are_enough(gpus, monkeypatch, cores, ranks, gpu, threads):
+    gpus(*"A" * gpu)
+    monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", cores)
+    assert Ranks(0, ranks, 0, ranks).threads(0) == threads
+    assert Ranks(0, ranks, 0, ranks).threads(8) == 8
+
+
+@contextmanager
+def recorded_join(monkeypatch, **options):
+    """A rank of two that meets nobody: the groups that it would start, as (backend, timeout), and its exchange."""
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    groups, used = [], []
+    monkeypatch.setattr("ffdr.ranks.rendezvous", lambda *_, **__: iter([(dist.HashStore(), 0, 2)]))
+    monkeypatch.setattr(dist, "init_process_group", lambda kind, timeout, **_: groups.append((kind, timeout)))
+    monkeypatch.setattr(dist, "new_group", lambda backend, timeout: groups.append((backend, timeout)) or "host")
+    monkeypatch.setattr(dist, "all_gather_object", lambda values, value, group=None: used.append(group))
+    monkeypatch.setattr(dist, "broadcast_object_list", lambda box, source, group=None: used.append(group))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with Ranks.join(**options) as ranks:
+        ranks.gather(1)
+        ranks.share(1)
+        yield groups, used
+
+
+def test_gpus_wait_minutes_for_each_other_and_hosts_wait_hours(gpus, monkeypatch):
+    gpus("A")
+    with recorded_join(monkeypatch, gpus=True) as (groups, used):
+        (first, short), (second, long) = groups
+        assert (first, second, used) == ("cpu:gloo,cuda:nccl", "gloo", ["host", "host"])
+        assert timedelta(minutes=10) <= short <= timedelta(minutes=30)
+        assert long == timedelta(hours=6)
+
+
+@pytest.mark.parametrize(("seen", "asked"), [("", True), ("A", False)])
+def test_without_nccl_there_is_one_patient_group(gpus, monkeypatch, seen, asked):
+    gpus(*seen)
+    with recorded_join(monkeypatch, gpus=asked) as (groups, used):
+        assert groups == [("gloo", timedelta(hours=6))]
+        assert used == [None, None]
