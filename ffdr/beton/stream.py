@@ -289,7 +289,7 @@ class _Epoch(EpochIterator):
     def run(self) -> None:
         """The producer thread."""
         try:
-            if self.loader.device is not None:
+            if self.loader.device is not None and self.loader.device.index is not None:
                 torch.cuda.set_device(self.loader.device)  # a new thread's is GPU 0, on which it would open a context
             self._produce()
         except BaseException as error:  # whatever it is, the consumer must see it rather than wait

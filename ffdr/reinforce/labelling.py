@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -68,7 +69,7 @@ class Labeller:
     def answers(self, shards: Iterable[range]) -> Iterator[tuple[_Batch, tuple[np.ndarray, np.ndarray]]]:
         """Every batch of the shards with its ids (B, T) uint16 and log-probabilities (B, T) float16."""
         before: tuple[_Batch, TopK] | None = None
-        for batch in _ahead(self._batches(shards)):
+        for batch in _ahead(self._batches(shards), self.teacher.device):
             asked = batch, TopK(self._ask(batch.pixels), self.header.topk)
             if before is not None:  # read once the device has the next one to do
                 yield before[0], before[1].result()
@@ -123,9 +124,13 @@ class Labeller:
         return records
 
 
-def _ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items, each made in a thread while the one before it is used."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
+def _ahead(items: Iterator[Item], device: torch.device) -> Iterator[Item]:
+    """The same items, each made in a thread while the one before it is used.
+
+    device: the thread's own; a new thread's is GPU 0, on which every rank would open a context to pin memory.
+    """
+    begin = partial(torch.cuda.set_device, device) if device.index is not None else None
+    with ThreadPoolExecutor(max_workers=1, initializer=begin) as thread:
         following = thread.submit(next, items, None)
         while (item := following.result()) is not None:
             following = thread.submit(next, items, None)
