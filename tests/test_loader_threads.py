@@ -358,3 +358,13 @@ def test_a_thousand_epochs_leak_nothing(paged):
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     print(done.stdout)
+
+
+def test_two_loaders_are_read_at_once_by_numbas_own_threads(digits, reinforced_digits):
+    """Which end the process when two Python threads use them; machines without OpenMP or TBB have no others."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("takes two cores")
+    command = [sys.executable, str(Path(__file__).with_name("two_loaders.py")), str(digits), str(reinforced_digits)]
+    environment = {**os.environ, "NUMBA_THREADING_LAYER": "workqueue"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stdout.strip()) == (0, "workqueue"), done.stderr

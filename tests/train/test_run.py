@@ -3,14 +3,18 @@
 import json
 
 import pytest
+import torch
 from betons import student_recipe
 
 from ffdr import recipe
+from ffdr.beton.read import ImageBeton
 from ffdr.beton.subset import subset
 from ffdr.errors import UserError
 from ffdr.evaluate.run import run as evaluate_run
 from ffdr.models import read_info
 from ffdr.options import EvalOptions, ModelOptions, SubsetOptions
+from ffdr.ranks import Ranks
+from ffdr.train import run as train_run
 from ffdr.train.run import run
 
 
@@ -69,6 +73,18 @@ def test_what_does_not_fit_is_refused_before_training(digits, photos, reinforced
     refuse("classes", val=photos)
     refuse("do not fill one batch", batch_size=101)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "dtype"),
+    [("cuda", "bfloat16", torch.bfloat16), ("cuda", "float32", torch.float32), ("cpu", "bfloat16", torch.float32)],
+)
+def test_a_gpu_validates_in_the_dtype_it_trains_in(digits, monkeypatch, tmp_path, device, precision, dtype):
+    made = []
+    monkeypatch.setattr(train_run, "ReinforcedLoader", lambda images, **given: made.append(given))
+    plan = student_recipe("erm", digits, "", "", tmp_path / "run", val=digits, precision=precision)
+    train_run._val_loader(plan, ImageBeton.open(digits), torch.device(device), Ranks(), {})
+    assert made[0]["dtype"] is dtype
 
 
 def test_eval_refuses_data_of_other_classes(photos, digits, reinforced_digits, teacher, tmp_path):

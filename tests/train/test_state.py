@@ -11,7 +11,7 @@ import torch
 from ffdr.errors import UserError
 from ffdr.train import checkpoint
 from ffdr.train.checkpoint import Checkpoints
-from ffdr.train.control import Stopped, StopRequest, Stopwatch, sole_run
+from ffdr.train.control import AHEAD, Stopped, StopRequest, Stopwatch, sole_run, stopwatch
 from ffdr.train.log import JsonLog
 
 STATE = {key: {} for key in ("best", "model", "ema", "optimizer", "scaler", "rng", "loader", "totals")}
@@ -121,6 +121,56 @@ def test_stopwatch_tells_waiting_from_work():
         time.sleep(0.01)
     assert 0.09 <= watch.waited <= watch.seconds
     assert watch.seconds >= 0.12 and watch.data_wait < 1
+
+
+class Events:
+    """CUDA events of a GPU whose steps take ``step`` seconds and which is handed a batch every ``batch`` seconds."""
+
+    def __init__(self, step, batch):
+        self.step, self.batch, self.made = step, batch, []
+
+    def __call__(self, enable_timing):
+        events, number = self, len(self.made)  # even: a batch has come; odd: its step has ended
+        period = max(self.step, self.batch)
+
+        class Event:
+            time = number // 2 * period + (self.step if number % 2 else 0.0)
+            waited = False
+
+            def record(self, stream):
+                pass
+
+            def query(self):
+                return True
+
+            def elapsed_time(self, other):
+                return 1000 * (other.time - self.time)
+
+            def synchronize(self):
+                Event.waited = True
+
+        events.made.append(Event())
+        return events.made[-1]
+
+
+@pytest.mark.parametrize(("step", "batch", "waited"), [(0.01, 0.1, 9 * 0.09), (0.1, 0.01, 0.0)])
+def test_waiting_is_the_time_between_a_step_and_the_next_batch(monkeypatch, step, batch, waited):
+    events = Events(step, batch)
+    monkeypatch.setattr(torch.cuda, "Event", events)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    watch = stopwatch(torch.device("cuda"))
+    assert list(watch.timed(range(10))) == list(range(10))
+    _ = watch.data_wait
+    assert watch.waited == pytest.approx(waited, abs=0.02)
+
+
+def test_the_host_is_no_more_than_two_steps_ahead(monkeypatch):
+    events = Events(1.0, 0.1)
+    monkeypatch.setattr(torch.cuda, "Event", events)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    for number in stopwatch(torch.device("cuda")).timed(range(10)):
+        ends = events.made[1::2]  # of the steps so far; the host has waited for all but the newest
+        assert [end.waited for end in ends] == [True] * (number - AHEAD) + [False] * min(number, AHEAD)
 
 
 def test_a_second_signal_interrupts_at_once():
