@@ -122,11 +122,12 @@ def evaluate(options: EvalRecipe) -> None:
 
 
 def bench(options: BenchRecipe, what: str) -> None:
-    """Measure: loader, kernels, files, epoch (DR : ERM), train, eval, doctor (what limits training)."""
+    """Measure: loader, kernels, files, epoch (DR : ERM), train, eval, doctor (what limits it), gpu (all of it)."""
     from ffdr.bench.doctor import bench_doctor
     from ffdr.bench.epoch import bench_epoch
     from ffdr.bench.evaluate import bench_eval
     from ffdr.bench.files import bench_files
+    from ffdr.bench.gpu.run import bench_gpu
     from ffdr.bench.kernels import bench_kernels
     from ffdr.bench.loader import bench_loader
     from ffdr.bench.train import bench_train
@@ -139,6 +140,7 @@ def bench(options: BenchRecipe, what: str) -> None:
         "train": bench_train,
         "eval": bench_eval,
         "doctor": bench_doctor,
+        "gpu": bench_gpu,
     }
     benches[what](options.bench)
 

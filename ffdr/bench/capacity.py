@@ -13,6 +13,8 @@ from ffdr.options import ModelOptions
 
 _SIDE = {"cpu": 2048, "cuda": 8192}
 """Of the matrices that are multiplied: large enough to reach the device's full rate."""
+_COPIED = {"cpu": 2**26, "cuda": 2**32}
+"""Bytes: much more than any cache holds."""
 _PRODUCTS = {"cpu": 1, "cuda": 32}
 """In a row, so that starting them does not count."""
 
@@ -37,7 +39,8 @@ def matrix_products(device: torch.device, dtype: torch.dtype | None) -> Work:
     dtype None is float32, on a GPU in TF32, as cuDNN's convolutions have it by default.
     """
     side, count = _SIDE[device.type], _PRODUCTS[device.type]
-    a, b, out = (torch.ones(side, side, dtype=dtype or torch.float32, device=device) for _ in range(3))
+    # Random numbers: products of equal ones switch fewer transistors, so a GPU clocks higher than it ever will in use.
+    a, b, out = (torch.randn(side, side, device=device).to(dtype or torch.float32) for _ in range(3))
 
     def multiply() -> None:
         before = torch.get_float32_matmul_precision()
@@ -51,6 +54,33 @@ def matrix_products(device: torch.device, dtype: torch.dtype | None) -> Work:
     return Work(multiply, count * 2 * side**3)
 
 
+def device_copies(device: torch.device) -> Work:
+    """Copies within the device's memory; the units are bytes, those read and those written."""
+    size, count = _COPIED[device.type], _PRODUCTS[device.type]
+    source = torch.randint(0, 256, (size,), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+
+    def copy() -> None:
+        for _ in range(count):
+            target.copy_(source)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return Work(copy, 2 * count * size)
+
+
+def pinned_copies(device: torch.device, shape: tuple[int, ...], count: int = 16) -> Work:
+    """Copies of batches of pixels (uint8) from pinned memory to a GPU; the units are bytes."""
+    source = torch.zeros(shape, dtype=torch.uint8).pin_memory()
+
+    def copy() -> None:
+        for _ in range(count):
+            source.to(device, non_blocking=True)
+        torch.cuda.synchronize(device)
+
+    return Work(copy, count * source.numel())
+
+
 class PeakMemory:
     """The most memory in use since the last ``restart``.
 
@@ -59,6 +89,8 @@ class PeakMemory:
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._known = device, True
+        if device.type == "cuda":
+            torch.cuda.init()  # statistics of a device that was never used are refused
         self._before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
         self.restart()
 

@@ -3,7 +3,11 @@ and scikit-image (those in its package: nothing is downloaded), their betons, an
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +26,8 @@ from ffdr.beton.write import write_images
 from ffdr.options import WriteOptions
 
 CLASSES = 10
+TOPK = 10
+"""Entries of a made-up teacher per view; never more than there are classes."""
 SIZES = ((500, 375), (375, 500), (500, 333), (333, 500), (500, 400), (400, 400))
 """Widths and heights: ImageNet's most frequent, and some others."""
 SHARES = (0.55, 0.12, 0.18, 0.04, 0.07, 0.04)
@@ -37,12 +43,51 @@ def make_photos(folder: Path, count: int, seed: int = 0, width: int = 0, height:
     rng = np.random.default_rng(seed)
     photos = _sample_photos()
     for number in range(count):
-        size = (width, height) if width else SIZES[rng.choice(len(SIZES), p=SHARES)]
-        window = _random_window(photos[rng.integers(len(photos))], size, rng)
-        path = folder / f"class_{number % CLASSES:02d}" / f"{number:06d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        window.save(path, quality=95)
+        _save_photo(folder, number, photos, rng, width, height)
     return folder
+
+
+def make_photos_at_once(
+    folder: Path, count: int, processes: int, classes: int = CLASSES, width: int = 0, height: int = 0
+) -> Path:
+    """The same in several processes; each photograph has a seed of its own, so their number changes none."""
+    save = partial(_save_seeded, folder, classes, width, height)
+    if processes == 1:
+        save(range(count))
+        return folder
+    portions = [range(first, count, processes) for first in range(processes)]
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("forkserver")) as pool:
+        list(pool.map(save, portions))
+    return folder
+
+
+def repeat_photos(folder: Path, copies: int) -> None:
+    """Let every photograph stand ``copies`` times in its folder, by hard links: longer epochs at no cost."""
+    for path in sorted(folder.rglob("*.jpg")):
+        for copy in range(1, copies):
+            os.link(path, path.with_name(f"{path.stem}_{copy}.jpg"))
+
+
+def _save_seeded(folder: Path, classes: int, width: int, height: int, numbers: range) -> None:
+    photos = _sample_photos()
+    for number in numbers:
+        _save_photo(folder, number, photos, np.random.default_rng((1, number)), width, height, classes)
+
+
+def _save_photo(
+    folder: Path,
+    number: int,
+    photos: list[Image.Image],
+    rng: np.random.Generator,
+    width: int,
+    height: int,
+    classes: int = CLASSES,
+) -> None:
+    size = (width, height) if width else SIZES[rng.choice(len(SIZES), p=SHARES)]
+    window = _random_window(photos[rng.integers(len(photos))], size, rng)
+    path = folder / f"class_{number % classes:02d}" / f"{number:06d}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    window.save(path, quality=95)
 
 
 def _sample_photos() -> list[Image.Image]:
@@ -68,9 +113,9 @@ def _random_window(photo: Image.Image, size: tuple[int, int], rng: np.random.Gen
     return window.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else window
 
 
-def write_photos(photos: Path, out: Path, mode: str = "jpg") -> Path:
-    """The image beton of such a folder."""
-    options = WriteOptions(source="imagefolder", path=str(photos), split="", out=str(out), mode=mode)
+def write_photos(photos: Path, out: Path, mode: str = "jpg", processes: int = 0) -> Path:
+    """The image beton of such a folder. processes: that write; 0: one per core."""
+    options = WriteOptions(source="imagefolder", path=str(photos), split="", out=str(out), mode=mode, workers=processes)
     return write_images(options, progress=False)
 
 
@@ -80,7 +125,7 @@ def reinforce_untaught(beton: Path, out: Path, policy: Policy, views: int, seed:
     count, index = len(images), np.arange(len(images))
     header = ReinforcedHeader(
         views=views,
-        topk=CLASSES,
+        topk=min(TOPK, images.num_classes),
         num_classes=images.num_classes,
         num_images=count,
         fingerprint=images.fingerprint,
@@ -96,8 +141,9 @@ def reinforce_untaught(beton: Path, out: Path, policy: Policy, views: int, seed:
         draw_batch(pack_policy(policy), np.uint64(seed), k, index, images.original_sizes, drawn, mixes)
         records["first"][:, k], records["mix"][:, k], records["second"][:, k] = drawn[:, 0], mixes, drawn[:, 1]
     rng = np.random.default_rng(seed)
-    probs = -np.sort(-rng.dirichlet(np.ones(CLASSES), (count, views)))
-    ids = np.argsort(rng.random((count, views, images.num_classes)))[..., :CLASSES].astype(np.uint16)
+    topk = header.topk
+    probs = -np.sort(-rng.dirichlet(np.ones(topk), (count, views)))
+    ids = np.argsort(rng.random((count, views, images.num_classes)))[..., :topk].astype(np.uint16)
     with ReinforcedWriter(out, header, images) as writer:
         writer.put(
             index,

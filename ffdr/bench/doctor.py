@@ -9,15 +9,14 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from ffdr.augment.policy import Policy
 from ffdr.bench import diagnosis, loops
-from ffdr.bench.capacity import PeakMemory
+from ffdr.bench.capacity import PeakMemory, pinned_copies
 from ffdr.bench.diagnosis import Diagnosis, Measured
 from ffdr.bench.loops import Files, Setting
 from ffdr.bench.reading import ReadRates, read_rates
@@ -83,7 +82,9 @@ def examine(setting: Setting, files: Files, out: Path, repeats: int) -> tuple[Me
         diagnosis.TOGETHER: Work(lambda: loops.train_on_last(trainer, setting.steps), setting.images),
     }
     if setting.device.type == "cuda":
-        work[diagnosis.COPY] = Work(_copying(setting), _COPIES * setting.batch_size)
+        shape = (setting.batch_size, setting.resolution, setting.resolution, 3)
+        copies = pinned_copies(setting.device, shape, _COPIES)
+        work[diagnosis.COPY] = replace(copies, units=_COPIES * setting.batch_size)
     rates = {name: timing.rate for name, timing in time_in_turn(work, repeats).items()}
     return _measured(setting, files, images, reading, rates, used), rates
 
@@ -133,19 +134,6 @@ def _decoder(setting: Setting, files: Files) -> ReinforcedLoader:
         workers=setting.workers,
         reuse_buffers=True,
     )
-
-
-def _copying(setting: Setting) -> Callable[[], None]:
-    """Copies batches of pixels from pinned memory to the GPU."""
-    shape = (setting.batch_size, setting.resolution, setting.resolution, 3)
-    source = torch.zeros(shape, dtype=torch.uint8).pin_memory()
-
-    def run() -> None:
-        for _ in range(_COPIES):
-            source.to(setting.device, non_blocking=True)
-        loops.wait(setting.device)
-
-    return run
 
 
 def free_memory() -> int:

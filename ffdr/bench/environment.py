@@ -12,9 +12,18 @@ from pathlib import Path
 
 import torch
 
-_LIBRARIES = ("ffcv", "torch", "torchvision", "timm", "numba", "numpy", "pillow", "opencv-python", "scikit-image")
-_PEERS = ("nvidia-dali-cuda120",)
-"""Named where they are installed."""
+_LIBRARIES = ("ffcv", "torch", "torchvision", "timm", "numba", "numpy", "pillow", "scikit-image")
+_OTHERS = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+    "triton",
+    "nvidia-dali-cuda120",
+)
+"""Named where they are installed: OpenCV under any of its names, and what not every machine has."""
+COMMIT = "FFDR_COMMIT"
+"""Variable that names the commit of a copy that is not quite a checkout."""
 
 
 def environment() -> dict[str, str]:
@@ -27,8 +36,8 @@ def environment() -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "python": platform.python_version(),
-        **{name: version(name) for name in _LIBRARIES},
-        **{name: found for name in _PEERS if (found := _installed(name))},
+        **{name: _installed(name) or "unknown" for name in _LIBRARIES},
+        **{name: found for name in _OTHERS if (found := _installed(name))},
     }
 
 
@@ -40,7 +49,10 @@ def _installed(name: str) -> str:
 
 
 def _commit() -> str:
-    """Short hash of the checkout the package lies in, with ``+changes`` when files differ from it."""
+    """What ``FFDR_COMMIT`` says; else the short hash of the checkout the package lies in, with ``+changes`` when files
+    differ from it."""
+    if os.environ.get(COMMIT):
+        return os.environ[COMMIT]
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:

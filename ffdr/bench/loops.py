@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
@@ -14,19 +14,23 @@ import torch.nn.functional as F
 from torch import nn
 
 from ffdr.augment.policy import Policy
-from ffdr.bench.corpus import make_photos, reinforce_untaught, write_photos
+from ffdr.bench.corpus import TOPK, make_photos, reinforce_untaught, write_photos
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.compiling import train_mode
+from ffdr.compiling import why_not as why_not_compile
 from ffdr.errors import UserError
 from ffdr.models import autocast_dtype, best_device, check_name
 from ffdr.options import BenchOptions, DataOptions, ModelOptions, TeacherOptions, TrainOptions, TrainRecipe
 from ffdr.protocol import Batch, BatchLoader
-from ffdr.train.fit import Trainer
+from ffdr.targets import SparseTargets
+from ffdr.train.fit import DataInfo, Trainer, build_student
 from ffdr.train.optim import build_optimizer
 from ffdr.train.run import build_trainer
 
 _VIEWS = 8
 _EPOCHS = 10**4
 """More than are ever timed, so that the learning rate stays where it is."""
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CACHED = 4
 """Different batches that are kept on the device."""
 
@@ -46,6 +50,8 @@ class Setting:
     """as ``train.compile``"""
     workers: int
     device: torch.device
+    ema: float = 0.0
+    """as ``train.ema``"""
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -117,21 +123,14 @@ def plan(options: BenchOptions, device: torch.device | None = None) -> list[Sett
 
 
 def _compile_mode(asked: str, device: torch.device) -> str:
-    if asked == "off" or (not asked and device.type == "cpu"):
+    """What ffdr's own choice comes to in a run that is long enough."""
+    mode = train_mode(asked or "auto", device, _EPOCHS, 1)
+    if mode == "off":
         return "off"
     reason = why_not_compile(device)
-    if asked and reason:
+    if reason and asked not in ("", "auto"):
         raise UserError(f"bench.compile: torch.compile does not work here ({reason}); use off")
-    return "off" if reason else asked or "default"
-
-
-def why_not_compile(device: torch.device) -> str:
-    """Why torch.compile does not work here, in a line; empty: it does."""
-    try:
-        torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=device))
-    except RuntimeError as error:  # what all of torch.compile's failures are: no C++ compiler, no Triton, ...
-        return next(iter(str(error).strip().splitlines()), type(error).__name__)[:100]
-    return ""
+    return "off" if reason else mode
 
 
 def training_files(options: BenchOptions, folder: Path, count: int) -> Files:
@@ -158,17 +157,7 @@ def new_trainer(setting: Setting, files: Files, out: Path) -> Trainer:
         UserError: a model that can't take the images.
     """
     recipe = TrainRecipe(
-        train=TrainOptions(
-            task=files.task,
-            epochs=_EPOCHS,
-            batch_size=setting.batch_size,
-            lr=1e-3,
-            warmup_epochs=0,
-            resolution=setting.resolution,
-            precision=setting.precision,
-            compile=setting.compile,
-            out=str(out),
-        ),
+        train=_train_options(setting, out, files.task),
         data=DataOptions(train=str(files.images), reinforced=files.reinforced, workers=setting.workers),
         model=ModelOptions(name=setting.model),
         policy=Policy(),
@@ -177,6 +166,45 @@ def new_trainer(setting: Setting, files: Files, out: Path) -> Trainer:
     trainer = build_trainer(recipe, progress=False)
     trainer._begin()
     return trainer
+
+
+def random_trainer(setting: Setting, out: Path, num_classes: int = 1000) -> Trainer:
+    """The same, on random pixels and a made-up teacher's top-k that lie on the device (task dr).
+
+    Raises:
+        UserError: a model that can't take the images.
+    """
+    generator = torch.Generator(setting.device).manual_seed(0)
+    batches = [_random_batch(setting, num_classes, generator) for _ in range(CACHED)]
+    loader = CachedBatches(batches, setting.steps, num_classes)
+    options, model = _train_options(setting, out, "dr"), ModelOptions(name=setting.model)
+    trainer = Trainer(options, model, DataInfo(_MEAN, _STD), loader, device=setting.device, progress=False)
+    trainer._begin()
+    return trainer
+
+
+def _random_batch(setting: Setting, num_classes: int, generator: torch.Generator) -> Batch:
+    """As the loader gives it on a GPU: uint8 in channels_last, top-10."""
+    count, side, on = setting.batch_size, setting.resolution, {"device": setting.device, "generator": generator}
+    pixels = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, **on).permute(0, 3, 1, 2)
+    ids = torch.rand(count, num_classes, **on).topk(min(TOPK, num_classes), dim=1).indices
+    log_probs = torch.randn(ids.shape, **on).log_softmax(1).sort(1, descending=True).values - 0.1
+    return pixels, SparseTargets(ids, log_probs, ids[:, 0].clone()), torch.arange(count)
+
+
+def _train_options(setting: Setting, out: Path, task: str) -> TrainOptions:
+    return TrainOptions(
+        task=task,
+        epochs=_EPOCHS,
+        batch_size=setting.batch_size,
+        lr=1e-3,
+        warmup_epochs=0,
+        resolution=setting.resolution,
+        precision=setting.precision,
+        compile=setting.compile,
+        ema=setting.ema,
+        out=str(out),
+    )
 
 
 def on_cached(trainer: Trainer, batches: Sequence[Batch], count: int) -> Trainer:
@@ -215,12 +243,35 @@ def _rewind(loader: BatchLoader, epoch: int, count: int) -> None:
     loader.load_state_dict(loader.state_dict() | {"epoch": epoch, "batch": len(loader) - count})
 
 
-def step_through(trainer: Trainer) -> None:
-    """One pass of the trainer's step over its batches, without the loop around it."""
+def step_through(trainer: Trainer, batches: BatchLoader | None = None) -> None:
+    """One pass of the trainer's step over its batches, or over others, without the loop around it."""
     trainer.model.train()
-    for images, targets, _ in trainer.loader:
+    for images, targets, _ in batches or trainer.loader:
         trainer.step(images, targets)
     wait(trainer.device)
+
+
+def train_epoch(trainer: Trainer) -> dict[str, Any]:
+    """The trainer's own loop over all its batches, whatever its step did before; its log record."""
+    trainer.step.count = trainer.epoch * len(trainer.loader)
+    return trainer._train_epoch()
+
+
+def compiled(trainer: Trainer) -> str:
+    """torch.compile's mode that the trainer's step is in; off where that failed."""
+    return trainer.step.compiled
+
+
+def student(trainer: Trainer) -> nn.Module:
+    """Another model like the trainer's, with the same first weights."""
+    return build_student(trainer.options, trainer.model_options, trainer.loader.num_classes, trainer.device)
+
+
+def bare_loop(trainer: Trainer, setting: Setting, compile: str, model: nn.Module | None = None) -> BareLoop:
+    """A loop written by hand that trains a model like the trainer's on its batches. compile: as torch.compile has it,
+    or off."""
+    model = model or student(trainer)
+    return BareLoop(model, trainer.options, setting.dtype, compile, trainer.data.mean, trainer.data.std)
 
 
 class CachedBatches:
@@ -255,27 +306,55 @@ class CachedBatches:
 
 
 class BareLoop:
-    """Training as one writes it by hand: autocast, cross-entropy with the labels, backward, the same optimiser."""
+    """Training as one writes it by hand: autocast, cross-entropy with the labels, backward, the same optimiser.
 
-    def __init__(self, model: nn.Module, options: TrainOptions, dtype: torch.dtype | None, compile: str) -> None:
-        """model: on its device, in channels_last; compile: as ``train.compile``."""
-        self.model, self.dtype = model, dtype
+    Compiled, all from the pixels to the loss is one graph of fixed shapes: the fastest loop that can be had without
+    writing kernels.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: TrainOptions,
+        dtype: torch.dtype | None,
+        compile: str,
+        mean: Sequence[float] = _MEAN,
+        std: Sequence[float] = _STD,
+    ) -> None:
+        """model: on its device, in channels_last; compile: torch.compile's mode, or off; mean, std: of pixels in
+        [0, 1], for batches of uint8."""
+        self.model = model
         self.device = next(model.parameters()).device
         self.optimizer = build_optimizer(options, model, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype is torch.float16)
-        self.forward = model if compile == "off" else torch.compile(model, mode=compile)
+        loss = _bare_loss(model, dtype, mean, std, self.device)
+        self.loss = loss if compile == "off" else torch.compile(loss, mode=compile, dynamic=False)
 
     def __call__(self, loader: BatchLoader) -> None:
         """One pass."""
         self.model.train()
         for images, targets, _ in loader:
             self.optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
-                loss = F.cross_entropy(self.forward(images), targets.label)
-            self.scaler.scale(loss).backward()
+            self.scaler.scale(self.loss(images, targets.label)).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
         wait(self.device)
+
+
+def _bare_loss(
+    model: nn.Module, dtype: torch.dtype | None, mean: Sequence[float], std: Sequence[float], device: torch.device
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """From images (B, 3, H, W), uint8 or normalised, and labels (B,) to the mean loss."""
+    shift, scale = (255 * torch.tensor(tuple(values), device=device).view(1, 3, 1, 1) for values in (mean, std))
+
+    def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if images.dtype == torch.uint8:
+            images = ((images - shift) / scale).to(dtype or torch.float32)
+        with torch.autocast(images.device.type, dtype) if dtype else nullcontext():
+            logits = model(images)
+        return F.cross_entropy(logits.float(), labels)
+
+    return loss
 
 
 def wait(device: torch.device) -> None:

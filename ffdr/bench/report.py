@@ -78,15 +78,25 @@ def check_report(file: str) -> None:
         raise UserError(f"bench.json: {file} does not end in .json")
     if file and not Path(file).parent.is_dir():
         raise UserError(f"bench.json: there is no folder {Path(file).parent}")
+    environment()  # what it can't find out must come up now, not when everything is measured
 
 
 def report(file: str, title: str, setting: Sequence[str], tables: Sequence[Table], figures: Mapping[str, Any]) -> None:
     """Print the tables; with a ``file`` (.json) store the figures there and the tables beside it (.md)."""
-    heads = [f"# {title}", "\n".join(f"- {line}" for line in setting)]
-    print("\n\n".join([*heads, *map(str, tables)]))
+    print(_text(title, setting, tables))
     if file:
-        origin = environment()
-        foot = "Measured with " + ", ".join(f"{key} {value}" for key, value in origin.items()) + "."
-        content = {"setting": list(setting), **figures, "environment": origin}
-        write_aside(Path(file), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        write_aside(Path(file).with_suffix(".md"), "\n\n".join([*heads, *map(str, tables), foot]) + "\n")
+        store(file, title, setting, tables, figures)
+
+
+def store(file: str, title: str, setting: Sequence[str], tables: Sequence[Table], figures: Mapping[str, Any]) -> None:
+    """Write the figures to a ``file`` (.json) and the tables beside it (.md); either is whole at any time."""
+    origin = environment()
+    foot = "Measured with " + ", ".join(f"{key} {value}" for key, value in origin.items()) + "."
+    content = {"setting": list(setting), **figures, "environment": origin}
+    write_aside(Path(file), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_aside(Path(file).with_suffix(".md"), f"{_text(title, setting, tables)}\n\n{foot}\n")
+
+
+def _text(title: str, setting: Sequence[str], tables: Sequence[Table]) -> str:
+    heads = [f"# {title}", "\n".join(f"- {line}" for line in setting)]
+    return "\n\n".join([*heads, *map(str, tables)])

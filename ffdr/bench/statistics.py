@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,6 +37,21 @@ class Estimate:
         """How many times ``base`` this is, repeat by repeat: what was measured side by side is compared, so that a
         machine that slows down for a while slows both down."""
         return Estimate.of(np.divide(self.values, base.values))
+
+    @classmethod
+    def from_json(cls, figure: Mapping[str, Any]) -> Estimate:
+        """The reverse of ``json``."""
+        return cls(figure["median"], figure["low"], figure["high"], tuple(figure["values"]))
+
+    def beside(self, base: Estimate) -> Estimate:
+        """How many times ``base`` this is where the two were measured one after the other: the ratio of the medians,
+        with the widest interval that theirs allow."""
+        ratio = self.median / base.median
+        return Estimate(ratio, self.low / base.high, self.high / base.low, (ratio, ratio))
+
+    def times(self, factor: float) -> Estimate:
+        """The same in another unit."""
+        return Estimate.of([factor * value for value in self.values])
 
     def json(self) -> dict[str, Any]:
         """Plain data."""

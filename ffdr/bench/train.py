@@ -19,15 +19,15 @@ import torch
 import torchvision
 from torch import nn
 
-from ffdr.bench import loops
+from ffdr.bench import cards, loops
 from ffdr.bench.capacity import PeakMemory, matrix_products, training_flops
-from ffdr.bench.loops import BareLoop, CachedBatches, Files, Setting
+from ffdr.bench.loops import CachedBatches, Files, Setting
 from ffdr.bench.report import Table, Target, check_report, report, target_table
 from ffdr.bench.statistics import Estimate
 from ffdr.bench.timing import Timing, Work, time_in_turn
 from ffdr.beton.stream import thread_count
 from ffdr.options import BenchOptions
-from ffdr.train.fit import Trainer, build_student
+from ffdr.train.fit import Trainer
 
 # Names of what is timed.
 BOTH = "ffdr: fit loop with the loader"
@@ -38,8 +38,6 @@ TIMM, TIMM_COMPILED = "timm, plain loop, cached batches", "timm, plain loop, com
 VISION, VISION_COMPILED = "torchvision, plain loop, cached batches", "torchvision, plain loop, compiled, cached batches"
 PRODUCTS = "matrix products"
 
-PUBLISHED = 3079
-"""Images a second of ResNet-50 at 224 px on one GPU of the H200's class, PyTorch with AMP, NCHW, as published."""
 _SEVERAL_OUTPUTS = ("inception_v3",)
 """torchvision models that return more than logits in training."""
 
@@ -138,13 +136,13 @@ def _makers(setting: Setting, trainer: Trainer) -> tuple[dict[str, Callable[[], 
     has_vision = setting.model in torchvision.models.list_models() and setting.model not in _SEVERAL_OUTPUTS
 
     def plain(build: Callable[[], nn.Module], compile: str) -> Callable[[], Callable[[], None]]:
-        return lambda: partial(BareLoop(build(), trainer.options, setting.dtype, compile), loader)
+        return lambda: partial(loops.bare_loop(trainer, setting, compile, build()), loader)
 
     makers = {
-        FIT: lambda: _fit_pass(loops.on_cached(trainer, batches, setting.steps)),
+        FIT: lambda: partial(loops.train_epoch, loops.on_cached(trainer, batches, setting.steps)),
         STEP: lambda: partial(loops.step_through, loops.on_cached(trainer, batches, setting.steps)),
-        TIMM: plain(lambda: _timm(trainer), "off"),
-        TIMM_COMPILED: plain(lambda: _timm(trainer), mode),
+        TIMM: plain(lambda: loops.student(trainer), "off"),
+        TIMM_COMPILED: plain(lambda: loops.student(trainer), mode),
         VISION: plain(lambda: _vision(trainer), "off"),
         VISION_COMPILED: plain(lambda: _vision(trainer), mode),
     }
@@ -154,17 +152,6 @@ def _makers(setting: Setting, trainer: Trainer) -> tuple[dict[str, Callable[[], 
     if not has_vision:
         skipped |= dict.fromkeys((VISION, VISION_COMPILED), f"torchvision has no {setting.model}")
     return {name: make for name, make in makers.items() if name not in skipped}, skipped
-
-
-def _fit_pass(trainer: Trainer) -> Callable[[], None]:
-    def run() -> None:
-        trainer._train_epoch()
-
-    return run
-
-
-def _timm(trainer: Trainer) -> nn.Module:
-    return build_student(trainer.options, trainer.model_options, trainer.loader.num_classes, trainer.device)
 
 
 def _vision(trainer: Trainer) -> nn.Module:
@@ -188,19 +175,12 @@ def targets(results: Sequence[Figures]) -> list[Target]:
                 at_most=True,
             )
         )
-    reached = [
-        figures.timings[STEP].rate.over(published)
-        for figures in results
-        if (figures.setting.model, figures.setting.resolution) == ("resnet50", 224) and _on_h200(figures.setting)
-        for published in [Estimate.of([PUBLISHED] * len(figures.timings[STEP].seconds))]
-    ]
-    best = max(reached, key=lambda ratio: ratio.median, default=None)
-    name = f"resnet50, 224 px, one H200: step : {PUBLISHED:,} images/s (PyTorch, AMP, NCHW, published)"
-    return [*found, Target(name, best, 1.6)]
-
-
-def _on_h200(setting: Setting) -> bool:
-    return setting.device.type == "cuda" and "H200" in torch.cuda.get_device_name(setting.device)
+    judged = (cards.MODEL, cards.RESOLUTION)
+    comparable = [figures for figures in results if (figures.setting.model, figures.setting.resolution) == judged]
+    best = max(comparable, key=lambda figures: figures.timings[STEP].rate.median, default=None)
+    if best is None:
+        return [*found, cards.published_target(None, None)]
+    return [*found, cards.published_target(best.timings[STEP].rate, cards.card_of(best.setting.device))]
 
 
 def _head(options: BenchOptions, files: Files, results: Sequence[Figures]) -> list[str]:

@@ -35,6 +35,7 @@ from ffdr.options.learning import (
 )
 from ffdr.options.measuring import (
     BENCHES,
+    GPU_STAGES,
     BenchOptions,
     DemoOptions,
 )
@@ -60,6 +61,7 @@ from ffdr.options.recipes import (
 
 __all__ = [
     "BENCHES",
+    "GPU_STAGES",
     "MODES",
     "ON_ERROR",
     "OPTIMIZERS",

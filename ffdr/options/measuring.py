@@ -26,7 +26,9 @@ class DemoOptions:
         between("demo.epochs", self.epochs, 0, 10**6)
 
 
-BENCHES = ("loader", "kernels", "files", "epoch", "train", "eval", "doctor")
+BENCHES = ("loader", "kernels", "files", "epoch", "train", "eval", "doctor", "gpu")
+GPU_STAGES = ("set-up", "tests", "steps", "loader", "epochs", "teacher", "evaluation", "health", "profile")
+"""What ``ffdr bench gpu`` does."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,20 @@ class BenchOptions:
     steps: int = 0
     """steps of one timed pass (train, eval, doctor); 0: 32 on a GPU, else 2"""
     compile: str = ""
-    """torch.compile's mode of ffdr's step: off, default, reduce-overhead, max-autotune; empty: default on a GPU that
-    can, else off (train, doctor)"""
+    """torch.compile's mode of ffdr's step, as train.compile; empty: what train.compile=auto comes to in a long run
+    (train, doctor)"""
     data: str = ""
     """image beton to train on (train, doctor) or to evaluate (eval); empty: photographs are made"""
     reinforced: str = ""
     """reinforced beton of these images; empty: the one packed with them, or views drawn on the fly and labels"""
     workers: int = 0
     """decoding threads (train, eval, doctor); 0: one a core"""
+    seconds: int = 460
+    """wall seconds for all that is measured (gpu); what does not fit is skipped"""
+    device: str = ""
+    """cuda, or cpu to try everything at tiny sizes (gpu); empty: the GPU, if there is one"""
+    stages: tuple[str, ...] = ()
+    """set-up, tests, steps, loader, epochs, teacher, evaluation, health, profile (gpu); empty: all"""
     json: str = ""
     """file to write the figures to; a table and a plot go beside it"""
 
@@ -68,7 +76,11 @@ class BenchOptions:
         between("bench.batch_size", self.batch_size, 0, 10**6)
         between("bench.steps", self.steps, 0, 10**6)
         between("bench.workers", self.workers, 0, 1024)
+        between("bench.seconds", self.seconds, 1, 10**6)
         one_of("bench.compile", self.compile, ("", *COMPILE))
+        one_of("bench.device", self.device, ("", "cpu", "cuda"))
+        for stage in self.stages:
+            one_of("bench.stages", stage, GPU_STAGES)
         for precision in self.precisions:
             one_of("bench.precisions", precision, PRECISIONS)
         for resolution in self.resolutions:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ffdr.augment.policy import Policy
-from ffdr.bench import capacity, loops, train
+from ffdr.bench import capacity, cards, loops, train
 from ffdr.bench.loops import BareLoop, CachedBatches, Files, Setting
 from ffdr.bench.statistics import Estimate
 from ffdr.bench.timing import Timing
@@ -54,9 +54,11 @@ def test_targets_are_judged_and_the_gpu_figure_is_not_measured_here():
 
 
 def test_the_gpu_target_is_the_published_rate(monkeypatch):
-    monkeypatch.setattr(train, "_on_h200", lambda setting: setting.resolution == 224)
-    target = train.targets([figures(), figures(model="resnet50", resolution=224)])[-1]
-    assert target.reached.median == pytest.approx(50 / 3079) and target.verdict == "missed"
+    for card, published in (("NVIDIA H200", 3079), ("NVIDIA H100 80GB HBM3", 2790)):
+        monkeypatch.setattr(cards, "card_of", lambda device, card=card: cards.card_named(card))
+        target = train.targets([figures(), figures(model="resnet50", resolution=224)])[-1]
+        assert target.reached.median == pytest.approx(50 / published) and target.verdict == "missed"
+        assert f"{published:,}" in target.name
 
 
 def test_the_table_tells_what_was_skipped():
@@ -151,7 +153,12 @@ def test_every_combination_is_planned(monkeypatch):
     assert len(labels) == 8 and labels[0] == "resnet18, 64 px, float32" and labels[-1] == "resnet50, 96 px, bfloat16"
     monkeypatch.setattr(loops, "why_not_compile", lambda device: "")
     default = loops.plan(BenchOptions(), torch.device("cuda"))[0]
-    assert (default.model, default.resolution, default.batch_size, default.compile) == ("resnet50", 224, 256, "default")
+    assert (default.model, default.resolution, default.batch_size, default.compile) == (
+        "resnet50",
+        224,
+        256,
+        "reduce-overhead",
+    )
     monkeypatch.setattr(loops, "why_not_compile", lambda device: "no compiler")
     assert loops.plan(BenchOptions(), torch.device("cuda"))[0].compile == "off"
 

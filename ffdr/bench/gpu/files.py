@@ -1,0 +1,79 @@
+"""The background: photographs, their betons, and Numba's kernels, made by half of the cores while models compile.
+
+``python -m ffdr.bench.gpu.files FOLDER gpu|cpu PROCESSES`` writes ``jpg.beton``, ``dct.beton`` and ``views.beton`` into
+the folder and, when all are there, ``ready.json`` with the seconds that each part took.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from ffdr.augment.policy import Policy
+from ffdr.bench.corpus import make_photos_at_once, reinforce_untaught, repeat_photos, write_photos
+from ffdr.bench.gpu.plan import CPU, GPU, Sizes
+from ffdr.bench.startup import start_seconds
+from ffdr.beton.partial import write_aside
+from ffdr.beton.transcode import transcode
+from ffdr.options import TranscodeOptions
+
+JPG, DCT, VIEWS, READY = "jpg.beton", "dct.beton", "views.beton", "ready.json"
+_FEW = 16
+"""Photographs that are enough to have all kernels compiled."""
+
+
+def make_files(folder: Path, sizes: Sizes, processes: int) -> None:
+    """Everything. With several processes kernels are compiled on a few photographs while the others are made."""
+    laps = _Laps()
+    with ThreadPoolExecutor(1) as thread, ThreadPoolExecutor(2) as others:
+        kernels = (
+            thread.submit(_betons, _photos(folder / "few", sizes, _FEW, 1, 1), sizes, 1) if processes > 1 else None
+        )
+        photos = _photos(folder, sizes, sizes.photos, sizes.copies, processes)
+        laps.lap("photographs")
+        starts: list[Future[float]] = []
+        if kernels is not None:
+            few = kernels.result()  # else every process would compile the same
+            laps.lap("kernels that write")
+            starts = [others.submit(start_seconds, few / name, few / VIEWS, 8, 64) for name in (JPG, DCT)]
+        _betons(photos, sizes, processes)
+        laps.lap("betons and views")
+        for start, name in zip(starts, ("JPEG", "coefficients"), strict=False):
+            laps.seconds[f"import to first batch, {name}"] = start.result()
+    laps.lap("kernels that read, beyond that")
+    write_aside(folder / READY, json.dumps({"seconds": laps.seconds}) + "\n")
+
+
+class _Laps:
+    """Seconds by what was done in them."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """What was done since the last one."""
+        now = time.monotonic()
+        self.seconds[name], self._last = now - self._last, now
+
+
+def _photos(folder: Path, sizes: Sizes, count: int, copies: int, processes: int) -> Path:
+    photos = make_photos_at_once(folder / "photos", count, processes, sizes.classes, *sizes.photo)
+    repeat_photos(photos, copies)
+    return photos
+
+
+def _betons(photos: Path, sizes: Sizes, processes: int) -> Path:
+    """Beside the photographs; their folder."""
+    folder = photos.parent
+    images = write_photos(photos, folder / JPG, processes=processes)
+    transcode(TranscodeOptions(file=str(images), out=str(folder / DCT), mode="dct", workers=processes), progress=False)
+    reinforce_untaught(images, folder / VIEWS, Policy(), sizes.views)
+    return folder
+
+
+if __name__ == "__main__":
+    make_files(Path(sys.argv[1]), GPU if sys.argv[2] == "gpu" else CPU, int(sys.argv[3]))

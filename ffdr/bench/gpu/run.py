@@ -1,0 +1,317 @@
+"""``ffdr bench gpu``: everything that only a GPU can tell, in less than eight minutes.
+
+What is measured is listed in ``plan.py``. The figures are stored after every job, so a run that is cut off loses one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from ffdr.bench.cards import card_of
+from ffdr.bench.gpu import plan, suite
+from ffdr.bench.gpu.files import READY as FILES_READY
+from ffdr.bench.gpu.place import failure
+from ffdr.bench.gpu.plan import Job
+from ffdr.bench.gpu.pool import FAILED, READY, Pool, Process, Worker
+from ffdr.bench.gpu.results import Outcome, Results, content
+from ffdr.bench.gpu.table import tables
+from ffdr.bench.report import Table, check_report, report, store
+from ffdr.beton.stream import thread_count
+from ffdr.errors import UserError
+from ffdr.models import best_device
+from ffdr.options import BenchOptions
+
+_MARGIN = 6.0
+"""Seconds kept for the end: tables and processes."""
+_PATIENCE = 4
+"""Times the seconds that a job is expected to take after which it has failed."""
+
+
+def bench_gpu(options: BenchOptions) -> None:
+    """Measure all stages that fit into the time, print tables, and with ``options.json`` store them and the figures.
+
+    Raises:
+        UserError: a report that could not be written; a GPU asked for where there is none.
+    """
+    begun = time.monotonic()
+    check_report(options.json)
+    device = device_for(options.device)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, _sigterm_as_interrupt():
+        _Run(options, device, Path(folder), begun).go()
+
+
+def device_for(asked: str) -> torch.device:
+    """Where to measure.
+
+    Raises:
+        UserError: there is no GPU.
+    """
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UserError("bench.device: cuda asked for, but torch sees no GPU here; cpu tries everything at tiny sizes")
+    return torch.device(asked) if asked else best_device()
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Nothing that was started is left behind, also when a scheduler ends the run."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt("stopped by SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Run:
+    """One run, from the first process to the last table."""
+
+    def __init__(self, options: BenchOptions, device: torch.device, folder: Path, begun: float) -> None:
+        self.options, self.device, self.folder, self.begun = options, device, folder, begun
+        self.gpu = device.type == "cuda"
+        self.sizes = plan.GPU if self.gpu else plan.CPU
+        self.stages = options.stages or plan.GPU_STAGES
+        self.jobs = plan.jobs(self.sizes, self.gpu, self.stages)
+        self.outcomes = {job.name: Outcome(job.stage, job.name) for job in self.jobs}
+        self.results = Results(list(self.outcomes.values()), card_of(device))
+        self.profile: list[dict[str, Any]] = []
+        self._profiled = False
+        self.tests: Process | None = None
+        self._tests_outcome = Outcome(plan.TESTS, "pytest -m gpu")
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.options.seconds - _MARGIN - (time.monotonic() - self.begun)
+
+    def go(self) -> None:
+        """Start everything, measure what gets ready, in order of importance, and end everything."""
+        files, others, beside = self._background()
+        self.pool = Pool(self._workers(), others, beside, files / FILES_READY, *self._room())
+        pending = list(self.jobs)
+        try:
+            while pending or self.tests:
+                self.pool.wait(lambda: any(self._due(job) for job in pending) or self._tests_over(), 1.0)
+                self._tests_end()
+                for job in [job for job in pending if self._settled(job)]:
+                    pending.remove(job)
+                rest = [job for job in pending if not job.extra] or pending
+                due = next((job for job in rest if self._due(job)), None)
+                if due is not None:
+                    pending.remove(due)
+                    self._measure(due)
+                self._profile_if_due(pending)
+        finally:
+            self.pool.close()
+        report(self.options.json, *self._report())
+
+    # Processes.
+
+    def _environment(self) -> dict[str, str]:
+        found = dict(os.environ)
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(suite.root()), found.get("PYTHONPATH", ""))))
+        found["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder / "inductor")  # what one has compiled, others need not
+        if self.gpu:
+            found.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")
+        else:
+            found["CUDA_VISIBLE_DEVICES"] = ""
+        return found
+
+    def _background(self) -> tuple[Path, list[Process], list[Process]]:
+        """The folder of the files; and the processes that run the tests or make the files, those that have to stand
+        still while something is measured and those that need not, because they leave the GPU alone."""
+        files = self.folder / "files"
+        files.mkdir()
+        environment = self._environment()
+        others: list[Process] = []
+        beside: list[Process] = []
+        self.files: Process | None = None
+        if any(job.needs_files for job in self.jobs):
+            half = max(1, thread_count(0) // 2) if self.gpu else 1
+            command = ["-m", "ffdr.bench.gpu.files", str(files), "gpu" if self.gpu else "cpu", str(half)]
+            self.files = Process(command, self.folder / "files.log", environment)
+            (beside if self.gpu else others).append(self.files)
+        if plan.TESTS in self.stages:
+            self.results.outcomes.append(self._tests_outcome)
+            found = suite.test_files()
+            if found:
+                kernels = files / FILES_READY if self.files else None
+                self.tests = suite.start(found, self.folder / "tests.log", environment, kernels)
+                others.append(self.tests)
+            else:
+                self._tests_outcome.status = "skipped: there are no tests beside the package"
+        return files, others, beside
+
+    def _workers(self) -> list[Worker]:
+        """One per job on a GPU, so that none breaks another; on a CPU one for all, which starts faster."""
+        groups = [[job] for job in self.jobs] if self.gpu else [self.jobs] if self.jobs else []
+        first = {"device": self.device.type, "files": str(self.folder / "files")}
+        return [
+            Worker(
+                group,
+                {**first, "folder": str(self.folder / f"worker-{number}")},
+                self.folder / f"worker-{number}.log",
+                self._environment(),
+            )
+            for number, group in enumerate(groups)
+        ]
+
+    def _room(self) -> tuple[float, int]:
+        """GB of the GPU's memory, and jobs that may get ready at once."""
+        if not self.gpu:
+            return 1e9, 1
+        return 0.9 * torch.cuda.get_device_properties(self.device).total_memory / 1e9, max(2, thread_count(0) // 2)
+
+    # Jobs.
+
+    def _due(self, job: Job) -> bool:
+        """Whether a job can be measured now."""
+        return self.pool.state(job) == READY
+
+    def _settled(self, job: Job) -> bool:
+        """Whether there is nothing to measure: it failed, or does not fit any more. Takes note of it."""
+        if self.pool.state(job) == FAILED:
+            self._failed(job, self.pool.failure(job))
+        elif self.left < job.seconds:
+            state = "" if self.pool.state(job) == READY else ", and it is not ready yet"
+            self._end(job, f"skipped: needs ~{job.seconds:.0f} s, {max(0.0, self.left):.0f} s left{state}")
+            self.pool.give_up(job)
+        elif job.needs_files and self.files and self.files.ended and self.files.process.returncode:
+            self._failed(job, {"failed": "its files could not be made", "traceback": self.files.last_words()})
+            self.pool.give_up(job)
+        else:
+            return False
+        return True
+
+    def _measure(self, job: Job) -> None:
+        outcome, start = self.outcomes[job.name], time.monotonic()
+        self._say(f"{job.stage}: {job.name} begins")
+        try:
+            most = min(self.left, 30 + _PATIENCE * job.seconds)
+            outcome.rows.extend(self.pool.measure(job, most))
+        except Exception as error:
+            self._failed(job, failure(error))
+            self.pool.give_up(job)
+            return
+        finally:
+            outcome.seconds = time.monotonic() - start
+        if self.pool.state(job) == FAILED:
+            self._failed(job, self.pool.failure(job))
+            return
+        self._end(job, "measured")
+        if plan.PROFILE not in self.stages or self._profiled or not _of_main(job, self.sizes):
+            self.pool.release(job)
+
+    def _failed(self, job: Job, row: dict[str, Any]) -> None:
+        self.outcomes[job.name].traceback = row["traceback"]
+        self._end(job, f"failed: {row['failed']}")
+
+    def _end(self, job: Job, status: str) -> None:
+        outcome = self.outcomes[job.name]
+        outcome.status = status
+        self._say(f"{job.stage}: {job.name} {status}, {outcome.seconds:.1f} s")
+        self._store()
+
+    def _profile_if_due(self, pending: list[Job]) -> None:
+        """Once the main model's batch size is measured in all ways, the fastest of them."""
+        if plan.PROFILE not in self.stages or self._profiled:
+            return
+        mine = [job for job in self.jobs if _of_main(job, self.sizes)]
+        if any(job in pending for job in mine):
+            return
+        self._profiled = True
+        best = self.results.best(self.sizes.batch_size)
+        job = next((job for job in mine if best in self.outcomes[job.name].rows), None)
+        outcome, start = Outcome(plan.PROFILE, "profile", "skipped: no step was measured"), time.monotonic()
+        self.results.outcomes.append(outcome)
+        if best is not None and job is not None:
+            of = f"{job.name}, {best['name']}" if best["name"] not in job.name else job.name
+            self._say(f"profile: {of} begins")
+            self.profile += [{**row, "of": of} for row in self.pool.measure(job, min(60, self.left), best["name"])]
+            failed = self.pool.state(job) == FAILED
+            outcome.status = f"failed: {self.pool.failure(job)['failed']}" if failed else "measured"
+            outcome.traceback = self.pool.failure(job)["traceback"] if failed else ""
+        outcome.seconds = time.monotonic() - start
+        self._say(f"profile: {outcome.status}, {outcome.seconds:.1f} s")
+        for one in self.jobs:
+            if one not in pending:
+                self.pool.release(one)
+        self._store()
+
+    # Tests.
+
+    def _tests_over(self) -> bool:
+        return self.tests is not None and (self.tests.ended or self.left <= 0)
+
+    def _tests_end(self) -> None:
+        if not self._tests_over():
+            return
+        tests, self.tests = self.tests, None
+        assert tests is not None
+        status = tests.process.poll()
+        tests.kill()
+        outcome = self._tests_outcome
+        outcome.seconds = time.monotonic() - self.begun
+        log = tests.log.read_text(errors="replace")
+        outcome.rows.append(suite.outcome(log, status))
+        outcome.status = "measured" if status == 0 else "failed: cut off" if status is None else "failed: see its log"
+        self._say(f"tests: {outcome.status}, {outcome.seconds:.1f} s")
+        self._store()
+
+    # What is left behind.
+
+    def _say(self, text: str) -> None:
+        print(f"[{time.monotonic() - self.begun:5.1f} s] {text}", file=sys.stderr, flush=True)
+
+    def _store(self) -> None:
+        if self.options.json:
+            store(self.options.json, *self._report())
+
+    def _report(self) -> tuple[str, list[str], list[Table], dict[str, Any]]:
+        """Title, setting, tables and figures; a figure that no table can show must not cost the others."""
+        try:
+            shown, figures = tables(self.results, self.profile), self._content()
+        except Exception as error:
+            self._say(f"tables: failed: {type(error).__name__}: {error}")
+            outcomes = [outcome.json() for outcome in self.results.outcomes]
+            shown, figures = [], {"outcomes": outcomes, "profile": self.profile, **failure(error)}
+        return "GPU", self._head(), shown, figures
+
+    def _content(self) -> dict[str, Any]:
+        facts = {"device": self.device.type, "seconds": time.monotonic() - self.begun, "budget": self.options.seconds}
+        made = self.folder / "files" / FILES_READY
+        if made.exists():
+            facts["files"] = json.loads(made.read_text())
+        return content(self.results, facts, self.profile)
+
+    def _head(self) -> list[str]:
+        sizes = self.sizes
+        name = torch.cuda.get_device_name(self.device) if self.gpu else "the CPU, at sizes that say nothing of speed"
+        return [
+            f"on {name}, {thread_count(0)} cores; {time.monotonic() - self.begun:.0f} s of {self.options.seconds}",
+            f"{sizes.repeats} rounds, each pass once per round; median [95 % interval]; while one is timed, no "
+            "other process uses the GPU",
+            f"files: {sizes.photos * sizes.copies} images, {sizes.photos} different ones, {sizes.classes} classes",
+        ]
+
+
+def _of_main(job: Job, sizes: plan.Sizes) -> bool:
+    """Whether a job measures the first model's step at its batch size."""
+    if job.stage != plan.STEPS:
+        return False
+    keys = ("model", "resolution", "batch_size")
+    return tuple(job.arguments[key] for key in keys) == (sizes.model, sizes.resolution, sizes.batch_size)
