@@ -124,7 +124,7 @@ def plan(options: BenchOptions, device: torch.device | None = None) -> list[Sett
 
 def _compile_mode(asked: str, device: torch.device) -> str:
     """What ffdr's own choice comes to in a run that is long enough."""
-    mode = train_mode(asked or "auto", device, _EPOCHS, 1)
+    mode = train_mode(asked or "auto", device, _EPOCHS)
     if mode == "off":
         return "off"
     reason = why_not_compile(device)

@@ -104,7 +104,7 @@ class Step:
         self.guard = FiniteGuard(self.optimizer, device, scaled, device.type != "cpu" and has_fused(device))
         self.count = 0
         self._learner = Learner(model, task, mean, std, device, dtype)
-        mode = train_mode(options.compile, device, options.epochs * steps_per_epoch, ranks.size)
+        mode = train_mode(options.compile, device, options.epochs * steps_per_epoch)
         if mode != "off":
             self._learner.compile_by(mode, len(set(resolutions(options))))
         self._parallel = _parallel(self._learner, device) if ranks.size > 1 else None

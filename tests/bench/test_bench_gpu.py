@@ -73,7 +73,7 @@ def test_every_stage_is_measured_and_a_failing_job_harms_none(whole):
 
 def test_the_file_is_rewritten_after_every_job(whole):
     stored, content, _ = whole
-    assert len(stored) == len(statuses(content)) == 12
+    assert len(stored) >= len(statuses(content)) == 12
     ended = [sum(status != "not begun" for status in statuses(state).values()) for state in stored]
     assert ended == sorted(ended) and ended[0] == 1 and ended[-1] == 12
     assert stored[0]["environment"]["torch"]
@@ -256,7 +256,7 @@ def test_the_plan_of_a_gpu_is_whole():
     for precision in ("bfloat16", "float16"):
         for mode in ("off", "default", "reduce-overhead"):
             assert (plan.STEP, precision, mode) in lines
-    assert (plan.BARE, "bfloat16", "reduce-overhead") in lines and (plan.FIT, "bfloat16", "reduce-overhead") in lines
+    assert (plan.BARE, "bfloat16", "default") in lines and (plan.FIT, "bfloat16", "default") in lines
     assert sum(job.seconds for job in jobs if not job.extra) < 250
     assert all(job.memory >= job.keeps for job in jobs) and max(job.memory for job in jobs) < 0.9 * 80
     assert [job.stage for job in plan.jobs(plan.GPU, True, (plan.HEALTH,))] == [plan.HEALTH]

@@ -35,8 +35,8 @@ from ffdr.options import BenchOptions
 
 _MARGIN = 6.0
 """Seconds kept for the end: tables and processes."""
-_PATIENCE = 4
-"""Times the seconds that a job is expected to take after which it has failed."""
+_PATIENCE = 2
+"""Times the seconds that a job is expected to take, and ten, after which it has failed."""
 
 
 def bench_gpu(options: BenchOptions) -> None:
@@ -89,7 +89,7 @@ class _Run:
         self.outcomes = {job.name: Outcome(job.stage, job.name) for job in self.jobs}
         self.results = Results(list(self.outcomes.values()), card_of(device))
         self.profile: list[dict[str, Any]] = []
-        self._profiled = False
+        self._profile_outcome = Outcome(plan.PROFILE, "profile")
         self.tests: Process | None = None
         self._tests_outcome = Outcome(plan.TESTS, "pytest -m gpu")
 
@@ -114,7 +114,6 @@ class _Run:
                 if due is not None:
                     pending.remove(due)
                     self._measure(due)
-                self._profile_if_due(pending)
         finally:
             self.pool.close()
         report(self.options.json, *self._report())
@@ -201,7 +200,7 @@ class _Run:
         outcome, start = self.outcomes[job.name], time.monotonic()
         self._say(f"{job.stage}: {job.name} begins")
         try:
-            most = min(self.left, 30 + _PATIENCE * job.seconds)
+            most = min(self.left, 10 + _PATIENCE * job.seconds)
             outcome.rows.extend(self.pool.measure(job, most))
         except Exception as error:
             self._failed(job, failure(error))
@@ -213,8 +212,9 @@ class _Run:
             self._failed(job, self.pool.failure(job))
             return
         self._end(job, "measured")
-        if plan.PROFILE not in self.stages or self._profiled or not _of_main(job, self.sizes):
-            self.pool.release(job)
+        if plan.PROFILE in self.stages and _of_main(job, self.sizes):
+            self._profile(job)
+        self.pool.release(job)
 
     def _failed(self, job: Job, row: dict[str, Any]) -> None:
         self.outcomes[job.name].traceback = row["traceback"]
@@ -226,30 +226,24 @@ class _Run:
         self._say(f"{job.stage}: {job.name} {status}, {outcome.seconds:.1f} s")
         self._store()
 
-    def _profile_if_due(self, pending: list[Job]) -> None:
-        """Once the main model's batch size is measured in all ways, the fastest of them."""
-        if plan.PROFILE not in self.stages or self._profiled:
-            return
-        mine = [job for job in self.jobs if _of_main(job, self.sizes)]
-        if any(job in pending for job in mine):
-            return
-        self._profiled = True
+    def _profile(self, job: Job) -> None:
+        """The fastest way of learning that is measured so far, if this job has it: a process that waited for faster
+        ones would keep its memory."""
         best = self.results.best(self.sizes.batch_size)
-        job = next((job for job in mine if best in self.outcomes[job.name].rows), None)
-        outcome, start = Outcome(plan.PROFILE, "profile", "skipped: no step was measured"), time.monotonic()
-        self.results.outcomes.append(outcome)
-        if best is not None and job is not None:
-            of = f"{job.name}, {best['name']}" if best["name"] not in job.name else job.name
-            self._say(f"profile: {of} begins")
-            self.profile += [{**row, "of": of} for row in self.pool.measure(job, min(60, self.left), best["name"])]
-            failed = self.pool.state(job) == FAILED
-            outcome.status = f"failed: {self.pool.failure(job)['failed']}" if failed else "measured"
-            outcome.traceback = self.pool.failure(job)["traceback"] if failed else ""
-        outcome.seconds = time.monotonic() - start
-        self._say(f"profile: {outcome.status}, {outcome.seconds:.1f} s")
-        for one in self.jobs:
-            if one not in pending:
-                self.pool.release(one)
+        if best is None or best not in self.outcomes[job.name].rows:
+            return
+        outcome, start = self._profile_outcome, time.monotonic()
+        if outcome not in self.results.outcomes:
+            self.results.outcomes.append(outcome)
+        of = f"{job.name}, {best['name']}" if best["name"] not in job.name else job.name
+        self._say(f"profile: {of} begins")
+        found = [{**row, "of": of} for row in self.pool.measure(job, min(60, self.left), best["name"])]
+        failed = self.pool.state(job) == FAILED
+        self.profile = found or self.profile
+        outcome.status = f"failed: {self.pool.failure(job)['failed']}" if failed else "measured"
+        outcome.traceback = self.pool.failure(job)["traceback"] if failed else ""
+        outcome.seconds += time.monotonic() - start
+        self._say(f"profile: {outcome.status}, {time.monotonic() - start:.1f} s")
         self._store()
 
     # Tests.

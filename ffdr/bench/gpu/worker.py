@@ -52,14 +52,13 @@ class Worker:
     def _prepare(self, name: str, order: dict[str, Any]) -> None:
         job = self._jobs[name]
         self._ready[name] = KINDS[job["kind"]](self._place, **(job["arguments"] or {}))
-        if self._place.device.type == "cuda":
-            torch.cuda.synchronize()
-            torch.cuda.empty_cache()  # others get ready beside this one
+        self._give_back_memory()
         self._say(name, "ready")
 
     def _measure(self, name: str, order: dict[str, Any]) -> None:
         for row in self._ready[name].measure():
             self._say(name, "row", row=row)
+        self._give_back_memory()
         self._say(name, "done")
 
     def _profile(self, name: str, order: dict[str, Any]) -> None:
@@ -67,6 +66,12 @@ class Worker:
         assert profile is not None, "only steps are profiled"
         self._say(name, "row", row=profile(order["row"]))
         self._say(name, "done")
+
+    def _give_back_memory(self) -> None:
+        """What the allocator only keeps: others get ready beside this process."""
+        if self._place.device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
 
     def _say(self, name: str, event: str, **more: Any) -> None:
         print(json.dumps({"job": name, "event": event, **more}), file=self._answers, flush=True)
