@@ -13,8 +13,9 @@ from ffdr.augment.policy import Policy
 from ffdr.beton.decode import Replayer
 from ffdr.beton.order import EpochOrder, rank_and_world_size
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.beton.stream import Batch, BatchStream, thread_count
+from ffdr.beton.stream import Batch, BatchStream
 from ffdr.beton.views import DrawnViews, FixedView, SomeStored, StoredViews, ViewSource
+from ffdr.cores import thread_count
 from ffdr.errors import UserError
 from ffdr.targets import SparseTargets
 
@@ -132,7 +133,7 @@ class ReinforcedLoader:
             views,
             self._order,
             resolution,
-            threads=workers or _spare_threads(self.device),
+            threads=thread_count(workers, gpu=self.device.type == "cuda"),
             batches_ahead=batches_ahead,
             os_cache=os_cache,
             device=self.device,
@@ -309,12 +310,6 @@ class ReinforcedDataset:
         replayer(replayer.spans(np.array([image])), views, mixes, pixels)
         label = torch.from_numpy(self.images.labels[[image]])
         return pixels[0], SparseTargets(torch.from_numpy(ids).long(), torch.from_numpy(log_probs), label)
-
-
-def _spare_threads(device: torch.device) -> int:
-    """Decoding threads where none are asked for: one per core, less the one that keeps a GPU busy."""
-    cores = thread_count(0)
-    return cores - 1 if device.type == "cuda" and cores >= 4 else cores
 
 
 def _handed_over(batch: DeviceBatch, copied: torch.cuda.Event) -> DeviceBatch:

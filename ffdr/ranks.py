@@ -19,15 +19,13 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from ffdr.beton.stream import thread_count
+from ffdr.cores import thread_count
 from ffdr.errors import UserError
 
 _PATIENCE = timedelta(hours=6)
 """How long a rank waits for one that is alive: to load the teacher, or to finish its last shard."""
 _GPU_PATIENCE = timedelta(minutes=30)
 """How long for one to come to an exchange between GPUs, which all reach at one step: a longer wait is a hang."""
-_SPARE_FROM = 4
-"""Cores of a rank from which on one is left to the thread that launches a GPU's kernels."""
 _LOOK_AGAIN = 0.2
 """Seconds between two looks at what the others have finished."""
 
@@ -98,11 +96,7 @@ class Ranks:
 
     def threads(self, asked: int) -> int:
         """Replaying threads: as asked, or for 0 this rank's share of the cores, less one that keeps a GPU busy."""
-        return thread_count(asked or self._spare_cores())
-
-    def _spare_cores(self) -> int:
-        share = max(1, thread_count(0) // self.local_size)
-        return share - 1 if share >= _SPARE_FROM and torch.cuda.is_available() else share
+        return thread_count(asked, torch.cuda.is_available(), self.local_size)
 
     def share(self, value: Any) -> Any:
         """Rank 0's value, in all ranks. It must pickle."""

@@ -20,6 +20,7 @@ from ffdr.augment.replay import mix_into, render, visible
 from ffdr.beton.decode import ReplayError, blank_views
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.cores import thread_count
 from ffdr.errors import UserError
 
 U8 = {"dtype": torch.uint8, "batch_size": 8, "resolution": 40}
@@ -314,13 +315,12 @@ def test_a_pass_draws_no_cuda_streams(digits, reinforced_digits, monkeypatch):
 
 
 def test_a_core_is_left_for_the_thread_that_launches_kernels(monkeypatch):
-    from ffdr import loader
-
-    monkeypatch.setattr(loader, "thread_count", lambda asked: 16)
-    assert loader._spare_threads(torch.device("cuda")) == 15
-    assert loader._spare_threads(torch.device("cpu")) == 16
-    monkeypatch.setattr(loader, "thread_count", lambda asked: 2)
-    assert loader._spare_threads(torch.device("cuda")) == 2
+    for cores, on_gpu in ((16, 15), (4, 3), (2, 2)):
+        monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", cores)
+        assert thread_count(0, gpu=True) == on_gpu and thread_count(0) == cores
+        assert thread_count(cores, gpu=True) == cores
+    with pytest.raises(UserError, match="3 decoding threads asked for"):
+        thread_count(3, gpu=True)
 
 
 @pytest.mark.gpu

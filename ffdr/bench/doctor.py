@@ -25,7 +25,7 @@ from ffdr.bench.statistics import Estimate
 from ffdr.bench.timing import Work, time_in_turn
 from ffdr.beton.layout import JPG
 from ffdr.beton.read import ImageBeton
-from ffdr.beton.stream import thread_count
+from ffdr.cores import thread_count
 from ffdr.loader import ReinforcedLoader
 from ffdr.options import BenchOptions
 
@@ -64,7 +64,7 @@ def bench_doctor(options: BenchOptions) -> None:
 def examine(setting: Setting, files: Files, out: Path, repeats: int) -> tuple[Measured, dict[str, Estimate]]:
     """All that the diagnosis needs; and the rates of what was timed in turn, by stage, images a second."""
     images = ImageBeton.open(files.images)
-    threads = thread_count(setting.workers)
+    threads = setting.threads
     reading = read_rates(images, threads)  # first: what is mapped and read by the loader can't be taken out of memory
     peak = PeakMemory(setting.device)
     trainer = loops.new_trainer(setting, files, out)
@@ -112,7 +112,7 @@ def _measured(
         file_bytes=sum(os.path.getsize(path) for path in (files.images, files.reinforced) if path),
         free_bytes=free_memory(),
         cores=thread_count(0),
-        threads=thread_count(setting.workers),
+        threads=setting.threads,
         side=float(images.sizes.min(axis=1).mean()),
         resolution=setting.resolution,
         jpeg=bool((images.modes == JPG).any()),

@@ -24,7 +24,6 @@ from ffdr.bench.report import Table, Target, check_report, report, target_table
 from ffdr.bench.statistics import Estimate
 from ffdr.bench.timing import Timing, Work, time_in_turn
 from ffdr.beton.read import ImageBeton
-from ffdr.beton.stream import thread_count
 from ffdr.evaluate.evaluator import Evaluator
 from ffdr.evaluate.scoring import Scorer
 from ffdr.models import ModelInfo, build_model
@@ -135,7 +134,7 @@ def _head(options: BenchOptions, images: ImageBeton, setting: Setting) -> list[s
     device = torch.cuda.get_device_name(setting.device) if setting.device.type == "cuda" else "the CPU"
     return [
         f"{images.num_images} images ({source}), from the page cache",
-        f"on {device}, with {thread_count(setting.workers)} decoding threads; models of random weights, not compiled",
+        f"on {device}, with {setting.threads} decoding threads; models of random weights, not compiled",
         f"{options.repeats} rounds, each pass once a round; median [95 % interval]; ratios compare the same round",
         "evaluation begins with nothing decoded and ends with all scores, so the waits for the first batch and for the "
         "device are in it",

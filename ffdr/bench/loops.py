@@ -16,8 +16,9 @@ from torch import nn
 from ffdr.augment.policy import Policy
 from ffdr.bench.corpus import TOPK, make_photos, reinforce_untaught, write_photos
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.compiling import train_mode
+from ffdr.compiling import CUDA_GRAPHS, train_mode
 from ffdr.compiling import why_not as why_not_compile
+from ffdr.cores import thread_count
 from ffdr.errors import UserError
 from ffdr.models import autocast_dtype, best_device, check_name
 from ffdr.options import BenchOptions, DataOptions, ModelOptions, TeacherOptions, TrainOptions, TrainRecipe
@@ -57,6 +58,11 @@ class Setting:
     def dtype(self) -> torch.dtype | None:
         """What autocast computes in; None: float32."""
         return autocast_dtype(self.precision, self.device, "bench.precisions")
+
+    @property
+    def threads(self) -> int:
+        """That decode."""
+        return thread_count(self.workers, gpu=self.device.type == "cuda")
 
     @property
     def images(self) -> int:
@@ -329,12 +335,17 @@ class BareLoop:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype is torch.float16)
         loss = _bare_loss(model, dtype, mean, std, self.device)
         self.loss = loss if compile == "off" else torch.compile(loss, mode=compile, dynamic=False)
+        self._replays = compile in CUDA_GRAPHS
 
     def __call__(self, loader: BatchLoader) -> None:
         """One pass."""
         self.model.train()
         for images, targets, _ in loader:
             self.optimizer.zero_grad(set_to_none=True)
+            if self._replays:
+                # Once anyone in the process says where a step begins, as ffdr's step does, all have to: what doesn't is
+                # taken for the rest of the step before, and recorded behind it, again and again.
+                torch.compiler.cudagraph_mark_step_begin()
             self.scaler.scale(self.loss(images, targets.label)).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()

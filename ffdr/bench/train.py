@@ -25,7 +25,6 @@ from ffdr.bench.loops import CachedBatches, Files, Setting
 from ffdr.bench.report import Table, Target, check_report, report, target_table
 from ffdr.bench.statistics import Estimate
 from ffdr.bench.timing import Timing, Work, time_in_turn
-from ffdr.beton.stream import thread_count
 from ffdr.options import BenchOptions
 from ffdr.train.fit import Trainer
 
@@ -190,7 +189,7 @@ def _head(options: BenchOptions, files: Files, results: Sequence[Figures]) -> li
     device = torch.cuda.get_device_name(first.device) if first.device.type == "cuda" else "the CPU"
     return [
         f"{files.count} images ({source}); ffdr learns from {lessons}",
-        f"on {device}, with {thread_count(first.workers)} decoding threads",
+        f"on {device}, with {first.threads} decoding threads",
         f"{options.repeats} rounds, each pass once a round; median [95 % interval]; ratios compare the same round",
         "cached batches are the loader's own, kept on the device; a pass with the loader begins with nothing decoded, "
         "so the wait for its first batch is in it",

@@ -46,6 +46,7 @@ from ffdr.beton.order import EpochOrder
 from ffdr.beton.pages import PageCache
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.views import ViewSource
+from ffdr.cores import thread_count
 from ffdr.errors import UserError
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -152,14 +153,6 @@ def _new_replayer(images: ImageBeton, resolution: int, threads: int) -> Replayer
     if resolution < 1:
         raise UserError(f"resolution: {resolution}, but a view has at least one pixel")
     return Replayer(images, resolution, threads)
-
-
-def thread_count(asked: int) -> int:
-    """Decoding threads: as asked, or one a core for 0; more than this process may use is an error."""
-    available = numba.config.NUMBA_NUM_THREADS
-    if asked > available:
-        raise UserError(f"workers: {asked} decoding threads asked for, but this process may use {available} cores")
-    return asked or available
 
 
 class _Locate(SimpleRGBImageDecoder):

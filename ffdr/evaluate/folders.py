@@ -17,7 +17,7 @@ import torch
 from ffdr.augment.replay import render
 from ffdr.augment.view import center_view
 from ffdr.beton.order import rank_and_world_size
-from ffdr.beton.stream import thread_count
+from ffdr.cores import thread_count
 from ffdr.data.source import Source
 from ffdr.models import ModelInfo
 from ffdr.protocol import Batch
@@ -58,7 +58,7 @@ class FolderLoader:
         self.device, self.dtype, self.border = torch.device(device), dtype, border
         self._pinned = self.device.type == "cuda"
         self._view = center_view(center)
-        self._workers = thread_count(workers)
+        self._workers = thread_count(workers, gpu=self.device.type == "cuda")
         rank, world_size = rank_and_world_size(rank, world_size)
         starts = range(rank * batch_size, self.num_images, world_size * batch_size)
         self._batches = [np.arange(start, min(start + batch_size, self.num_images)) for start in starts]

@@ -13,7 +13,7 @@ from ffdr.bench import loops
 from ffdr.bench.gpu.place import Place, Ready, Row, timed
 from ffdr.bench.loops import CachedBatches
 from ffdr.bench.timing import Work, time_in_turn
-from ffdr.beton.stream import thread_count
+from ffdr.cores import thread_count
 from ffdr.loader import ReinforcedLoader
 from ffdr.train.fit import Trainer
 

@@ -129,6 +129,7 @@ def jobs(sizes: Sizes, gpu: bool, stages: Sequence[str]) -> list[Job]:
 def _gpu_jobs(sizes: Sizes) -> list[Job]:
     half = ("bfloat16", "float16")
     base = sizes.model, sizes.resolution, sizes.batch_size
+    small = sizes.small_model, sizes.small_resolution, sizes.batch_size
     both = [Line(STEP, "bfloat16", mode) for mode in ("off", "default")]
     trio = [Line(how, "bfloat16", "default") for how in (STEP, FIT, BARE)]
     return [
@@ -138,7 +139,8 @@ def _gpu_jobs(sizes: Sizes) -> list[Job]:
         _steps(*base, [Line(STEP, "float16", "default")], seconds=6),
         *[_steps(*base, [Line(STEP, precision, "reduce-overhead")], seconds=6, keeps=13) for precision in half],
         *_with_files(sizes, 12, compile="auto"),
-        _steps(sizes.small_model, sizes.small_resolution, sizes.batch_size, trio, seconds=9),
+        _steps(*small, trio, seconds=9),
+        _steps(*small, [Line(STEP, "bfloat16", "reduce-overhead")], seconds=5, keeps=5),
         # Larger batches compile before it is known what wins at 256.
         *[_steps(*base[:2], n, [Line(STEP, "float16", "default")], seconds=n / 64) for n in (512, 1024)],
         *[

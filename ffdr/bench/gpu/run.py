@@ -28,7 +28,7 @@ from ffdr.bench.gpu.pool import FAILED, READY, Pool, Process, Worker
 from ffdr.bench.gpu.results import Outcome, Results, content
 from ffdr.bench.gpu.table import tables
 from ffdr.bench.report import Table, check_report, report, store
-from ffdr.beton.stream import thread_count
+from ffdr.cores import thread_count
 from ffdr.errors import UserError
 from ffdr.models import best_device
 from ffdr.options import BenchOptions

@@ -14,7 +14,7 @@ from ffdr.bench.gpu.place import Place, Ready, Row, timed
 from ffdr.bench.loops import CachedBatches
 from ffdr.bench.timing import Work, time_in_turn
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.beton.stream import thread_count
+from ffdr.cores import thread_count
 from ffdr.loader import ReinforcedLoader
 from ffdr.models import build_model
 from ffdr.options import ModelOptions
@@ -75,7 +75,7 @@ def _labeller(place: Place, images: ImageBeton, compile: bool) -> Labeller:
     teacher = Teacher([member], images.num_classes, place.device, place.sizes.batch_size, "auto", compile)
     header = ReinforcedBeton.open(place.reinforced, images).header
     views = type(header)(**{**header.__dict__, "views": _VIEWS, "teachers": teacher.names, "resolution": side})
-    return Labeller(images, Policy(), views, teacher, max(1, thread_count(0) - 1))
+    return Labeller(images, Policy(), views, teacher, thread_count(0, gpu=place.device.type == "cuda"))
 
 
 def _label(labeller: Labeller, parts: list[range]) -> None:
