@@ -12,15 +12,18 @@ import time
 start = time.perf_counter()
 import sys
 from ffdr import ReinforcedLoader
-loader = ReinforcedLoader(sys.argv[1], sys.argv[2], batch_size=int(sys.argv[3]), resolution=int(sys.argv[4]))
+loader = ReinforcedLoader(sys.argv[1], sys.argv[2] or None, batch_size=int(sys.argv[3]), resolution=int(sys.argv[4]))
 next(iter(loader))
 print(time.perf_counter() - start)
 """
 
 
-def start_seconds(images: Path, reinforced: Path, batch_size: int, resolution: int, cache: Path | None = None) -> float:
+def start_seconds(
+    images: Path, reinforced: Path | str, batch_size: int, resolution: int, cache: Path | None = None
+) -> float:
     """Seconds from the first import to the first batch, in a process of its own that may use all cores.
 
+    ``reinforced``: "" shows the evaluation view.
     ``cache`` is the folder of compiled kernels, empty for a first start ever; None: the one that this process uses.
     """
     environment = dict(os.environ, **({"NUMBA_CACHE_DIR": str(cache)} if cache else {}))

@@ -9,24 +9,32 @@ from __future__ import annotations
 import json
 import sys
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import numpy as np
 
 from ffdr.augment.policy import Policy
 from ffdr.bench.corpus import make_photos_at_once, reinforce_untaught, repeat_photos, write_photos
 from ffdr.bench.gpu.plan import CPU, GPU, Sizes
 from ffdr.bench.startup import start_seconds
+from ffdr.beton.decode import blank_views
 from ffdr.beton.partial import write_aside
+from ffdr.beton.read import ReinforcedBeton
 from ffdr.beton.transcode import transcode
+from ffdr.beton.views import StoredViews
 from ffdr.options import TranscodeOptions
 
-JPG, DCT, VIEWS, READY = "jpg.beton", "dct.beton", "views.beton", "ready.json"
+JPG, DCT, RAW, VIEWS, READY = "jpg.beton", "dct.beton", "raw.beton", "views.beton", "ready.json"
 _FEW = 16
 """Photographs that are enough to have all kernels compiled."""
 
 
 def make_files(folder: Path, sizes: Sizes, processes: int) -> None:
-    """Everything. With several processes kernels are compiled on a few photographs while the others are made."""
+    """Everything. With several processes kernels are compiled on a few photographs while the others are made.
+
+    The loader's kernels, which take longest, are compiled by processes of their own, beside all else.
+    """
     laps = _Laps()
     with ThreadPoolExecutor(1) as thread, ThreadPoolExecutor(2) as others:
         kernels = (
@@ -34,14 +42,16 @@ def make_files(folder: Path, sizes: Sizes, processes: int) -> None:
         )
         photos = _photos(folder, sizes, sizes.photos, sizes.copies, processes)
         laps.lap("photographs")
-        starts: list[Future[float]] = []
         if kernels is not None:
             few = kernels.result()  # else every process would compile the same
             laps.lap("kernels that write")
-            starts = [others.submit(start_seconds, few / name, few / VIEWS, 8, 64) for name in (JPG, DCT)]
+            starts = {name: others.submit(start_seconds, few / name, few / VIEWS, 8, 64) for name in (JPG, DCT)}
+        else:
+            raw = write_photos(photos, folder / RAW, mode="raw")  # written at once; the kernels are the same
+            starts = {RAW: others.submit(start_seconds, raw, "", 8, 64)}
         _betons(photos, sizes, processes)
         laps.lap("betons and views")
-        for start, name in zip(starts, ("JPEG", "coefficients"), strict=False):
+        for name, start in starts.items():
             laps.seconds[f"import to first batch, {name}"] = start.result()
     laps.lap("kernels that read, beyond that")
     write_aside(folder / READY, json.dumps({"seconds": laps.seconds}) + "\n")
@@ -72,7 +82,16 @@ def _betons(photos: Path, sizes: Sizes, processes: int) -> Path:
     images = write_photos(photos, folder / JPG, processes=processes)
     transcode(TranscodeOptions(file=str(images), out=str(folder / DCT), mode="dct", workers=processes), progress=False)
     reinforce_untaught(images, folder / VIEWS, Policy(), sizes.views)
+    _read_views(folder)
     return folder
+
+
+def _read_views(folder: Path) -> None:
+    """Has the kernels compiled that read stored views."""
+    source = StoredViews(ReinforcedBeton.open(folder / VIEWS), 0)
+    views, mixes = blank_views(1)
+    ids, log_probs = (np.empty((1, source.entries), kind) for kind in (np.int32, np.float32))
+    source.fill(0, np.zeros(1, np.int64), views, mixes, ids, log_probs)
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ class _Run:
             half = max(1, thread_count(0) // 2) if self.gpu else 1
             command = ["-m", "ffdr.bench.gpu.files", str(files), "gpu" if self.gpu else "cpu", str(half)]
             self.files = Process(command, self.folder / "files.log", environment)
-            (beside if self.gpu else others).append(self.files)
+            beside.append(self.files)
         if plan.TESTS in self.stages:
             self.results.outcomes.append(self._tests_outcome)
             found = suite.test_files()

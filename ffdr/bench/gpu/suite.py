@@ -62,16 +62,17 @@ def outcome(log: str, status: int | None) -> Row:
 
 def main(files: list[str]) -> int:
     """Run them; a line per test, and what a failed one printed."""
+    gpu = torch.cuda.is_available()
+    while gpu and _AFTER in os.environ and not Path(os.environ[_AFTER]).exists():
+        time.sleep(0.2)
     listed = subprocess.run([*_PYTEST, "--collect-only", *files], capture_output=True, text=True).stdout
     names = sorted((line for line in listed.splitlines() if "::" in line), reverse=True)  # test_gpu's own first
     if not names:
         print(listed)
         return 1
-    if not torch.cuda.is_available():
+    if not gpu:
         print("\n".join(f"skipped {name}, no GPU" for name in names))
         return 0
-    while _AFTER in os.environ and not Path(os.environ[_AFTER]).exists():
-        time.sleep(0.2)
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         return 1 if "failed" in list(threads.map(_run, names)) else 0
 
