@@ -144,16 +144,7 @@ def _gpu_jobs(sizes: Sizes) -> list[Job]:
         # Larger batches compile before it is known what wins at 256.
         *[_steps(*base[:2], n, [Line(STEP, "float16", "default")], seconds=n / 64) for n in (512, 1024)],
         *[
-            _steps(
-                name,
-                size,
-                sizes.batch_size,
-                both,
-                _EMA,
-                seconds=12,
-                keeps=16,
-                extra=True,
-            )
+            _steps(name, size, sizes.batch_size, both, _EMA, seconds=12, extra=True)
             for name, size in (("vit_small_patch16_224", 224), ("efficientnet_b2", 256))
         ],
     ]
