@@ -41,7 +41,7 @@ def whole(tmp_path_factory):
         patch.setattr(plan, "jobs", lambda *arguments: [BROKEN, *jobs(*arguments)])
         patch.setattr(run, "store", lambda *arguments: (store(*arguments), stored.append(json.loads(out.read_text()))))
         stages = tuple(stage for stage in GPU_STAGES if stage != plan.TESTS)
-        run.bench_gpu(BenchOptions(device="cpu", seconds=240, stages=stages, json=str(out)))
+        run.bench_gpu(BenchOptions(device="cpu", seconds=900, stages=stages, json=str(out)))
     return stored, json.loads(out.read_text()), out.with_suffix(".md").read_text()
 
 
