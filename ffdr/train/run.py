@@ -83,10 +83,11 @@ def build_trainer(recipe: TrainRecipe, progress: bool | None = None, ranks: Rank
 
 
 def _teacher(recipe: TrainRecipe, loader: ReinforcedLoader, device: torch.device, ranks: Ranks) -> Teacher:
-    """The live teacher, which is asked about a part of a batch at a time."""
-    train = recipe.train
-    part = -(-train.batch_size // (ranks.size * train.accumulate))
-    options = replace(recipe.teacher, batch_size=min(recipe.teacher.batch_size, part))
+    """The live teacher, which is asked about a part of a batch at a time: compiled, it would fill up a smaller one."""
+    train, options = recipe.train, recipe.teacher
+    if device.type == "cuda":  # on a CPU earlier runs are told apart by the size that the recipe has
+        part = -(-train.batch_size // (ranks.size * train.accumulate))
+        options = replace(options, batch_size=min(options.batch_size, part))
     return Teacher.from_options(options, loader.num_classes, device, batches=train.epochs * len(loader))
 
 

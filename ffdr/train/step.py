@@ -49,16 +49,10 @@ class Learner(nn.Module):
         """Run as one graph from now on; sizes: how many there are of the images."""
         self.run = Compiled(self._loss, mode, sizes)
 
-    def forward(
-        self,
-        images: torch.Tensor,
-        ids: torch.Tensor,
-        log_probs: torch.Tensor,
-        label: torch.Tensor,
-        taught: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """The mean loss. images (B, 3, H, W): uint8, or normalised; the rest as ``SparseTargets`` and ``Task`` say."""
-        return self.run(images, ids, log_probs, label, taught)
+    def forward(self, *batch: torch.Tensor | None) -> torch.Tensor:
+        """The mean loss of images (B, 3, H, W), uint8 or normalised, with ids, log_probs and label as ``SparseTargets``
+        has them, and what the task's teacher said of them or None."""
+        return self.run(*batch)
 
     def _loss(
         self,

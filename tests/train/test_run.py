@@ -87,6 +87,13 @@ def test_a_gpu_validates_in_the_dtype_it_trains_in(digits, monkeypatch, tmp_path
     assert made[0]["dtype"] is dtype
 
 
+def test_a_run_on_a_cpu_is_told_apart_as_before(digits, teacher, tmp_path):
+    """What identifies the live teacher holds the recipe's batch size; a run begun by an earlier ffdr must go on."""
+    plan = student_recipe("kd", digits, "", teacher, tmp_path / "run", batch_size=20)
+    built = train_run.build_trainer(plan, progress=False)
+    assert built.task.teacher.batch_size == plan.teacher.batch_size == 256
+
+
 def test_eval_refuses_data_of_other_classes(photos, digits, reinforced_digits, teacher, tmp_path):
     run(student_recipe("erm", digits, reinforced_digits, teacher, tmp_path / "run", epochs=1), progress=False)
     options = EvalOptions(checkpoint=str(tmp_path / "run" / "model.safetensors"), data=str(photos))
