@@ -41,23 +41,30 @@ class SparseTargets:
     ids: (B, T) integer class ids; a class named twice (two mixed images of one class) has the sum of both.
     log_probs: (B, T) float natural log-probabilities; an unused entry is -65504, the lowest finite float16.
     label: (B,) int64 class of the (first) image.
+    partner: (B,) int64 class of the image that is mixed in, its own class where none is; None: views are not mixed.
+    share: (B,) float32 in [0, 1], the first image's share of the view, which is its label's weight; None with partner.
     """
 
     ids: torch.Tensor
     log_probs: torch.Tensor
     label: torch.Tensor
+    partner: torch.Tensor | None = None
+    share: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.label)
 
     def __getitem__(self, part: slice) -> SparseTargets:
         """The targets of some of the images."""
-        return SparseTargets(self.ids[part], self.log_probs[part], self.label[part])
+        return SparseTargets(*(None if x is None else x[part] for x in self.parts()))
+
+    def parts(self) -> tuple[torch.Tensor | None, ...]:
+        """The fields in order."""
+        return self.ids, self.log_probs, self.label, self.partner, self.share
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SparseTargets:
         """The same targets on another device."""
-        parts = (self.ids, self.log_probs, self.label)
-        return SparseTargets(*(part.to(device, non_blocking=non_blocking) for part in parts))
+        return SparseTargets(*(None if x is None else x.to(device, non_blocking=non_blocking) for x in self.parts()))
 
     def dense(self, num_classes: int, residual: str = "smooth") -> torch.Tensor:
         """(B, C) probabilities that sum to 1 a row, float32 (float64 where the log-probabilities are).

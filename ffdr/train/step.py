@@ -50,22 +50,15 @@ class Learner(nn.Module):
         self.run = Compiled(self._loss, mode, sizes)
 
     def forward(self, *batch: torch.Tensor | None) -> torch.Tensor:
-        """The mean loss of images (B, 3, H, W), uint8 or normalised, with ids, log_probs and label as ``SparseTargets``
-        has them, and what the task's teacher said of them or None."""
+        """The mean loss of images (B, 3, H, W), uint8 or normalised, with what the task's teacher said of them or None,
+        and the parts of their ``SparseTargets``."""
         return self.run(*batch)
 
-    def _loss(
-        self,
-        images: torch.Tensor,
-        ids: torch.Tensor,
-        log_probs: torch.Tensor,
-        label: torch.Tensor,
-        taught: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def _loss(self, images: torch.Tensor, taught: torch.Tensor | None, *targets: torch.Tensor | None) -> torch.Tensor:
         if images.dtype == torch.uint8:
             images = ((images - self.shift) * self.scale).to(self.dtype or torch.float32)
         with torch.autocast(images.device.type, self.dtype) if self.dtype else nullcontext():
-            return self.task(self.model, images, SparseTargets(ids, log_probs, label), taught)
+            return self.task(self.model, images, SparseTargets(*targets), taught)
 
 
 class Step:
@@ -141,7 +134,7 @@ class Step:
             x, y = images[part], targets[part]
             taught = self.task.ask(x)
             with self._averaging(last=start == starts[-1]):
-                loss = learner(x, y.ids, y.log_probs, y.label, taught) * (len(x) / len(images))
+                loss = learner(x, taught, *y.parts()) * (len(x) / len(images))
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         return self.ranks.mean(total)

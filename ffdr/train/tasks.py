@@ -108,7 +108,8 @@ class KdTask:
 class DrTask:
     """Dataset reinforcement: teacher_weight x divergence from the stored top-k + the rest x the plain label loss.
 
-    A mixed view's label part knows the first image's class only, since the stored targets hold no label shares.
+    A mixed view has two labels, weighted by the images' shares of it. In the published archives mixup gives the first
+    image, which the view is filed under, at most half.
     """
 
     def __init__(
@@ -127,8 +128,17 @@ class DrTask:
         logits = model(images)
         w = self.teacher_weight
         soft = w * self.stored_loss(logits, targets) if w > 0 else 0.0
-        hard = (1 - w) * F.cross_entropy(logits.float(), targets.label) if w < 1 else 0.0
+        hard = (1 - w) * _label_loss(logits.float(), targets) if w < 1 else 0.0
         return soft + hard
+
+
+def _label_loss(logits: torch.Tensor, targets: SparseTargets) -> torch.Tensor:
+    """Cross-entropy from the labels, batch mean; of both images where views are mixed. logits: (B, C) float32."""
+    if targets.partner is None or targets.share is None:
+        return F.cross_entropy(logits, targets.label)
+    first_B = F.cross_entropy(logits, targets.label, reduction="none")
+    second_B = F.cross_entropy(logits, targets.partner, reduction="none")
+    return (targets.share * first_B + (1 - targets.share) * second_B).mean()
 
 
 def build_task(

@@ -73,7 +73,7 @@ def test_pixels_are_normalised_as_the_loader_would(tmp_path):
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     targets = FakeLoader().targets(torch.arange(16))
     learner = run.step._learner
-    parts = targets.ids, targets.log_probs, targets.label, None
+    parts = None, *targets.parts()
     by_hand = ((pixels / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
     assert learner(pixels, *parts).item() == pytest.approx(learner(by_hand, *parts).item(), rel=1e-5)
 

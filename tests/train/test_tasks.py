@@ -68,6 +68,20 @@ def test_dr_weighs_the_stored_teacher_and_the_plain_labels(weight):
     assert loss == pytest.approx(weight * soft + (1 - weight) * hard, rel=1e-5)
 
 
+def test_dr_weighs_both_labels_of_a_mixed_view_by_their_shares():
+    """In published archives mixup leaves the first image at most half: its label alone would name the minority."""
+    share = torch.tensor([0.1, 0.3, 0.5, 1.0, 0.0, 0.25])
+    mixed = SparseTargets(MIXED.ids, MIXED.log_probs, LABEL, (LABEL + 2) % C, share)
+    dense = share[:, None] * F.one_hot(LABEL, C) + (1 - share[:, None]) * F.one_hot((LABEL + 2) % C, C)
+    soft, hard = SparseTargetLoss(C)(LOGITS, mixed).item(), F.cross_entropy(LOGITS, dense).item()
+    for weight in (0.0, 0.4):
+        task = build_task(TrainOptions(out="run", task="dr", teacher_weight=weight), C)
+        loss = task(lambda _: LOGITS, IMAGES, mixed).item()
+        assert loss == pytest.approx(weight * soft + (1 - weight) * hard, rel=1e-5)
+        parts = [task(lambda _, p=p: LOGITS[p], IMAGES[p], mixed[p]).item() for p in (slice(0, 3), slice(3, 6))]
+        assert sum(parts) / 2 == pytest.approx(loss, rel=1e-5)  # as gradient accumulation sees it
+
+
 def test_dr_on_a_whole_distribution_is_kd():
     """Storing every class loses nothing: the two tasks then have one loss."""
     ids = torch.arange(C).expand(B, C)
