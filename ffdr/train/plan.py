@@ -17,8 +17,8 @@ from ffdr.errors import UserError
 from ffdr.models import autocast_dtype, best_device, build_model, check_name, fixed_size, forward_flops
 from ffdr.options import DataOptions, TrainOptions, TrainRecipe
 from ffdr.text import duration
-from ffdr.train.fit import build_student
 from ffdr.train.optim import resolution_at
+from ffdr.train.student import build_student
 
 _SAMPLE_BATCH = {"cpu": 4, "cuda": 64}
 """Images a step of the sample that the time is estimated from: enough to be busy, few enough to fit anywhere."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import shlex
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ffdr.augment.policy import Policy
-from ffdr.beton.partial import write_aside
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
 from ffdr.evaluate.evaluator import center_share
@@ -21,6 +21,7 @@ from ffdr.ranks import Ranks
 from ffdr.reinforce.teacher import Teacher
 from ffdr.train.fit import DataInfo, Trainer
 from ffdr.train.plan import dry_run
+from ffdr.train.step import bad_teacher
 
 
 def run(recipe: TrainRecipe, progress: bool | None = None) -> dict[str, Any]:
@@ -39,10 +40,22 @@ def run(recipe: TrainRecipe, progress: bool | None = None) -> dict[str, Any]:
                 dry_run(recipe)
             return {}
         trainer = build_trainer(recipe, progress, ranks)
-        if ranks.rank == 0:
-            trainer.out.mkdir(parents=True, exist_ok=True)
-            write_aside(trainer.out / "recipe.json", json.dumps(asdict(recipe), indent=2) + "\n")
-        return trainer.fit()
+        record = trainer.fit(asdict(recipe))
+        if ranks.rank == 0 and progress is not False:
+            print(closing_line(recipe, record, trainer.finished))
+        return record
+
+
+def closing_line(recipe: TrainRecipe, record: dict[str, Any], finished: bool) -> str:
+    """What a run has made, where, how good it is, and what comes next. finished: it had been made before."""
+    train = recipe.train
+    model = str(Path(train.out) / "model.safetensors")
+    score = f", top-1 {100 * record['val_top1']:.1f} %" if "val_top1" in record else ""
+    command = ["ffdr", "eval", f"--eval.checkpoint={model}", f"--eval.data={recipe.data.val or 'IMAGES.beton'}"]
+    if train.flip_average:
+        command.append("--eval.flip_average=1")
+    made = f"{model}: {recipe.model.name}, {record['epoch']} epochs{score}; next: {shlex.join(command)}"
+    return f"{train.out}: already trained to epoch {record['epoch']}; {made}" if finished else made
 
 
 def build_trainer(recipe: TrainRecipe, progress: bool | None = None, ranks: Ranks | None = None) -> Trainer:
@@ -88,7 +101,26 @@ def _teacher(recipe: TrainRecipe, loader: ReinforcedLoader, device: torch.device
     if device.type == "cuda":  # on a CPU earlier runs are told apart by the size that the recipe has
         part = -(-train.batch_size // (ranks.size * train.accumulate))
         options = replace(options, batch_size=min(options.batch_size, part))
-    return Teacher.from_options(options, loader.num_classes, device, batches=train.epochs * len(loader))
+    teacher = Teacher.from_options(options, loader.num_classes, device, batches=train.epochs * len(loader))
+    _try(teacher, train.resolution)
+    return teacher
+
+
+def _try(teacher: Teacher, resolution: int) -> None:
+    """Raise UserError now, not at the first batch, if the teacher can't answer, or not in numbers."""
+    names = ", ".join(teacher.names)
+    try:
+        answer = teacher.log_probs(torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8))
+    except UserError:
+        raise
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, RuntimeError, ValueError) as error:
+        cause = " ".join(str(error).split())[:200] or type(error).__name__
+        sizes = ", ".join(sorted({str(member.resolution or resolution) for member in teacher.members}))
+        raise UserError(f"teacher.resolution: {names} can't take images of {sizes} px ({cause})") from error
+    if not bool(answer.isfinite().all()):
+        raise UserError(bad_teacher(teacher.names, "on a black image"))
 
 
 def _reinforced(data: DataOptions, images: ImageBeton) -> ReinforcedBeton:

@@ -12,10 +12,10 @@ from ffdr.beton.read import ReinforcedBeton
 from ffdr.errors import UserError
 from ffdr.options import DataOptions, ModelOptions
 from ffdr.train import plan
-from ffdr.train.fit import build_student
 from ffdr.train.optim import build_optimizer
 from ffdr.train.plan import Data, Work, dry_run, plan_work
 from ffdr.train.step import build_ema
+from ffdr.train.student import build_student
 
 
 def nominal(images=1000, classes=10, name="test_resnet", data="", **train):
