@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import timm
 import torch
 
+from ffdr.augment.policy import Policy
+from ffdr.beton.read import ReinforcedBeton
 from ffdr.errors import UserError
 from ffdr.models import fixed_size
 from ffdr.options import ModelOptions, TrainOptions
@@ -62,3 +64,24 @@ def check(
                 f"train.{key}: {model.name} takes images of one size only, so {size} must be "
                 f"train.resolution={options.resolution}"
             )
+
+
+def check_policy(policy: Policy, reinforced: ReinforcedBeton) -> None:
+    """Raise UserError for a policy that was set and is not what the stored views, which alone are shown, are of."""
+    stored, given, drawn = reinforced.header.policy, [], []
+    for field in fields(policy):
+        mine, theirs = getattr(policy, field.name), stored.get(field.name, field.default)
+        theirs = tuple(theirs) if isinstance(theirs, list) else theirs
+        if mine not in (field.default, theirs):
+            given.append(f"policy.{field.name}={_spelled(mine)}")
+            drawn.append(f"--policy.{field.name}={_spelled(theirs)}")
+    if given:
+        raise UserError(
+            f"{', '.join(given)}: task dr shows the stored views, and those of {reinforced.path} were drawn with "
+            f"{' '.join(drawn)}; write that or leave it out, or draw some anew with train.reinforced_share below 1"
+        )
+
+
+def _spelled(value: Any) -> str:
+    """As a flag has it, to the last digit."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

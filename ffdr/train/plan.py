@@ -11,12 +11,14 @@ import torch.nn.functional as F
 import yaml
 from torch import nn
 
+from ffdr.augment.policy import Policy
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
 from ffdr.models import autocast_dtype, best_device, build_model, check_name, fixed_size, forward_flops
 from ffdr.options import DataOptions, TrainOptions, TrainRecipe
 from ffdr.text import duration
+from ffdr.train.identity import check_policy
 from ffdr.train.optim import resolution_at
 from ffdr.train.student import build_student
 
@@ -77,7 +79,7 @@ def dry_run(recipe: TrainRecipe) -> None:
             images of the recipe's sizes; images that do not fill one batch.
     """
     check_name(recipe.model.name)
-    data = find_data(recipe.train, recipe.data)
+    data = find_data(recipe.train, recipe.data, recipe.policy)
     work = plan_work(recipe, data)
     device = best_device()
     model = build_student(recipe.train, recipe.model, data.classes, device)
@@ -107,8 +109,11 @@ def resolved(recipe: TrainRecipe) -> str:
     return yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
 
 
-def find_data(train: TrainOptions, data: DataOptions) -> Data:
-    """What the files say; without them the recipe's counts. Raises UserError where there is neither."""
+def find_data(train: TrainOptions, data: DataOptions, policy: Policy) -> Data:
+    """What the files say; without them the recipe's counts.
+
+    Raises UserError where there is neither, and for a policy that is not what the only shown views were drawn from.
+    """
     if not Path(data.train).is_file():
         if not (data.images and data.classes):
             missing = f"{data.train}: no such file" if data.train else "data.train: no image beton is named"
@@ -120,7 +125,10 @@ def find_data(train: TrainOptions, data: DataOptions) -> Data:
     if train.task == "dr":
         path = data.reinforced or data.train
         if Path(path).is_file():
-            reinforced = ReinforcedBeton.open(path, images).header
+            opened = ReinforcedBeton.open(path, images)
+            reinforced = opened.header
+            if train.reinforced_share == 1:
+                check_policy(policy, opened)
     source = str(images.path) + ("; no reinforced beton yet" if train.task == "dr" and reinforced is None else "")
     return Data(images.num_images, images.num_classes, source, int(images.data_size.sum()), reinforced)
 

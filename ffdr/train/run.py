@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from ffdr.evaluate.evaluator import center_share
 from ffdr.loader import ReinforcedLoader
 from ffdr.models import autocast_dtype, check_name, class_digest
 from ffdr.options import DataOptions, TrainRecipe
+from ffdr.options.idle import idle_options
 from ffdr.ranks import Ranks
 from ffdr.reinforce.teacher import Teacher
 from ffdr.train.fit import DataInfo, Trainer
+from ffdr.train.identity import check_policy
 from ffdr.train.plan import dry_run
 from ffdr.train.step import bad_teacher
 
@@ -35,6 +38,9 @@ def run(recipe: TrainRecipe, progress: bool | None = None) -> dict[str, Any]:
     """
     check_name(recipe.model.name)
     with Ranks.join(gpus=True) as ranks:
+        if ranks.rank == 0:
+            for line in idle_options(recipe):
+                print(line, file=sys.stderr)
         if recipe.train.dry_run:
             if ranks.rank == 0:
                 dry_run(recipe)
@@ -66,6 +72,8 @@ def build_trainer(recipe: TrainRecipe, progress: bool | None = None, ranks: Rank
     device = ranks.device()
     images = ImageBeton.open(data.train)
     reinforced = _reinforced(data, images) if train.task == "dr" else None
+    if reinforced is not None and train.reinforced_share == 1:
+        check_policy(recipe.policy, reinforced)
     normalisation = {"mean": data.mean or images.mean, "std": data.std or images.std}
     draws = reinforced is None or train.reinforced_share < 1
     loader = ReinforcedLoader(
