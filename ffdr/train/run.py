@@ -5,26 +5,22 @@ from __future__ import annotations
 import hashlib
 import shlex
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ffdr.augment.policy import Policy
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
-from ffdr.evaluate.evaluator import center_share
-from ffdr.loader import ReinforcedLoader
-from ffdr.models import autocast_dtype, check_name, class_digest
-from ffdr.options import DataOptions, TrainRecipe
+from ffdr.models import check_name, class_digest
+from ffdr.options import TrainRecipe
 from ffdr.options.idle import idle_options
 from ffdr.ranks import Ranks
 from ffdr.reinforce.teacher import Teacher
 from ffdr.train.fit import DataInfo, Trainer
-from ffdr.train.identity import check_policy
+from ffdr.train.loaders import draws, normalisation, stored_views, training_loader, validation_loader
 from ffdr.train.plan import dry_run
-from ffdr.train.step import bad_teacher
+from ffdr.train.teaching import live_teacher
 
 
 def run(recipe: TrainRecipe, progress: bool | None = None) -> dict[str, Any]:
@@ -71,101 +67,18 @@ def build_trainer(recipe: TrainRecipe, progress: bool | None = None, ranks: Rank
         raise UserError(f"train.batch_size: {train.batch_size} images can't be shared evenly by {ranks.size} ranks")
     device = ranks.device()
     images = ImageBeton.open(data.train)
-    reinforced = _reinforced(data, images) if train.task == "dr" else None
-    if reinforced is not None and train.reinforced_share == 1:
-        check_policy(recipe.policy, reinforced)
-    normalisation = {"mean": data.mean or images.mean, "std": data.std or images.std}
-    draws = reinforced is None or train.reinforced_share < 1
-    loader = ReinforcedLoader(
-        images,
-        reinforced,
-        policy=recipe.policy if draws else None,
-        reinforced_share=train.reinforced_share,
-        batch_size=train.batch_size // ranks.size,
-        resolution=train.resolution,
-        seed=train.seed,
-        device=device,
-        dtype=torch.uint8 if device.type == "cuda" else torch.float32,  # a GPU's step normalises in its own graph
-        workers=ranks.threads(data.workers),
-        order=data.order,
-        os_cache=data.os_cache,
-        **normalisation,
-    )
-    teacher = _teacher(recipe, loader, device, ranks) if train.task == "kd" else None
+    reinforced = stored_views(recipe, images)
+    loader = training_loader(recipe, images, reinforced, device, ranks)
+    val_loader = validation_loader(recipe, images, device, ranks) if data.val else None
+    teacher = live_teacher(recipe, loader.num_classes, len(loader), device, ranks)
     info = DataInfo(
-        **normalisation,
+        **normalisation(recipe, images),
         center=data.center,
         classes=class_digest(images.class_names),
         fingerprint=images.fingerprint,
-        lessons=_lessons(recipe.policy if draws else None, reinforced, teacher),
+        lessons=_lessons(recipe.policy if draws(recipe) else None, reinforced, teacher),
     )
-    val_loader = _val_loader(recipe, images, device, ranks, normalisation) if data.val else None
     return Trainer(train, recipe.model, info, loader, val_loader, teacher, device, progress, ranks)
-
-
-def _teacher(recipe: TrainRecipe, loader: ReinforcedLoader, device: torch.device, ranks: Ranks) -> Teacher:
-    """The live teacher, which is asked about a part of a batch at a time: compiled, it would fill up a smaller one."""
-    train, options = recipe.train, recipe.teacher
-    if device.type == "cuda":  # on a CPU earlier runs are told apart by the size that the recipe has
-        part = -(-train.batch_size // (ranks.size * train.accumulate))
-        options = replace(options, batch_size=min(options.batch_size, part))
-    teacher = Teacher.from_options(options, loader.num_classes, device, batches=train.epochs * len(loader))
-    _try(teacher, train.resolution)
-    return teacher
-
-
-def _try(teacher: Teacher, resolution: int) -> None:
-    """Raise UserError now, not at the first batch, if the teacher can't answer, or not in numbers."""
-    names = ", ".join(teacher.names)
-    try:
-        answer = teacher.log_probs(torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8))
-    except UserError:
-        raise
-    except torch.OutOfMemoryError:
-        raise
-    except (AssertionError, RuntimeError, ValueError) as error:
-        cause = " ".join(str(error).split())[:200] or type(error).__name__
-        sizes = ", ".join(sorted({str(member.resolution or resolution) for member in teacher.members}))
-        raise UserError(f"teacher.resolution: {names} can't take images of {sizes} px ({cause})") from error
-    if not bool(answer.isfinite().all()):
-        raise UserError(bad_teacher(teacher.names, "on a black image"))
-
-
-def _reinforced(data: DataOptions, images: ImageBeton) -> ReinforcedBeton:
-    """What task dr learns from: a file of its own, or the reinforcement packed with the images."""
-    if not data.reinforced and "aug_params" not in images.field_names:
-        raise UserError(
-            f"data.reinforced: task dr learns from a reinforced beton; give its path, or pack it with {images.path}, "
-            "which holds none"
-        )
-    return ReinforcedBeton.open(data.reinforced or images.path, images)
-
-
-def _val_loader(
-    recipe: TrainRecipe,
-    images: ImageBeton,
-    device: torch.device,
-    ranks: Ranks,
-    normalisation: dict[str, tuple[float, ...]],
-) -> ReinforcedLoader:
-    train, data = recipe.train, recipe.data
-    val = ImageBeton.open(data.val)
-    if val.class_names != images.class_names:
-        raise UserError(
-            f"data.val: the classes of {val.path} ({val.num_classes}) are not those of {images.path} "
-            f"({images.num_classes})"
-        )
-    resolution = train.eval_resolution or train.resolution
-    return ReinforcedLoader(
-        val,
-        batch_size=train.batch_size // ranks.size,
-        resolution=resolution,
-        center=center_share(resolution, data.center),
-        device=device,
-        dtype=(autocast_dtype(train.precision, device) if device.type == "cuda" else None) or torch.float32,
-        workers=ranks.threads(data.workers),
-        **normalisation,
-    )
 
 
 def _lessons(policy: Policy | None, reinforced: ReinforcedBeton | None, teacher: Teacher | None) -> str:

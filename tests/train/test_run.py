@@ -16,8 +16,8 @@ from ffdr.evaluate.run import run as evaluate_run
 from ffdr.models import build_model, load_model, read_info, save_model
 from ffdr.options import EvalOptions, ModelOptions, SubsetOptions, TeacherOptions
 from ffdr.ranks import Ranks
-from ffdr.train import run as train_run
-from ffdr.train.run import run
+from ffdr.train import loaders
+from ffdr.train.run import build_trainer, run
 
 
 @pytest.mark.parametrize("task", ["erm", "kd", "dr"])
@@ -41,8 +41,6 @@ def test_a_resumed_run_ends_with_the_same_model(digits, reinforced_digits, teach
         plan = student_recipe("dr", digits, reinforced_digits, teacher, out, epochs=4, checkpoint_every=1)
         if epochs == 4:
             return run(plan, progress=False)
-        from ffdr.train.run import build_trainer
-
         trainer = build_trainer(plan, progress=False)
         trainer._begin()
         for _ in range(epochs):
@@ -83,16 +81,16 @@ def test_what_does_not_fit_is_refused_before_training(digits, photos, reinforced
 )
 def test_a_gpu_validates_in_the_dtype_it_trains_in(digits, monkeypatch, tmp_path, device, precision, dtype):
     made = []
-    monkeypatch.setattr(train_run, "ReinforcedLoader", lambda images, **given: made.append(given))
+    monkeypatch.setattr(loaders, "ReinforcedLoader", lambda images, **given: made.append(given))
     plan = student_recipe("erm", digits, "", "", tmp_path / "run", val=digits, precision=precision)
-    train_run._val_loader(plan, ImageBeton.open(digits), torch.device(device), Ranks(), {})
+    loaders.validation_loader(plan, ImageBeton.open(digits), torch.device(device), Ranks())
     assert made[0]["dtype"] is dtype
 
 
 def test_a_run_on_a_cpu_is_told_apart_as_before(digits, teacher, tmp_path):
     """What identifies the live teacher holds the recipe's batch size; a run begun by an earlier ffdr must go on."""
     plan = student_recipe("kd", digits, "", teacher, tmp_path / "run", batch_size=20)
-    built = train_run.build_trainer(plan, progress=False)
+    built = build_trainer(plan, progress=False)
     assert built.task.teacher.batch_size == plan.teacher.batch_size == 256
 
 
