@@ -117,8 +117,7 @@ class Trainer:
                     if not self._record:
                         self._record = self._train_epoch()
                         self._save_if_due()
-                    self._tell(self._record | self._validate())
-                    self._close_epoch()
+                    self._close_epoch(self._record | self._validate())
             self._export()
         return (self.log.records() or [{}])[-1]
 
@@ -265,8 +264,10 @@ class Trainer:
         if stop and (self._validates or not last):
             self._end()
 
-    def _close_epoch(self) -> None:
-        """The epoch is logged; a stop that was asked for meanwhile has a checkpoint that knows it."""
+    def _close_epoch(self, record: dict[str, Any]) -> None:
+        """Log the epoch; a stop that was asked for meanwhile has a checkpoint that knows it."""
+        with self._epoch_kept():
+            agreed(self.ranks, lambda: self._tell(record))
         self._record = {}
         if self.epoch < self.options.epochs and self.ranks.any(self._stop.requested):
             self.save()

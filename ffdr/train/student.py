@@ -69,6 +69,8 @@ class Trial:
         Raises:
             UserError: one value per channel, of which there are no statistics.
         """
+        if self.options.sync_batchnorm and ranks.size == 1:
+            print("train.sync_batchnorm does nothing here: one rank has nobody to share with", file=sys.stderr)
         norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
         share = self.options.batch_size // ranks.size
         least = min(len(range(share)[part]) for part in parts(share, self.options.accumulate))

@@ -100,3 +100,11 @@ def test_a_teacher_that_answers_nan_is_named(tmp_path, lazy):
     assert text.startswith("teacher.models: the teacher's answers (resnet50) are not finite by step ")
     assert "teacher.precision" in text and "normalisation" in text and "train.lr" not in text
     assert all(parameter.isfinite().all() for parameter in run.model.parameters())
+
+
+def test_batch_norm_of_one_rank_is_not_shared_in_silence(capfd):
+    given = options("run", sync_batchnorm=True)
+    Trial(given, build_student(given, ModelOptions("test_resnet"), 4, CPU), "test_resnet", CPU, None).batch_norm(
+        Ranks()
+    )
+    assert capfd.readouterr().err.startswith("train.sync_batchnorm does nothing here")

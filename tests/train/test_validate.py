@@ -3,12 +3,17 @@
 import errno
 import os
 import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from fakes import FakeLoader, same, trainer, weights
 
 from ffdr.errors import UserError
+from ffdr.options import ModelOptions
 from ffdr.ranks import Ranks
 from ffdr.train import fit
 from ffdr.train.control import Stopped
@@ -162,7 +167,13 @@ def test_a_run_killed_after_its_log_line_has_no_line_twice(tmp_path, whole):
 
     run = trainer(tmp_path, val_loader=ValLoader(), ema=0.9)
     close = run._close_epoch
-    run._close_epoch = lambda: close() if run.epoch < 2 else raising(KilledError())()
+
+    def log_only(record):
+        run._tell(record) if run.epoch == 2 else close(record)
+        if run.epoch == 2:
+            raise KilledError
+
+    run._close_epoch = log_only
     with pytest.raises(KilledError):
         run.fit()
     assert len(run.log.records()) == 2
@@ -214,3 +225,76 @@ def test_a_failure_keeps_its_kind_and_file():
     error = told(OSError(errno.ENOSPC, "No space left on device", "/disk/best"), 4)
     assert (error.errno, error.filename) == (errno.ENOSPC, "/disk/best")
     assert "epoch 4" in error.strerror and "\n" not in str(error)
+
+
+def test_a_log_line_that_can_not_be_written_leaves_the_epoch(tmp_path, whole, monkeypatch):
+    run = trainer(tmp_path, val_loader=ValLoader(), ema=0.9, checkpoint_every=9)
+    append = run.log.append
+
+    def full(record):
+        append(record)
+        if record["epoch"] == 2:
+            with open(run.log.path, "r+") as file:
+                file.truncate(run.log.path.stat().st_size - 20)
+            raise OSError(errno.ENOSPC, "No space left on device", str(run.log.path))
+
+    run.log.append = full
+    with pytest.raises(OSError, match=rf"No space left on device \({KEPT}.*log\.jsonl"):
+        run.fit()
+    assert_goes_on(tmp_path, whole, [2])
+
+
+RANK = """
+import sys
+from fakes import DATA, FakeLoader, options
+from ffdr.errors import UserError
+from ffdr.options import ModelOptions
+from ffdr.ranks import Ranks
+from ffdr.train.fit import Trainer
+
+class Damaged(FakeLoader):
+    def __iter__(self):
+        self.passes = getattr(self, "passes", 0) + 1
+        if self.passes == 2 and ranks.rank == 1:
+            raise UserError("sample 3: damaged")
+        yield from super().__iter__()
+
+with Ranks.join() as ranks:
+    val = Damaged(n=50, shuffle=False)
+    given = options(sys.argv[1], checkpoint_every=9)
+    run = Trainer(given, ModelOptions("test_vit"), DATA, FakeLoader(), val, progress=False, ranks=ranks)
+    try:
+        run.fit()
+    except UserError as error:
+        sys.exit(f"{ranks.rank} saved at {run._saved}: {error}")
+"""
+
+
+def start_two(out):
+    """Two processes that train one model; their exit statuses and what they said."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **place, "PYTHONPATH": path, "RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=240)[1] for process in processes]
+    return [process.returncode for process in processes], said
+
+
+def test_all_ranks_save_what_one_could_not_validate(tmp_path):
+    status, said = start_two(tmp_path)
+    assert status == [1, 1], said
+    assert "0 saved at 8: validation: rank 1: sample 3: damaged; epoch 2 is trained and saved" in said[0]
+    assert "1 saved at 8: validation: sample 3: damaged; epoch 2 is trained and saved" in said[1]
+    loader = Counted()  # one process goes on
+    run = trainer(tmp_path, loader, val_loader=ValLoader(), model=ModelOptions("test_vit"), checkpoint_every=9)
+    run.fit()
+    assert loader.trained == [2]
+    assert [(line["epoch"], "val_top1" in line) for line in run.log.records()] == [(1, True), (2, True), (3, True)]
