@@ -24,9 +24,10 @@ from ffdr.models import autocast_dtype, best_device, check_name
 from ffdr.options import BenchOptions, DataOptions, ModelOptions, TeacherOptions, TrainOptions, TrainRecipe
 from ffdr.protocol import Batch, BatchLoader
 from ffdr.targets import SparseTargets
-from ffdr.train.fit import DataInfo, Trainer, build_student
+from ffdr.train.fit import DataInfo, Trainer
 from ffdr.train.optim import build_optimizer
 from ffdr.train.run import build_trainer
+from ffdr.train.student import build_student
 
 _VIEWS = 8
 _EPOCHS = 10**4

@@ -216,7 +216,7 @@ class TrainOptions:
             ("lr", 0, 1e3),
             ("momentum", 0, 0.9999),
             ("weight_decay", 0, 10),
-            ("warmup_epochs", 0, self.epochs),
+            ("warmup_epochs", 0, 10**6),
             ("label_smoothing", 0, 0.999),
             ("temperature", 1e-2, 1e3),
             ("teacher_weight", 0, 1),
@@ -233,6 +233,11 @@ class TrainOptions:
             ("checkpoint_every", 1, 10**6),
         ):
             between(f"train.{key}", getattr(self, key), low, high)
+        if self.warmup_epochs > self.epochs:
+            raise UserError(
+                f"train.warmup_epochs: {self.warmup_epochs:g} epochs of warm-up exceed train.epochs={self.epochs}"
+                f"; give both, for example --train.epochs={self.epochs} --train.warmup_epochs={self.epochs / 10:g}"
+            )
         if not 0 <= self.ramp[0] < self.ramp[1] <= 1:
             raise UserError(f"train.ramp: {self.ramp[0]:g},{self.ramp[1]:g} are not two rising shares in [0, 1]")
         if self.task != "dr" and self.reinforced_share != 1:

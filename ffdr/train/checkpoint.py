@@ -13,8 +13,10 @@ from ffdr.models import aside
 
 _VERSION = 2
 _KEYS = (
-    "identity", "epoch", "step", "best", "model", "ema", "optimizer", "scaler", "rng", "loader", "totals",
+    "identity", "epoch", "step", "best", "model", "ema", "optimizer", "scaler", "rng", "loader", "totals", "record",
 )  # fmt: skip
+_ADDED = {"record": {}}
+"""Keys that checkpoints of this version had not from the start, and what they then are."""
 _REMEDY = "give another train.out, or train.resume=0 to start afresh"
 
 
@@ -75,9 +77,9 @@ def _read(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch's safe unpickler lets whatever a damaged file provokes pass through
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(f"{path}: no checkpoint could be read from it ({reason}); {_REMEDY}") from error
-    if not isinstance(state, dict) or state.get("version") != _VERSION or not set(_KEYS) <= set(state):
+    if not isinstance(state, dict) or state.get("version") != _VERSION or not set(_KEYS) <= {*state, *_ADDED}:
         raise UserError(f"{path}: not a checkpoint that this ffdr reads; {_REMEDY}")
-    return state
+    return _ADDED | state
 
 
 def _check(path: Path, found: dict[str, Any], identity: dict[str, Any]) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-import timm
 import torch
-from timm.layers import convert_sync_batchnorm
 from torch import nn
 from tqdm import tqdm
 
 from ffdr.compiling import FixedBatch, set_backends
 from ffdr.errors import UserError
-from ffdr.evaluate.metrics import evaluate
-from ffdr.models import ModelInfo, autocast_dtype, build_model, fixed_size, save_weights
+from ffdr.models import ModelInfo, autocast_dtype, save_weights
 from ffdr.options import ModelOptions, TrainOptions
 from ffdr.protocol import BatchLoader
 from ffdr.ranks import Ranks
@@ -24,46 +22,19 @@ from ffdr.targets import SparseTargets
 from ffdr.train.background import BackgroundWriter, snapshot
 from ffdr.train.checkpoint import Checkpoints, get_rng, set_rng
 from ffdr.train.control import StopRequest, Stopwatch, sole_run, stopwatch
+from ffdr.train.identity import DataInfo, check, identity
 from ffdr.train.log import RunLog
 from ffdr.train.optim import resolution_at
 from ffdr.train.step import Step
+from ffdr.train.student import Trial, build_student
 from ffdr.train.tasks import LiveTeacher, build_task
+from ffdr.train.validate import BrokenOffError, Validation, agreed, told
 
 READ_EVERY = 50
 """Steps between two looks at the device (loss for the progress bar, the guard's flag, the other ranks' stops)."""
 
-_FREE = ("out", "resume", "eval_every", "checkpoint_every", "keep", "tensorboard", "compile", "dry_run")
-"""Options that a resumed run may change, because they leave the weights alone (``compile``: but for rounding)."""
-
-
-@dataclass(frozen=True)
-class DataInfo:
-    """What the trainer must know of the data beyond its batches."""
-
-    mean: tuple[float, ...]
-    """per-channel mean in [0, 1] that the loaders subtract"""
-    std: tuple[float, ...]
-    """per-channel standard deviation in [0, 1] that they divide by"""
-    center: float = 0.875
-    """share of the resized short side that the evaluation view keeps"""
-    classes: str = ""
-    """digest of the class names (``ffdr.models.class_digest``)"""
-    fingerprint: str = ""
-    """of the images"""
-    lessons: str = ""
-    """what is learned of them: the reinforcement, the policy, the live teacher"""
-
-
-def build_student(options: TrainOptions, model: ModelOptions, num_classes: int, device: torch.device) -> nn.Module:
-    """The model to train, on its device in channels_last; its new weights depend on ``train.seed`` only.
-
-    Seeds torch's global generator.
-    """
-    torch.manual_seed(options.seed)
-    student = build_model(model, num_classes, options.resolution)
-    if options.sync_batchnorm:
-        student = convert_sync_batchnorm(student)  # timm's: torch's drops the activation that timm's layers hold
-    return student.to(device=device, memory_format=torch.channels_last)
+RESULTS = ("model.safetensors", "report.md", "report.png")
+"""What a finished run has made of its last epoch."""
 
 
 class Trainer:
@@ -72,6 +43,9 @@ class Trainer:
     Files of the folder ``train.out``: ``options.json`` (resolved), ``log.jsonl`` (one line an epoch), ``checkpoints/``
     (to resume from), ``best.safetensors`` (highest validation top-1 so far), ``model.safetensors`` (the result;
     averaged weights if ``train.ema`` is on), ``report.md`` and ``report.png``.
+
+    An epoch is saved before it is validated and logged: what fails then takes no training with it, and the next run
+    begins with that validation.
 
     On several ranks (``Ranks``) each has its part of every batch, gradients are averaged, and rank 0 alone writes.
     """
@@ -97,19 +71,25 @@ class Trainer:
         self.loader, self.val_loader = loader, val_loader
         self.device, self.ranks = torch.device(device), ranks or Ranks()
         self.out = Path(options.out)
-        self._check()
+        check(options, model, loader, val_loader, self.device)
         self.dtype = autocast_dtype(options.precision, self.device)
         self.task = build_task(options, loader.num_classes, data.mean, data.std, teacher)
         self.model = build_student(options, model, loader.num_classes, self.device)
+        trial = Trial(options, self.model, model.name, self.device, self.dtype)
+        trial.sizes(options.batch_size // self.ranks.size if val_loader else 0)
+        trial.batch_norm(self.ranks)
         self.step = Step(
             options, self.model, self.task, len(loader), self.device, self.dtype, self.ranks, data.mean, data.std
         )
-        self._evaluated = FixedBatch(self.result, "train.compile") if self.step.compiled != "off" else self.result
+        self.validation = self._new_validation()
         self.files = BackgroundWriter()
         self.log = RunLog(self.out, options.tensorboard)
         self.checkpoints = Checkpoints(self.out / "checkpoints", options.keep)
         self.epoch = 0  # finished epochs
         self.best = -1.0  # highest validation top-1
+        self.finished = False  # before ``fit`` did anything
+        self._record: dict[str, Any] = {}  # of the epoch that is trained, but neither validated nor logged
+        self._saved = -1  # step of the last checkpoint
         self._images, self._loss_sum = 0, torch.zeros((), device=self.device)  # of the running epoch
         self._stop = StopRequest()
         self._progress = progress if self.ranks.rank == 0 else False
@@ -120,27 +100,34 @@ class Trainer:
         """The model that is evaluated and exported."""
         return self.step.ema.module if self.step.ema else self.model
 
-    def fit(self) -> dict[str, Any]:
+    def fit(self, recipe: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Train to the last epoch, from the folder's newest checkpoint if there is one; the last epoch's log record.
+
+        A finished run is left as it is, and ``finished`` says so. recipe: kept as ``recipe.json``.
 
         Ctrl-C or SIGTERM saves a checkpoint after the running step and raises ``Stopped``; the next run goes on with
         the next batch. Raises UserError for a checkpoint of another run, and for a loss that is not finite.
         """
         with sole_run(self.out) if self.ranks.rank == 0 else nullcontext(), self.ranks.lost_told():
-            self._begin()
+            self._begin(recipe)
+            if self.finished:
+                return self.log.records()[-1]
             with StopRequest() as self._stop, self._new_bar() as self._bar, self.files:
-                while self.epoch < self.options.epochs:
-                    record = self._train_epoch()
-                    record |= self._validate()
-                    self._tell(record)
-                    self._save_if_due()
+                while self._record or self.epoch < self.options.epochs:
+                    if not self._record:
+                        self._record = self._train_epoch()
+                        self._save_if_due()
+                    self._close_epoch(self._record | self._validate())
             self._export()
         return (self.log.records() or [{}])[-1]
 
     # Verbs of fit, in order.
 
-    def _begin(self) -> None:
-        """Resume from the folder's newest checkpoint, or start afresh and clear what an earlier run left."""
+    def _begin(self, recipe: Mapping[str, Any] | None = None) -> None:
+        """Resume from the folder's newest checkpoint, or start afresh and clear what an earlier run left.
+
+        Nothing in the folder changes before it is known that this run may go on there.
+        """
         if self.ranks.rank == 0:
             self.out.mkdir(parents=True, exist_ok=True)
         set_backends(self.device, self.dtype)
@@ -148,16 +135,26 @@ class Trainer:
         self._agree(None if state is None else state["step"])
         if state is not None:
             self._restore(state)
+            self.finished = self._is_finished()
         else:
-            if self.ranks.rank == 0:
-                self.checkpoints.clear()
-                for name in ("best.safetensors", "model.safetensors"):
-                    (self.out / name).unlink(missing_ok=True)
-            torch.manual_seed(self.options.seed + self.ranks.rank)
-            self.loader.set_epoch(0)
+            self._start_afresh()
+        if self.ranks.rank == 0 and not self.finished:
+            self.log.keep(self.epoch - bool(self._record))
+            self.log.write_options(self._resolved(), recipe)
+
+    def _start_afresh(self) -> None:
         if self.ranks.rank == 0:
-            self.log.keep(self.epoch)
-            self.log.write_options(self._resolved())
+            self.checkpoints.clear()
+            for name in ("best.safetensors", *RESULTS):
+                (self.out / name).unlink(missing_ok=True)
+        torch.manual_seed(self.options.seed + self.ranks.rank)
+        self.loader.set_epoch(0)
+
+    def _is_finished(self) -> bool:
+        """Whether an earlier run has left all there is to make, as rank 0 sees it."""
+        there = all((self.out / name).is_file() for name in RESULTS)
+        logged = [record["epoch"] for record in self.log.records()[-1:]]
+        return self.ranks.share(there and [self.epoch] == logged == [self.options.epochs])
 
     def _agree(self, step: int | None) -> None:
         """Refuse to go on from different checkpoints, as ranks do that don't see the same folder."""
@@ -205,18 +202,43 @@ class Trainer:
         """Every so many steps; alone, whenever a stop is asked for (several ranks have to agree on the step)."""
         return self.step.count % READ_EVERY == 0 or (self.ranks.size == 1 and self._stop.requested)
 
+    @property
+    def _validates(self) -> bool:
+        """Whether the epoch that was just trained is to be scored."""
+        due = self.epoch % self.options.eval_every == 0 or self.epoch == self.options.epochs
+        return self.validation is not None and due
+
     def _validate(self) -> dict[str, Any]:
         """Scores on the validation images when it is their turn, by log key; the best weights are kept."""
-        due = self.epoch % self.options.eval_every == 0 or self.epoch == self.options.epochs
-        if self.val_loader is None or not due:
+        if not self._validates:
             return {}
         self.step.share_buffers()
-        flip = self.options.flip_average
-        scores = evaluate(self.result, self.val_loader, self.loader.num_classes, self.dtype, flip, self._evaluated)
+        with self._epoch_kept():
+            scores = self.validation(self.result, lambda: self._stop.requested)
         if scores["top1"] > self.best:
+            self.files.wait()  # what fails to be written so far is the checkpoint
+            with self._epoch_kept():
+                agreed(self.ranks, self._write_best)
             self.best = scores["top1"]
-            self._write_model("best.safetensors")
         return {f"val_{key}": value for key, value in scores.items() if key != "images"}
+
+    @contextmanager
+    def _epoch_kept(self) -> Iterator[None]:
+        """What fails in here leaves the trained epoch in a checkpoint on the disk, and is told so."""
+        try:
+            yield
+        except Exception as error:
+            if self._saved != self.step.count:
+                self.save()
+            if isinstance(error, BrokenOffError):
+                self._end()
+            self.files.wait()
+            raise told(error, self.epoch) from error
+
+    def _write_best(self) -> None:
+        """At once: a later failure could not be told from one of the checkpoint's."""
+        self._write_model("best.safetensors")
+        self.files.wait()
 
     def _tell(self, record: dict[str, Any]) -> None:
         """Log an epoch, and show a line of it."""
@@ -239,7 +261,16 @@ class Trainer:
         stop = self.ranks.any(self._stop.requested)
         if last or stop or self.epoch % self.options.checkpoint_every == 0:
             self.save()
-        if stop and not last:
+        if stop and (self._validates or not last):
+            self._end()
+
+    def _close_epoch(self, record: dict[str, Any]) -> None:
+        """Log the epoch; a stop that was asked for meanwhile has a checkpoint that knows it."""
+        with self._epoch_kept():
+            agreed(self.ranks, lambda: self._tell(record))
+        self._record = {}
+        if self.epoch < self.options.epochs and self.ranks.any(self._stop.requested):
+            self.save()
             self._end()
 
     def _end(self) -> NoReturn:
@@ -289,15 +320,18 @@ class Trainer:
                 "rng": rng,
                 "loader": self.loader.state_dict(),
                 "totals": {"images": self._images, "loss": self._loss_sum.item()},
+                "record": self._record,
                 **self.step.state_dict(),
             }
             step, copied = self.step.count, snapshot(state)
             self.files.write(lambda: self.checkpoints.save(step, copied))
+        self._saved = self.step.count
         self.ranks.barrier()
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.loader.load_state_dict(state["loader"])
-        self.epoch, self.best = state["epoch"], state["best"]
+        self.epoch, self.best, self._record = state["epoch"], state["best"], state["record"]
+        self._saved = state["step"]
         self.step.load_state_dict(state)
         self._images = state["totals"]["images"]
         self._loss_sum.fill_(state["totals"]["loss"])
@@ -306,12 +340,15 @@ class Trainer:
         else:  # another number of ranks: other random numbers, still a function of the run
             torch.manual_seed(hash((self.options.seed, self.step.count, self.ranks.rank)) % 2**63)
 
+    def _new_validation(self) -> Validation | None:
+        if self.val_loader is None:
+            return None
+        forward = FixedBatch(self.result, "train.compile") if self.step.compiled != "off" else None
+        flip = self.options.flip_average
+        return Validation(self.val_loader, self.loader.num_classes, self.ranks, self.dtype, flip, forward)
+
     def _identity(self) -> dict[str, Any]:
-        """What makes this run this run, by option name; a checkpoint with anything else is refused."""
-        identity = {f"train.{key}": value for key, value in asdict(self.options).items() if key not in _FREE}
-        identity |= {f"model.{key}": value for key, value in asdict(self.model_options).items()}
-        identity |= {f"data.{key}": value for key, value in asdict(self.data).items()}
-        return identity | {"data.num_classes": self.loader.num_classes, "data.batches": len(self.loader)}
+        return identity(self.options, self.model_options, self.data, self.loader)
 
     def _resolved(self) -> dict[str, Any]:
         """All options and what they came to, for ``options.json``."""
@@ -324,21 +361,6 @@ class Trainer:
             "data": data,
             "resolved": resolved,
         }
-
-    def _check(self) -> None:
-        """Raise UserError before any slow work for what can't go together."""
-        options, name, classes = self.options, self.model_options.name, self.loader.num_classes
-        if self.val_loader is not None and self.val_loader.num_classes != classes:
-            raise UserError(f"data.val: {self.val_loader.num_classes} classes, but data.train has {classes}")
-        if options.sync_batchnorm and self.device.type != "cuda":
-            raise UserError("train.sync_batchnorm: needs GPUs; leave it out on a CPU")
-        for key in ("eval_resolution", "min_resolution"):
-            size = getattr(options, key)
-            if size not in (0, options.resolution) and timm.is_model(name) and fixed_size(name):
-                raise UserError(
-                    f"train.{key}: {name} takes images of one size only, so {size} must be "
-                    f"train.resolution={options.resolution}"
-                )
 
     # What the user sees while it runs.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -68,11 +69,13 @@ class RunLog(JsonLog):
                 for key, value in record.items():
                     writer.add_scalar(key, value, record["epoch"])
 
-    def write_options(self, sections: dict[str, Any]) -> None:
-        """``options.json``: all options as resolved, and the versions that run."""
+    def write_options(self, sections: dict[str, Any], recipe: Mapping[str, Any] | None = None) -> None:
+        """``options.json``: all options as resolved, and the versions that run. ``recipe.json``: what was asked for."""
         versions = {"ffdr": __version__, "torch": torch.__version__, "timm": timm.__version__}
         sections["resolved"] |= {"versions": versions}
-        write_aside(self.folder / "options.json", json.dumps(sections, indent=2) + "\n")
+        for name, content in (("options.json", sections), ("recipe.json", recipe)):
+            if content is not None:
+                write_aside(self.folder / name, json.dumps(content, indent=2) + "\n")
 
     def write_report(self, title: str) -> None:
         """``report.md`` and ``report.png``: accuracy, loss and throughput over the epochs."""

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 import yaml
 from torch import nn
 
+from ffdr.augment.policy import Policy
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.compiling import train_mode
 from ffdr.errors import UserError
 from ffdr.models import autocast_dtype, best_device, build_model, check_name, fixed_size, forward_flops
 from ffdr.options import DataOptions, TrainOptions, TrainRecipe
+from ffdr.ranks import Ranks
 from ffdr.text import duration
-from ffdr.train.fit import build_student
+from ffdr.train.estimate import Costs, measure
+from ffdr.train.identity import check_policy
 from ffdr.train.optim import resolution_at
+from ffdr.train.student import Trial, build_student
 
-_SAMPLE_BATCH = {"cpu": 4, "cuda": 64}
-"""Images a step of the sample that the time is estimated from: enough to be busy, few enough to fit anywhere."""
-_SAMPLE_STEPS = 20
-_SAMPLE_SECONDS = 5.0
 _OPTIMISER_COPIES = {"sgd": 1, "adamw": 2}
 """Numbers that the optimiser keeps for each weight."""
 
@@ -70,17 +69,19 @@ def dry_run(recipe: TrainRecipe) -> None:
     """Print the resolved recipe, model size, steps, bytes and a time estimate; nothing is written.
 
     Where ``data.train`` is not there yet, ``data.images`` and ``data.classes`` stand in for it. The time is estimated
-    from a few steps of the model alone on this device.
+    from a few steps, reads and validated batches on this device (see ``estimate``).
 
     Raises:
         UserError: neither files nor counts; files that don't fit together; a model that can't be built or can't take
             images of the recipe's sizes; images that do not fill one batch.
     """
     check_name(recipe.model.name)
-    data = find_data(recipe.train, recipe.data)
+    data = find_data(recipe.train, recipe.data, recipe.policy)
     work = plan_work(recipe, data)
     device = best_device()
     model = build_student(recipe.train, recipe.model, data.classes, device)
+    trial = Trial(recipe.train, model, recipe.model.name, device, autocast_dtype(recipe.train.precision, device))
+    trial.batch_norm(Ranks())
     print(resolved(recipe))
     for title, text in (
         ("data", f"{data.images:,} images, {data.classes:,} classes ({data.source})"),
@@ -89,7 +90,7 @@ def dry_run(recipe: TrainRecipe) -> None:
         ("compute", f"{3 * work.forward_flops:.3g} FLOPs in all, three times the forward passes"),
         ("reads", _describe_reads(data)),
         ("memory", _describe_memory(recipe.train, model)),
-        ("time", _describe_time(recipe.train, model, work, device)),
+        ("time", _describe_time(recipe, measure(recipe, model, data.classes, device), work, device)),
     ):
         print(f"{title:9s}{text}")
 
@@ -107,8 +108,11 @@ def resolved(recipe: TrainRecipe) -> str:
     return yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
 
 
-def find_data(train: TrainOptions, data: DataOptions) -> Data:
-    """What the files say; without them the recipe's counts. Raises UserError where there is neither."""
+def find_data(train: TrainOptions, data: DataOptions, policy: Policy) -> Data:
+    """What the files say; without them the recipe's counts.
+
+    Raises UserError where there is neither, and for a policy that is not what the only shown views were drawn from.
+    """
     if not Path(data.train).is_file():
         if not (data.images and data.classes):
             missing = f"{data.train}: no such file" if data.train else "data.train: no image beton is named"
@@ -120,7 +124,10 @@ def find_data(train: TrainOptions, data: DataOptions) -> Data:
     if train.task == "dr":
         path = data.reinforced or data.train
         if Path(path).is_file():
-            reinforced = ReinforcedBeton.open(path, images).header
+            opened = ReinforcedBeton.open(path, images)
+            reinforced = opened.header
+            if train.reinforced_share == 1:
+                check_policy(policy, opened)
     source = str(images.path) + ("; no reinforced beton yet" if train.task == "dr" and reinforced is None else "")
     return Data(images.num_images, images.num_classes, source, int(images.data_size.sum()), reinforced)
 
@@ -189,36 +196,22 @@ def _describe_memory(train: TrainOptions, model: nn.Module) -> str:
     return f"{sum(parts.values()) / 2**20:,.1f} MiB ({listed}), and activations"
 
 
-def _describe_time(train: TrainOptions, model: nn.Module, work: Work, device: torch.device) -> str:
-    rate, batch = images_per_second(train, model, device)
-    # Views of other sizes than the one measured take time in proportion to their operations.
-    seconds = work.forward_flops / work.flops[train.resolution] / rate
+def _describe_time(recipe: TrainRecipe, costs: Costs, work: Work, device: torch.device) -> str:
+    train = recipe.train
+    training, validation = costs.training(train, work.steps), costs.validation(train)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    left_out = "data, optimiser" + (", teacher" if train.task == "kd" else "") + " and validation"
+    rates = ", ".join(f"{1 / seconds:,.1f} images/s of {side} px" for side, seconds in sorted(costs.image.items()))
+    reads = "" if costs.read is None else f", reading {1 / costs.read:,.0f} images/s"
+    validated = f", and {duration(validation)} of it validation" if costs.validated else ""
+    left_out = [
+        *(["reading"] if costs.read is None else []),
+        *([] if costs.taught else ["the teacher"]),
+        *(["validation"] if recipe.data.val and not costs.validated else []),
+        "checkpoints",
+    ]
+    compiled = train_mode(train.compile, device, work.steps * work.epochs) != "off"
     return (
-        f"{duration(seconds)} on one {name} at {rate:,.1f} images/s of {train.resolution} px\n"
-        f"         measured now: forward and backward in batches of {batch}, not compiled; {left_out} come on top"
+        f"{duration(training + validation)} on one {name}{validated}\n"
+        f"         measured now: {rates} in batches of {costs.batch}{reads}\n"
+        f"         {' and '.join(left_out)} come on top{'; compiled, as the run will be, it is faster' * compiled}"
     )
-
-
-def images_per_second(train: TrainOptions, model: nn.Module, device: torch.device) -> tuple[float, int]:
-    """Of forward and backward passes on noise, in the run's precision, and the batch size it was measured with."""
-    dtype = autocast_dtype(train.precision, device)
-    batch = min(_SAMPLE_BATCH[device.type], train.batch_size)
-    images = torch.randn(batch, 3, train.resolution, train.resolution, device=device)
-    images = images.to(memory_format=torch.channels_last)
-    labels = torch.zeros(batch, dtype=torch.long, device=device)
-
-    def step() -> None:
-        model.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            loss = F.cross_entropy(model(images).float(), labels)
-        loss.backward()
-        loss.item()  # waits for the device
-
-    step()  # the first one chooses kernels and fills caches
-    start, steps = time.perf_counter(), 0
-    while steps < _SAMPLE_STEPS and time.perf_counter() - start < _SAMPLE_SECONDS:
-        step()
-        steps += 1
-    return batch * steps / (time.perf_counter() - start), batch

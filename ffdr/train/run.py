@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict, replace
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-import torch
-
 from ffdr.augment.policy import Policy
-from ffdr.beton.partial import write_aside
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
-from ffdr.evaluate.evaluator import center_share
-from ffdr.loader import ReinforcedLoader
-from ffdr.models import autocast_dtype, check_name, class_digest
-from ffdr.options import DataOptions, TrainRecipe
+from ffdr.models import check_name, class_digest
+from ffdr.options import TrainRecipe
+from ffdr.options.idle import idle_options
 from ffdr.ranks import Ranks
 from ffdr.reinforce.teacher import Teacher
 from ffdr.train.fit import DataInfo, Trainer
+from ffdr.train.loaders import draws, normalisation, stored_views, training_loader, validation_loader
 from ffdr.train.plan import dry_run
+from ffdr.train.teaching import live_teacher
 
 
 def run(recipe: TrainRecipe, progress: bool | None = None) -> dict[str, Any]:
@@ -34,15 +34,30 @@ def run(recipe: TrainRecipe, progress: bool | None = None) -> dict[str, Any]:
     """
     check_name(recipe.model.name)
     with Ranks.join(gpus=True) as ranks:
+        if ranks.rank == 0:
+            for line in idle_options(recipe):
+                print(line, file=sys.stderr)
         if recipe.train.dry_run:
             if ranks.rank == 0:
                 dry_run(recipe)
             return {}
         trainer = build_trainer(recipe, progress, ranks)
-        if ranks.rank == 0:
-            trainer.out.mkdir(parents=True, exist_ok=True)
-            write_aside(trainer.out / "recipe.json", json.dumps(asdict(recipe), indent=2) + "\n")
-        return trainer.fit()
+        record = trainer.fit(asdict(recipe))
+        if ranks.rank == 0 and progress is not False:
+            print(closing_line(recipe, record, trainer.finished))
+        return record
+
+
+def closing_line(recipe: TrainRecipe, record: dict[str, Any], finished: bool) -> str:
+    """What a run has made, where, how good it is, and what comes next. finished: it had been made before."""
+    train = recipe.train
+    model = str(Path(train.out) / "model.safetensors")
+    score = f", top-1 {100 * record['val_top1']:.1f} %" if "val_top1" in record else ""
+    command = ["ffdr", "eval", f"--eval.checkpoint={model}", f"--eval.data={recipe.data.val or 'IMAGES.beton'}"]
+    if train.flip_average:
+        command.append("--eval.flip_average=1")
+    made = f"{model}: {recipe.model.name}, {record['epoch']} epochs{score}; next: {shlex.join(command)}"
+    return f"{train.out}: already trained to epoch {record['epoch']}; {made}" if finished else made
 
 
 def build_trainer(recipe: TrainRecipe, progress: bool | None = None, ranks: Ranks | None = None) -> Trainer:
@@ -52,80 +67,18 @@ def build_trainer(recipe: TrainRecipe, progress: bool | None = None, ranks: Rank
         raise UserError(f"train.batch_size: {train.batch_size} images can't be shared evenly by {ranks.size} ranks")
     device = ranks.device()
     images = ImageBeton.open(data.train)
-    reinforced = _reinforced(data, images) if train.task == "dr" else None
-    normalisation = {"mean": data.mean or images.mean, "std": data.std or images.std}
-    draws = reinforced is None or train.reinforced_share < 1
-    loader = ReinforcedLoader(
-        images,
-        reinforced,
-        policy=recipe.policy if draws else None,
-        reinforced_share=train.reinforced_share,
-        batch_size=train.batch_size // ranks.size,
-        resolution=train.resolution,
-        seed=train.seed,
-        device=device,
-        dtype=torch.uint8 if device.type == "cuda" else torch.float32,  # a GPU's step normalises in its own graph
-        workers=ranks.threads(data.workers),
-        order=data.order,
-        os_cache=data.os_cache,
-        **normalisation,
-    )
-    teacher = _teacher(recipe, loader, device, ranks) if train.task == "kd" else None
+    reinforced = stored_views(recipe, images)
+    loader = training_loader(recipe, images, reinforced, device, ranks)
+    val_loader = validation_loader(recipe, images, device, ranks) if data.val else None
+    teacher = live_teacher(recipe, loader.num_classes, len(loader), device, ranks)
     info = DataInfo(
-        **normalisation,
+        **normalisation(recipe, images),
         center=data.center,
         classes=class_digest(images.class_names),
         fingerprint=images.fingerprint,
-        lessons=_lessons(recipe.policy if draws else None, reinforced, teacher),
+        lessons=_lessons(recipe.policy if draws(recipe) else None, reinforced, teacher),
     )
-    val_loader = _val_loader(recipe, images, device, ranks, normalisation) if data.val else None
     return Trainer(train, recipe.model, info, loader, val_loader, teacher, device, progress, ranks)
-
-
-def _teacher(recipe: TrainRecipe, loader: ReinforcedLoader, device: torch.device, ranks: Ranks) -> Teacher:
-    """The live teacher, which is asked about a part of a batch at a time: compiled, it would fill up a smaller one."""
-    train, options = recipe.train, recipe.teacher
-    if device.type == "cuda":  # on a CPU earlier runs are told apart by the size that the recipe has
-        part = -(-train.batch_size // (ranks.size * train.accumulate))
-        options = replace(options, batch_size=min(options.batch_size, part))
-    return Teacher.from_options(options, loader.num_classes, device, batches=train.epochs * len(loader))
-
-
-def _reinforced(data: DataOptions, images: ImageBeton) -> ReinforcedBeton:
-    """What task dr learns from: a file of its own, or the reinforcement packed with the images."""
-    if not data.reinforced and "aug_params" not in images.field_names:
-        raise UserError(
-            f"data.reinforced: task dr learns from a reinforced beton; give its path, or pack it with {images.path}, "
-            "which holds none"
-        )
-    return ReinforcedBeton.open(data.reinforced or images.path, images)
-
-
-def _val_loader(
-    recipe: TrainRecipe,
-    images: ImageBeton,
-    device: torch.device,
-    ranks: Ranks,
-    normalisation: dict[str, tuple[float, ...]],
-) -> ReinforcedLoader:
-    train, data = recipe.train, recipe.data
-    val = ImageBeton.open(data.val)
-    if val.class_names != images.class_names:
-        raise UserError(
-            f"data.val: the classes of {val.path} ({val.num_classes}) are not those of {images.path} "
-            f"({images.num_classes})"
-        )
-    resolution = train.eval_resolution or train.resolution
-    return ReinforcedLoader(
-        val,
-        batch_size=train.batch_size // ranks.size,
-        resolution=resolution,
-        center=center_share(resolution, data.center),
-        device=device,
-        dtype=(autocast_dtype(train.precision, device) if device.type == "cuda" else None) or torch.float32,
-        workers=ranks.threads(data.workers),
-        **normalisation,
-    )
 
 
 def _lessons(policy: Policy | None, reinforced: ReinforcedBeton | None, teacher: Teacher | None) -> str:

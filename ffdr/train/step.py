@@ -9,7 +9,7 @@ import inspect
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from timm.utils import ModelEmaV3
@@ -88,7 +88,8 @@ class Step:
         scaled = dtype is torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         # Flags need a fused optimiser to obey them, and gain nothing where reading a loss is free.
-        self.guard = FiniteGuard(self.optimizer, device, scaled, device.type != "cpu" and has_fused(device))
+        lazy = device.type != "cpu" and has_fused(device)
+        self.guard = FiniteGuard(self.optimizer, device, scaled, lazy, task.teachers)
         self.count = 0
         self._learner = Learner(model, task, mean, std, device, dtype)
         mode = train_mode(options.compile, device, options.epochs * steps_per_epoch)
@@ -127,13 +128,13 @@ class Step:
         """Gradients of the batch, part by part; its mean loss over all ranks."""
         total = torch.zeros((), device=self.device)
         learner = self._parallel or self._learner
-        size = -(-len(images) // self.options.accumulate)
-        starts = range(0, len(images), size)
-        for start in starts:
-            part = slice(start, start + size)
+        slices = parts(len(images), self.options.accumulate)
+        for part in slices:
             x, y = images[part], targets[part]
             taught = self.task.ask(x)
-            with self._averaging(last=start == starts[-1]):
+            if taught is not None:
+                self.guard.watch_teacher(taught)
+            with self._averaging(last=part is slices[-1]):
                 loss = learner(x, taught, *y.parts()) * (len(x) / len(images))
                 self.scaler.scale(loss).backward()
             total += loss.detach()
@@ -180,6 +181,12 @@ class Step:
             self.scaler.load_state_dict(state["scaler"])
 
 
+def parts(count: int, accumulate: int) -> list[slice]:
+    """The parts in which ``count`` images go through the model, of which the last may be smaller."""
+    size = -(-count // accumulate)
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
 class AveragedWeights(ModelEmaV3):
     """timm's averaged weights with their tensors listed once: looking them up in each step takes the host as long as
     a small model's step takes the GPU."""
@@ -224,12 +231,28 @@ class FiniteGuard:
     ``found_inf`` from the gradients, which a bad loss makes bad too; the flag then only ends the run.
 
     On several ranks ``watch`` must see what all of them see (the mean loss), so that all stop at the same step.
+
+    A live teacher whose answers are not finite makes every loss so; ``watch_teacher`` keeps a flag for that, which only
+    says whose fault it was.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, scaled: bool, lazy: bool) -> None:
-        """scaled: a gradient scaler is at work; lazy: only flag, for ``check`` to raise."""
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        scaled: bool,
+        lazy: bool,
+        teachers: Sequence[str] = (),
+    ) -> None:
+        """scaled: a gradient scaler is at work; lazy: only flag, for ``check`` to raise. teachers: for messages."""
         self._optimizer, self._scaled, self._lazy = optimizer, scaled, lazy
+        self._teachers = tuple(teachers)
         self._bad = torch.zeros((), device=device)
+        self._bad_teacher = torch.zeros((), dtype=torch.bool, device=device)
+
+    def watch_teacher(self, taught: torch.Tensor) -> None:
+        """Look at a live teacher's answers; waits for nothing."""
+        self._bad_teacher = self._bad_teacher | ~taught.isfinite().all()
 
     def watch(self, value: torch.Tensor, step: int) -> None:
         """Look at a loss or a gradient norm, a scalar, before the update of this step."""
@@ -247,9 +270,21 @@ class FiniteGuard:
         if self._lazy and bool(self._bad):
             self._raise(step)
 
-    @staticmethod
-    def _raise(step: int) -> None:
+    def _raise(self, step: int) -> NoReturn:
+        if bool(self._bad_teacher):
+            raise UserError(
+                bad_teacher(self._teachers, f"by step {step}, and the run stops before the weights learn it")
+            )
         raise UserError(
             f"train: the loss is not finite by step {step}, and the run stops before that reaches the weights; "
             "try a smaller train.lr, a longer train.warmup_epochs, train.clip_grad=1 or train.precision=float32"
         )
+
+
+def bad_teacher(names: Sequence[str], when: str) -> str:
+    """What is said of a live teacher that gives answers that are not finite."""
+    named = f" ({', '.join(names)})" if names else ""
+    return (
+        f"teacher.models: the teacher's answers{named} are not finite {when}; try teacher.precision=float32, and look "
+        "at its weights and normalisation"
+    )

@@ -22,6 +22,11 @@ from ffdr.train.losses import SparseTargetLoss
 class LiveTeacher(Protocol):
     """What KD asks of a teacher; see ``ffdr.reinforce.teacher.Teacher``."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its models, for messages."""
+        ...
+
     def log_probs(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, C) float32 log-probabilities for uint8 images (B, 3, H, W)."""
         ...
@@ -33,6 +38,9 @@ class LiveTeacher(Protocol):
 
 class Task(Protocol):
     """One way to learn: forward and loss of a batch."""
+
+    teachers: tuple[str, ...]
+    """names of the live teacher's models, for messages; empty without one"""
 
     def ask(self, images: torch.Tensor) -> torch.Tensor | None:
         """What a live teacher says of the images, (B, C) log-probabilities; None without one. Never compiled."""
@@ -47,6 +55,8 @@ class Task(Protocol):
 
 class ErmTask:
     """Empirical risk minimisation: labels, mixed ones too, with label smoothing."""
+
+    teachers = ()
 
     def __init__(self, num_classes: int, label_smoothing: float = 0.0) -> None:
         self.label_loss = SparseTargetLoss(num_classes, label_smoothing=label_smoothing)
@@ -76,6 +86,7 @@ class KdTask:
     ) -> None:
         """mean, std: the loader's normalisation, which the teacher has to undo."""
         self.teacher, self.mean, self.std = teacher, tuple(mean), tuple(std)
+        self.teachers = tuple(teacher.names)
         self.temperature, self.teacher_weight = temperature, teacher_weight
         self.label_loss = SparseTargetLoss(num_classes, label_smoothing=label_smoothing)
 
@@ -111,6 +122,8 @@ class DrTask:
     A mixed view has two labels, weighted by the images' shares of it. In the published archives mixup gives the first
     image, which the view is filed under, at most half.
     """
+
+    teachers = ()
 
     def __init__(
         self, num_classes: int, temperature: float = 1.0, teacher_weight: float = 1.0, residual: str = "smooth"

@@ -15,7 +15,7 @@ from ffdr.bench.timing import Timing
 from ffdr.errors import UserError
 from ffdr.loader import ReinforcedLoader
 from ffdr.options import BenchOptions
-from ffdr.train.fit import build_student
+from ffdr.train.student import build_student
 
 CPU = torch.device("cpu")
 SETTING = Setting("test_efficientnet", "float32", 32, 25, 2, "off", 1, CPU)

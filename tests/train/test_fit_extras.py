@@ -41,7 +41,8 @@ def test_compiling_is_asked_for_by_its_mode(tmp_path, monkeypatch):
         return real(function, backend="eager", dynamic=dynamic)
 
     monkeypatch.setattr(torch, "compile", compile_eagerly)
-    runs = [trainer(tmp_path / mode, compile=mode, epochs=1) for mode in ("off", "reduce-overhead")]
+    val = FakeLoader(n=20, shuffle=False)
+    runs = [trainer(tmp_path / mode, val_loader=val, compile=mode, epochs=1) for mode in ("off", "reduce-overhead")]
     losses = [run.fit()["train_loss"] for run in runs]
     assert asked == [("reduce-overhead", False), ("default", False)]  # the step, and evaluation
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)

@@ -1,5 +1,6 @@
 """The dry run: sizes, steps and bytes known beforehand, with files and without; and what is refused."""
 
+from collections import defaultdict
 from dataclasses import replace
 
 import pytest
@@ -12,10 +13,11 @@ from ffdr.beton.read import ReinforcedBeton
 from ffdr.errors import UserError
 from ffdr.options import DataOptions, ModelOptions
 from ffdr.train import plan
-from ffdr.train.fit import build_student
+from ffdr.train.estimate import Costs
 from ffdr.train.optim import build_optimizer
 from ffdr.train.plan import Data, Work, dry_run, plan_work
 from ffdr.train.step import build_ema
+from ffdr.train.student import build_student
 
 
 def nominal(images=1000, classes=10, name="test_resnet", data="", **train):
@@ -26,8 +28,8 @@ def nominal(images=1000, classes=10, name="test_resnet", data="", **train):
 
 @pytest.fixture
 def told(monkeypatch, capsys):
-    """Function recipe → what its dry run says, with a made-up speed of 10 images/s."""
-    monkeypatch.setattr(plan, "images_per_second", lambda *_: (10.0, 4))
+    """Function recipe → what its dry run says, with a made-up speed of 10 images/s of any size."""
+    monkeypatch.setattr(plan, "measure", lambda *_: Costs(defaultdict(lambda: 0.1, {32: 0.1}), 0.0, 4))
 
     def tell(options):
         dry_run(options)
@@ -53,7 +55,7 @@ def test_without_files_the_recipe_says_how_much_data_there_is(told):
     assert "10 an epoch × 7 = 70; 7,000 images" in text
     assert "reads unknown before the files are written" in text
     assert "test_resnet, 0.37 M parameters, starts from random weights" in text
-    assert "12 min on one CPU at 10.0 images/s of 32 px" in text  # 700 s
+    assert "12 min on one CPU measured now: 10.0 images/s of 32 px in batches of 4 reading and checkpoints" in text
 
 
 def test_the_resolved_recipe_is_a_recipe(told, tmp_path):
@@ -109,14 +111,6 @@ def test_operations_count_every_epochs_own_resolution():
     assert planned.resolutions == (64,) * 7 + (96,) * 3  # 64 until epoch 5, 75 in epoch 6, 85 in epoch 7, 96 from 8
     small, medium, large = (planned.flops[size] for size in (64, 96, 128))
     assert small < medium < large == pytest.approx(4 * small, rel=0.01)
-
-
-def test_the_speed_is_measured_on_the_model_itself():
-    options = nominal(batch_size=3)
-    model = build_student(options.train, options.model, 10, torch.device("cpu"))
-    rate, batch = plan.images_per_second(options.train, model, torch.device("cpu"))
-    assert batch == 3
-    assert 0 < rate < float("inf")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """From a recipe to a trained model, through real betons, for every task; and what is refused before training."""
 
 import json
+import shlex
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,11 +13,11 @@ from ffdr.beton.read import ImageBeton
 from ffdr.beton.subset import subset
 from ffdr.errors import UserError
 from ffdr.evaluate.run import run as evaluate_run
-from ffdr.models import read_info
-from ffdr.options import EvalOptions, ModelOptions, SubsetOptions
+from ffdr.models import build_model, load_model, read_info, save_model
+from ffdr.options import EvalOptions, ModelOptions, SubsetOptions, TeacherOptions
 from ffdr.ranks import Ranks
-from ffdr.train import run as train_run
-from ffdr.train.run import run
+from ffdr.train import loaders
+from ffdr.train.run import build_trainer, run
 
 
 @pytest.mark.parametrize("task", ["erm", "kd", "dr"])
@@ -39,8 +41,6 @@ def test_a_resumed_run_ends_with_the_same_model(digits, reinforced_digits, teach
         plan = student_recipe("dr", digits, reinforced_digits, teacher, out, epochs=4, checkpoint_every=1)
         if epochs == 4:
             return run(plan, progress=False)
-        from ffdr.train.run import build_trainer
-
         trainer = build_trainer(plan, progress=False)
         trainer._begin()
         for _ in range(epochs):
@@ -81,16 +81,16 @@ def test_what_does_not_fit_is_refused_before_training(digits, photos, reinforced
 )
 def test_a_gpu_validates_in_the_dtype_it_trains_in(digits, monkeypatch, tmp_path, device, precision, dtype):
     made = []
-    monkeypatch.setattr(train_run, "ReinforcedLoader", lambda images, **given: made.append(given))
+    monkeypatch.setattr(loaders, "ReinforcedLoader", lambda images, **given: made.append(given))
     plan = student_recipe("erm", digits, "", "", tmp_path / "run", val=digits, precision=precision)
-    train_run._val_loader(plan, ImageBeton.open(digits), torch.device(device), Ranks(), {})
+    loaders.validation_loader(plan, ImageBeton.open(digits), torch.device(device), Ranks())
     assert made[0]["dtype"] is dtype
 
 
 def test_a_run_on_a_cpu_is_told_apart_as_before(digits, teacher, tmp_path):
     """What identifies the live teacher holds the recipe's batch size; a run begun by an earlier ffdr must go on."""
     plan = student_recipe("kd", digits, "", teacher, tmp_path / "run", batch_size=20)
-    built = train_run.build_trainer(plan, progress=False)
+    built = build_trainer(plan, progress=False)
     assert built.task.teacher.batch_size == plan.teacher.batch_size == 256
 
 
@@ -113,3 +113,75 @@ def test_the_recipes_of_the_tree_train(digits, tmp_path):
         train__warmup_epochs=0,
     )
     assert run(plan, progress=False)["epoch"] == 1
+
+
+def content(folder):
+    """Every file with its bytes and time of change."""
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_refused_run_changes_nothing_of_a_finished_one(digits, reinforced_digits, teacher, tmp_path):
+    out = tmp_path / "run"
+    run(student_recipe("erm", digits, "", "", out), progress=False)
+    before = content(out)
+    assert json.loads((out / "recipe.json").read_text())["train"]["lr"] == 0.01
+    for plan in (
+        student_recipe("erm", digits, "", "", out, lr=0.02),
+        student_recipe("dr", digits, reinforced_digits, "", out),
+        student_recipe("erm", digits, "", "", out, eval_resolution=8, name="test_convnext"),
+    ):
+        with pytest.raises(UserError):
+            run(plan, progress=False)
+        assert content(out) == before
+
+
+def test_a_repeated_run_says_that_it_is_finished(digits, tmp_path, capfd):
+    out = tmp_path / "my run"
+    plan = student_recipe("erm", digits, "", "", out, val=digits, flip_average=True)
+    record = run(plan)
+    line = capfd.readouterr().out.splitlines()[-1]
+    top1 = f"{100 * record['val_top1']:.1f} %"
+    made = (
+        f"{out}/model.safetensors: test_efficientnet, 2 epochs, top-1 {top1}; next: ffdr eval "
+        f"'--eval.checkpoint={out}/model.safetensors' --eval.data={digits} --eval.flip_average=1"
+    )
+    assert line == made
+    before = content(out)
+    assert run(plan) == record
+    assert capfd.readouterr().out == f"{out}: already trained to epoch 2; {made}\n"
+    assert content(out) == before
+    # What is missing is made again, without training.
+    (out / "report.png").unlink()
+    run(plan)
+    assert capfd.readouterr().out.splitlines()[-1] == made
+    assert (out / "model.safetensors").read_bytes() == before[out / "model.safetensors"][0]
+    assert (out / "report.png").exists()
+
+
+def test_the_closing_line_names_what_eval_needs(digits, tmp_path, capfd):
+    run(student_recipe("erm", digits, "", "", tmp_path / "run", epochs=1))
+    line = capfd.readouterr().out.splitlines()[-1]
+    words = shlex.split(line.partition("next: ")[2])
+    assert words[:2] == ["ffdr", "eval"]
+    plan = recipe.parse("eval", [*words[2:-1], f"--eval.data={digits}"])
+    assert evaluate_run(plan.eval, plan.model)["images"] == 100
+    assert words[-1].startswith("--eval.data=")
+
+
+def test_a_teacher_that_can_not_teach_is_told_before_the_start(digits, teacher, tmp_path):
+    plan = student_recipe("kd", digits, "", teacher, tmp_path / "run")
+    name, _, path = teacher.partition(":")
+    model, info = load_model(path)
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    save_model(tmp_path / "nan.safetensors", model, info)
+    broken = replace(plan, teacher=TeacherOptions(models=f"{name}:{tmp_path}/nan.safetensors"))
+    with pytest.raises(UserError, match=rf"teacher\.models: .*{name}.* not finite .*teacher\.precision"):
+        run(broken, progress=False)
+    convnext = tmp_path / "convnext.safetensors"
+    made = build_model(ModelOptions("test_convnext"), 10, 32)
+    save_model(convnext, made, replace(info, name="test_convnext"))
+    small = replace(plan, teacher=TeacherOptions(models=f"test_convnext:{convnext}", resolution=8))
+    with pytest.raises(UserError, match=r"teacher\.resolution: test_convnext can't take images of 8 px"):
+        run(small, progress=False)
+    assert not (tmp_path / "run").exists()

@@ -14,7 +14,7 @@ from ffdr.train.checkpoint import Checkpoints
 from ffdr.train.control import AHEAD, Stopped, StopRequest, Stopwatch, sole_run, stopwatch
 from ffdr.train.log import JsonLog
 
-STATE = {key: {} for key in ("best", "model", "ema", "optimizer", "scaler", "rng", "loader", "totals")}
+STATE = {key: {} for key in ("best", "model", "ema", "optimizer", "scaler", "rng", "loader", "totals", "record")}
 
 
 def state(epoch, step, **identity):

@@ -80,6 +80,8 @@ def test_pixels_are_normalised_as_the_loader_would(tmp_path):
 
 def test_a_teacher_sees_the_pixels_that_the_step_gets(tmp_path):
     class PixelTeacher:
+        names = ("pixels",)
+
         def log_probs(self, pixels):
             assert pixels.dtype == torch.uint8
             return torch.zeros(len(pixels), CLASSES).log_softmax(1)

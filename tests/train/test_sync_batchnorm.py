@@ -10,7 +10,7 @@ import torch
 from test_rcfg import RUNS, load, verb
 from torch import nn
 
-from ffdr.train.fit import build_student
+from ffdr.train.student import build_student
 
 PX = 64
 WITHOUT = ("vit_", "swin_")

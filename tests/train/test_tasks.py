@@ -29,6 +29,8 @@ class Teacher:
     def __init__(self):
         self.asked = 0
 
+    names = ("fake",)
+
     def log_probs_normalised(self, images, mean, std):
         assert images is IMAGES and (mean, std) == ((0.1,) * 3, (0.2,) * 3)
         self.asked += 1

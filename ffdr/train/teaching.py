@@ -1,0 +1,47 @@
+"""The live teacher of a run (task kd)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ffdr.errors import UserError
+from ffdr.options import TrainRecipe
+from ffdr.ranks import Ranks
+from ffdr.reinforce.teacher import Teacher
+from ffdr.train.step import bad_teacher
+
+
+def live_teacher(
+    recipe: TrainRecipe, num_classes: int, batches: int, device: torch.device, ranks: Ranks
+) -> Teacher | None:
+    """Loaded and tried, or None for a task without one. batches: of an epoch.
+
+    It is asked about a part of a batch at a time: compiled, it would fill up a smaller one.
+    Raises UserError for weights that can't be had or don't answer in numbers, and images that it can't take.
+    """
+    train, options = recipe.train, recipe.teacher
+    if train.task != "kd":
+        return None
+    if device.type == "cuda":  # on a CPU earlier runs are told apart by the size that the recipe has
+        part = -(-train.batch_size // (ranks.size * train.accumulate))
+        options = replace(options, batch_size=min(options.batch_size, part))
+    teacher = Teacher.from_options(options, num_classes, device, batches=train.epochs * batches)
+    _try(teacher, train.resolution)
+    return teacher
+
+
+def _try(teacher: Teacher, resolution: int) -> None:
+    """Raise UserError now, not at the first batch, if the teacher can't answer, or not in numbers."""
+    try:
+        answer = teacher.log_probs(torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8))
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except (AssertionError, RuntimeError, ValueError) as error:
+        cause = " ".join(str(error).split())[:200] or type(error).__name__
+        sizes = ", ".join(sorted({str(member.resolution or resolution) for member in teacher.members}))
+        names = ", ".join(teacher.names)
+        raise UserError(f"teacher.resolution: {names} can't take images of {sizes} px ({cause})") from error
+    if not bool(answer.isfinite().all()):
+        raise UserError(bad_teacher(teacher.names, "on a black image"))

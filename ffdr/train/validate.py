@@ -1,0 +1,95 @@
+"""Validation during a run: several ranks agree on how it went, and a request to stop breaks it off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from ffdr.errors import UserError
+from ffdr.evaluate.metrics import Scores, answer
+from ffdr.protocol import BatchLoader
+from ffdr.ranks import Ranks
+
+T = TypeVar("T")
+
+
+class BrokenOffError(Exception):
+    """A validation was left in the middle, because a stop was asked for."""
+
+
+class Validation:
+    """One pass over the validation images, scored over all ranks."""
+
+    def __init__(
+        self,
+        loader: BatchLoader,
+        num_classes: int,
+        ranks: Ranks,
+        dtype: torch.dtype | None = None,
+        flip: bool = False,
+        forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        """num_classes: columns of the model's output. dtype, flip, forward: see ``ffdr.evaluate.metrics.answer``."""
+        self.loader, self.num_classes, self.ranks = loader, num_classes, ranks
+        self.dtype, self.flip, self._forward = dtype, flip, forward
+
+    def __call__(self, model: nn.Module, stopping: Callable[[], bool]) -> dict[str, float]:
+        """The scores (see ``Scores``), in all ranks.
+
+        stopping: whether a stop was asked for. A process alone looks at it before each batch; several would have to
+        agree on the batch, and finish.
+
+        Raises:
+            BrokenOffError: it was.
+            UserError: on all ranks, if one of them can't read an image; answers that are not finite.
+        """
+        forward, scores = self._forward or model, Scores(self.num_classes)
+
+        def guarded(images: torch.Tensor) -> torch.Tensor:
+            if self.ranks.size == 1 and stopping():
+                raise BrokenOffError
+            return forward(images)
+
+        def work() -> None:
+            receive = scores.update
+            answer(model, self.loader, lambda logits, y, _: receive(logits, y.label), self.dtype, self.flip, guarded)
+
+        agreed(self.ranks, work)
+        return scores.compute()
+
+
+def agreed(ranks: Ranks, work: Callable[[], T]) -> T:
+    """What ``work`` returns, once it has succeeded on all ranks; where it failed on one, all of them raise."""
+    failure: Exception | None = None
+    try:
+        result = work()
+    except Exception as error:
+        failure = error
+    said = ranks.gather(None if failure is None else " ".join(str(failure).split()) or type(failure).__name__)
+    if failure is not None:
+        raise failure
+    for rank, text in enumerate(said):
+        if text is not None:
+            raise UserError(f"rank {rank}: {text}")
+    return result
+
+
+def told(error: Exception, epoch: int) -> Exception:
+    """The error of a validation, as what the user reads: that nothing of the epoch is lost, and how to go on.
+
+    Errors of kinds that nobody foresaw come back as they are.
+    """
+    kept = (
+        f"epoch {epoch} is trained and saved; the next run repeats its validation only, or goes on without one given "
+        "--data.val="
+    )
+    if isinstance(error, UserError):
+        return UserError(f"validation: {error}; {kept}")
+    if isinstance(error, OSError) and error.errno is not None:
+        return OSError(error.errno, f"{error.strerror} ({kept})", error.filename)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return type(error)(f"{kept}; validation: {error}")
+    return error
