@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,19 +73,18 @@ def report(options: ReportOptions) -> None:
     print(text)
     if options.out:
         write_aside(Path(options.out), text)
-    print(f"{options.out or options.file}: {_closing(options)}")
+    print(f"{options.out or options.file}: set beside published figures; next: {_next(options)}")
 
 
-def _closing(options: ReportOptions) -> str:
+def _next(options: ReportOptions) -> str:
+    """The suite for the other columns; else keep the table; else the paper's study."""
     weights = Path(options.file) / "model.safetensors"
     if weights.is_file():
-        name = weights.with_name("suite.json")
-        suite = f"ffdr eval --config-file rcfg/eval/imagenet.yaml --checkpoint={weights} --json={name}"
-        return f"set beside published figures; next, for the other columns: {suite}"
+        flags = (f"--checkpoint={weights}", f"--json={weights.with_name('suite.json')}")
+        return shlex.join(["ffdr", "eval", "--config-file", "rcfg/eval/imagenet.yaml", *flags])
     if options.out:
-        study = "ffdr ablate --config-file rcfg/ablate/imagenet-budget.yaml"
-        return f"the run beside published figures; next, to repeat their study: {study}"
-    return f"set beside published figures; next, to keep the table: ffdr report {options.file} --out=report.md"
+        return "ffdr ablate --config-file rcfg/ablate/imagenet-budget.yaml"
+    return shlex.join(["ffdr", "report", options.file, "--out=report.md"])
 
 
 def read_training(options: ReportOptions) -> Training:
@@ -137,7 +137,7 @@ def _of_report(file: Path) -> Training:
     if _base(options.get("model", {}).get("name", "")) == name:
         train, averaged = options["train"], validation_feeding(options).get("averaged")
         found = replace(found, task=train["task"], epochs=train["epochs"])
-        found = found if "averaged" in content else replace(found, averaged=averaged)
+        found = found if found.averaged is not None else replace(found, averaged=averaged)
     return found
 
 

@@ -37,7 +37,7 @@ def test_a_run_stands_beside_the_nearest_budget(tmp_path, capsys):
     text = capsys.readouterr().out
     *table, closing = text.splitlines()
     assert (tmp_path / "table.md").read_text() == "\n".join(table)
-    assert closing.startswith(f"{tmp_path / 'table.md'}: the run beside published figures; next, ")
+    assert closing.startswith(f"{tmp_path / 'table.md'}: set beside published figures; next: ffdr ablate ")
     assert "| **this run** | dr |  | 280 | raw | 80.0 | – | – | – | – | 3.1 |" in text
     assert "| apple/ml-dr | erm | ImageNet | 300 | raw | 79.6 (+0.4) |" in text
     assert "| apple/ml-dr | dr | ImageNet+ | 300 | raw | 81.2 (-1.2) |" in text
