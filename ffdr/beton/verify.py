@@ -96,6 +96,7 @@ def verify(options: VerifyOptions, progress: bool = True) -> int:
         print(f"  {finding}")
     if len(findings) > _LISTED:
         print(f"  and {len(findings) - _LISTED:,} more")
+    print(f"{path}: damaged; next: make it again, or take a copy that is whole")
     return 1
 
 

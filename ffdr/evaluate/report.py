@@ -103,10 +103,10 @@ def write_csv(path: Path, report: Report) -> None:
 
 def plot(path: Path, report: Report) -> None:
     """Reliability diagram and confidence histogram of every set, side by side."""
-    from matplotlib.figure import Figure  # half a second, and only where a plot is asked for
+    from ffdr.pictures import Picture  # half a second, and only where a plot is asked for
 
     drawn = {name: scores for name, scores in rows(report).items() if "reliability" in scores}
-    figure = Figure(figsize=(3.2 * max(len(drawn), 1), 4.8), layout="constrained")
+    figure = Picture(figsize=(3.2 * max(len(drawn), 1), 4.8), layout="constrained")
     axes = figure.subplots(2, max(len(drawn), 1), squeeze=False, sharex=True, height_ratios=(2, 1))
     places = [(number + 0.5) / ECE_BINS for number in range(ECE_BINS)]
     for (above, below), (name, scores) in zip(axes.T, drawn.items(), strict=False):

@@ -69,6 +69,14 @@ def test_a_folder_of_the_models_classes(reader, tmp_path):
     assert np.asarray(Image.open(tmp_path / "report.png")).std() > 10
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_plot_takes_any_name(reader, tmp_path):
+    reader(3)
+    data = paint_colours(tmp_path / "$x^$ \ud55c")
+    evaluate(data=str(data), plot=str(tmp_path / "plot.png"))
+    assert np.asarray(Image.open(tmp_path / "plot.png")).std() > 10
+
+
 def test_corruptions_of_a_folder(reader, tmp_path):
     reader(3)
     data = paint_colours(tmp_path / "data")
