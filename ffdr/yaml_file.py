@@ -15,7 +15,7 @@ import yaml
 
 from ffdr.errors import UserError
 
-_OCTAL = re.compile(r"[-+]?0[0-7_]+")
+_OCTAL = re.compile(r"[-+]?0(_?[0-7])+")
 
 
 class Text(str):

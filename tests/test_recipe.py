@@ -159,6 +159,7 @@ def test_the_option_decides_what_a_scalar_is(tmp_path, text, section, option, va
     [
         ("train:\n  seed: 017", "line 2: train.seed: '017' is not an integer (it may be read as 17 or, as YAML 1.1"),
         ("train:\n  lr: 010", "line 2: train.lr: '010' is not a number (it may be read as 10 or, as YAML 1.1"),
+        ("train:\n  seed: 0__17", "line 2: train.seed: '0__17' is not an integer"),
         ("train:\n  epochs: 1:30", "line 2: train.epochs: '1:30' is not an integer"),
         ("train:\n  epochs: 1.5e0", "'1.5e0' is not an integer"),
         ("\ntrain: {out: null}", "line 2: train.out has no value (null); leave it out, or quote it: 'null'"),
