@@ -38,7 +38,8 @@ class Exam:
         """Scores of an ensemble (``NAME:CHECKPOINT,…``) on the evaluation view of that size and centre."""
         images = self.images
         info = ModelInfo(models, images.num_classes, resolution, images.mean, images.std, center)
-        teacher = Teacher.from_options(TeacherOptions(models=models), info.num_classes, best_device())
+        options = TeacherOptions(models=models, precision="float32")  # as the students
+        teacher = Teacher.from_options(options, info.num_classes, best_device())
         return self._scores(examiner(_Ensemble(teacher, info), info, self.batch_size))
 
     def _scores(self, evaluator: Evaluator) -> Scores:
