@@ -14,7 +14,9 @@ The map, bottom up (arrows between folders point one way):
 - ``train/``     tasks (ERM, KD, DR), the fit loop, losses, checkpoints
 - ``ablate/``    grids of runs and what they show
 - ``bench/`` and ``demo/``: measurements; the whole path on digits
-- ``cli.py`` and ``recipe.py``: one function a verb; YAML and flags become the dataclasses of ``options/``
+- ``text.py`` and ``pictures.py``: how figures are said, and drawn with any name in them
+- ``cli.py``, ``recipe.py`` and ``yaml_file.py``: one function a verb; YAML and flags become the dataclasses of
+  ``options/``
 """
 
 from __future__ import annotations

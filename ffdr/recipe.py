@@ -10,23 +10,29 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
+from decimal import Decimal
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-import yaml
 from fastargs import Param, Section
 from fastargs.config import Config
 from fastargs.validation import Checker
 
 from ffdr.errors import UserError, nearest
 from ffdr.options import RECIPES
+from ffdr.yaml_file import Text, read_mapping, without_marks
 
 R = TypeVar("R")
+
+_YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+_PREFIXED = re.compile(r"[-+]?0[xob][0-9a-f_]+", re.IGNORECASE)
+_POWER = re.compile(r"[-+]?\d+(\.\d+)?e\+?\d{1,2}", re.IGNORECASE)
 
 
 class _Typed(Checker):
@@ -53,16 +59,23 @@ class _Typed(Checker):
     def _mapping(value: Any) -> dict:
         if not isinstance(value, (dict, tuple)):
             raise TypeError
-        return dict(value)
+        return without_marks(dict(value))
 
     @staticmethod
     def _scalar(kind: type, value: Any) -> Any:
         if kind is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[str(value).lower()]
+            word = str(value).lower()
+            if word not in (*_YES, *_NO):
+                raise ValueError
+            return word in _YES
         if kind is str and isinstance(value, bool):
-            return "on" if value else "off"  # YAML takes these two words for true and false
+            return "on" if value else "off"
         if kind is str and isinstance(value, (str, int, float)):
             return str(value)
+        if isinstance(value, Text) and value.octal:
+            raise ValueError
+        if kind is int and isinstance(value, str):
+            return _integer(value)
         if kind in (int, float) and isinstance(value, (str, int, kind)) and not isinstance(value, bool):
             return kind(value)
         raise TypeError
@@ -78,15 +91,13 @@ class _Typed(Checker):
         return f"{count}{names[element].split()[-1]}s, such as 0.5,1.0"
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML's safe loader, but a key that stands twice is an error instead of the last one winning."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise UserError(f"{node.start_mark.name}: key {key!r} stands twice")
-        return super().construct_mapping(node, deep)
+def _integer(text: str) -> int:
+    """Also 0x10, and 1e6 where it is whole. Raises ValueError for what is no integer."""
+    if _PREFIXED.fullmatch(text):
+        return int(text, 0)
+    if _POWER.fullmatch(text) and Decimal(text) == Decimal(text).to_integral_value():
+        return int(Decimal(text))
+    return int(text)
 
 
 def parse(verb: str, arguments: Sequence[str], also: Sequence[tuple[str, Any]] = ()) -> Any:
@@ -105,11 +116,10 @@ def parse(verb: str, arguments: Sequence[str], also: Sequence[tuple[str, Any]] =
     files, flags = _split(arguments, verb, known)
     settings: dict[str, tuple[str, Any]] = {}
     for file in files:
-        settings.update({key: (str(file), value) for key, value in _read_yaml(Path(file), known, verb)})
-    for where, pairs in (("command line", flags), ("call", also)):
-        for key, value in pairs:
-            _require_known(key, known, where, verb)
-            settings[key] = (where, value)
+        settings.update(_read_yaml(Path(file), known, verb))
+    for key, _ in also:
+        _require_known(key, known, "call", verb)
+    settings |= {key: ("command line", value) for key, value in flags} | {key: ("call", value) for key, value in also}
     return _build(recipe_class, settings)
 
 
@@ -136,8 +146,8 @@ def help_text(verb: str) -> str:
 def _split(arguments: Sequence[str], verb: str, known: dict[str, Field]) -> tuple[list[str], list[tuple[str, str]]]:
     """Recipe files and (key, value) pairs of a command line.
 
-    A flag without a dot is one of the verb's own section (``--json``); true or false needs no value; a first word
-    without dashes is the verb's file.
+    A flag without a dot is one of the verb's own section (``--json``); true or false needs no value; dashes inside a
+    name stand for underscores; a first word without dashes is the verb's file.
     """
     files: list[str] = []
     flags: list[tuple[str, str]] = []
@@ -150,13 +160,15 @@ def _split(arguments: Sequence[str], verb: str, known: dict[str, Field]) -> tupl
                 raise UserError(f"{word!r}: options are written --section.name=value")
             word = f"--file={word}"
         key, equals, value = word[2:].partition("=")
-        if key != "config-file":
-            key = key if "." in key else f"{verb}.{key.replace('-', '_')}"
+        key = key.replace("-", "_")
+        if key != "config_file":
+            key = key if "." in key else f"{verb}.{key}"
+            _require_known(key, known, "command line", verb)
         if not equals:
             value = "true" if key in known and known[key].type == "bool" else next(rest, None)
             if value is None:
-                raise UserError(f"--{key}: a value is missing; write --{key}=value")
-        if key == "config-file":
+                raise UserError(f"{word}: a value is missing; write {word}=value")
+        if key == "config_file":
             files.append(value)
         elif key in (name for name, _ in flags):
             raise UserError(f"--{key}: given twice")
@@ -167,47 +179,66 @@ def _split(arguments: Sequence[str], verb: str, known: dict[str, Field]) -> tupl
 
 def _read_yaml(
     file: Path, known: dict[str, Field], verb: str, above: tuple[Path, ...] = ()
-) -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) pairs of a recipe, those of its ``base`` first.
+) -> Iterator[tuple[str, tuple[str, Any]]]:
+    """(dotted key, (file and line, value)) pairs of a recipe, those of its ``base`` first.
 
     base: one path, or a list of which the later wins, from the recipe's own folder. above: the recipes it is a base of.
     """
     if file.resolve() in above:
         raise UserError(f"{file}: is its own base")
-    try:
-        with open(file, encoding="utf-8") as handle:
-            content = yaml.load(handle, _StrictLoader)  # a SafeLoader
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: a recipe is a mapping of sections, not {type(content).__name__}")
-    bases = content.pop("base", None) or []
-    for base in bases if isinstance(bases, list) else [bases]:
+    content = read_mapping(file)
+    bases = content.pop("base", [])
+    for base in bases if isinstance(bases, list) else [] if _is_null(bases) else [bases]:
         yield from _read_yaml(file.parent / str(base), known, verb, (*above, file.resolve()))
-    for key, value in _flatten(content, known):
-        _require_known(key, known, str(file), verb)
-        if value is None:
-            raise UserError(f"{file}: {key} has no value")
-        yield key, value
+    lines: dict[str, int] = {}
+    for key, line, value in _flatten(content, known):
+        where = f"{file}, line {line}"
+        if _is_null(value) and _is_section(key, known):
+            continue  # all that stands in it may be commented out
+        _require_known(key, known, where, verb)
+        _require_value(key, value, where)
+        if key in lines:
+            raise UserError(f"{where}: {key} stands twice (see line {lines[key]})")
+        lines[key] = line
+        yield key, (where, value)
 
 
-def _flatten(content: dict, known: dict[str, Field], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) pairs; the mapping of an option that is one stays whole."""
+def _flatten(content: dict, known: dict[str, Field], prefix: str = "") -> Iterator[tuple[str, int, Any]]:
+    """(dotted key, line, value) of all options; the mapping of an option that is one stays whole."""
     for key, value in content.items():
         path = f"{prefix}{key}"
         if isinstance(value, dict) and not (path in known and known[path].type.startswith("dict")):
             yield from _flatten(value, known, path + ".")
         else:
-            yield path, value
+            yield path, getattr(key, "line", 0), value
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or (isinstance(value, Text) and value.is_null)
+
+
+def _is_section(key: str, known: dict[str, Field]) -> bool:
+    return any(name.startswith(f"{key}.") for name in known)
+
+
+def _require_value(key: str, value: Any, where: str) -> None:
+    """Refuse what YAML takes for no value, also inside of lists and mappings."""
+    if _is_null(value):
+        remedy = f" ({value}); leave it out, or quote it: '{value}'" if value else "; give one, or leave it out"
+        raise UserError(f"{where}: {key} has no value{remedy}")
+    for part in value if isinstance(value, list) else []:
+        _require_value(key, part, where)
+    for name, part in value.items() if isinstance(value, dict) else []:
+        _require_value(f"{key}.{name}", part, where)
 
 
 def _require_known(key: str, known: dict[str, Field], where: str, verb: str) -> None:
     if key in known:
         return
     hint = nearest(key, known)
-    if not hint:
+    if _is_section(key, known):
+        hint = f": it is a section, whose options are written {key}.name"
+    elif not hint:
         hint = f" (ffdr {verb} has the sections {', '.join(dict.fromkeys(name.split('.')[0] for name in known))})"
     raise UserError(f"{where}: unknown key {key}{hint}")
 
@@ -236,7 +267,8 @@ def _build(recipe_class: type[R], settings: dict[str, tuple[str, Any]]) -> R:
     for path in config.validate(mode="errordict"):
         key = ".".join(path)
         where, value = settings[key]
-        raise UserError(f"{where}: {key}: {_spell(value)!r} is not {config.entries[path].checker.help()}")
+        wanted = config.entries[path].checker.help()
+        raise UserError(f"{where}: {key}: {_spell(value)!r} is not {wanted}{_octal_hint(value)}")
     return recipe_class(
         *(
             options(**{f.name: config[section, f.name] for f in fields(options)})
@@ -245,12 +277,19 @@ def _build(recipe_class: type[R], settings: dict[str, tuple[str, Any]]) -> R:
     )
 
 
+def _octal_hint(value: Any) -> str:
+    for part in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(part, Text) and part.octal:
+            return f" (it may be read as {int(part)} or, as YAML 1.1 does, as {part.octal}: write one of them)"
+    return ""
+
+
 def _default(field: Field) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _spell(value: Any) -> str:
-    if not isinstance(value, tuple):
+    if not isinstance(value, (tuple, list)):
         return str(value)
     return ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in value)
 

@@ -15,7 +15,7 @@ from ffdr.evaluate.corruptions import CorruptedImages
 from ffdr.options import DemoOptions
 
 
-def test_a_short_demo_leaves_all_its_results(tmp_path, monkeypatch):
+def test_a_short_demo_leaves_all_its_results(tmp_path, monkeypatch, capsys):
     recipes = tmp_path / "rcfg"
     shutil.copytree(demo.RCFG, recipes)
     teacher = (recipes / "teacher.yaml").read_text()
@@ -39,6 +39,10 @@ def test_a_short_demo_leaves_all_its_results(tmp_path, monkeypatch):
     assert summary["dr"]["top1"] == pytest.approx(np.mean(summary["dr"]["top1_each"]))
     assert len(summary["comparison"]) == 4
     assert "| DR | 2 |" in (out / "table.md").read_text()
+    assert ", fed at 32 px, crop 1, bilinear, float32, no mirror images" in (out / "table.md").read_text()
+    closing = capsys.readouterr().out.splitlines()[-1]
+    assert closing.startswith(f"{out}: summary.json, table.md, plot.png, views.png, made in ")
+    assert closing.endswith(f"; next: ffdr inspect {tmp_path}/work/small+.beton --images={tmp_path}/work/small.beton")
     for picture in ("plot.png", "views.png"):
         assert np.asarray(Image.open(out / picture).convert("L")).std() > 5
 

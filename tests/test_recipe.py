@@ -69,6 +69,8 @@ def test_recipes_are_frozen():
         (["--policy.magnitude=31"], ["policy.magnitude", "between 0 and 30"]),
         (["--train.lr=1", "--train.lr=2"], ["train.lr", "twice"]),
         (["--train.lr"], ["train.lr", "value is missing"]),
+        (["--train.dri-run"], ["train.dri_run", "did you mean train.dry_run?"]),
+        (["--train.dry-run", "--train.dry_run"], ["train.dry_run", "twice"]),
         (["train.lr=1"], ["train.lr=1", "--section.name=value"]),
         (["--data.reinforced=r.beton"], ["data.reinforced", "task erm"]),
         (["--train.task=kd"], ["teacher.models", "task kd"]),
@@ -111,6 +113,114 @@ def test_bad_files_are_refused(tmp_path, text, part):
     with pytest.raises(UserError, match=r"x\.yaml") as caught:
         parse("--config-file", str(tmp_path / "x.yaml"))
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "section", "option", "value"),
+    [
+        ("compile: off", "train", "compile", "off"),
+        ("compile: NO", "train", "compile", "off"),
+        ("out: 1_000", "train", "out", "1_000"),
+        ("out: 2024-01-01", "train", "out", "2024-01-01"),
+        ("out: 12:30:00", "train", "out", "12:30:00"),
+        ("out: 1.50", "train", "out", "1.50"),
+        ("out: 0x10", "train", "out", "0x10"),
+        ("out: 017", "train", "out", "017"),
+        ("out: NO", "train", "out", "NO"),
+        ("out: 'null'", "train", "out", "null"),
+        ("lr: 1e-3", "train", "lr", 0.001),
+        ("lr: 1", "train", "lr", 1.0),
+        ("seed: 1e3", "train", "seed", 1000),
+        ("seed: 1_000", "train", "seed", 1000),
+        ("seed: 0x10", "train", "seed", 16),
+        ("seed: 0o17", "train", "seed", 15),
+        ("seed: 007", "train", "seed", 7),
+        ("seed: '017'", "train", "seed", 17),
+        ("resume: off", "train", "resume", False),
+        ("resume: No", "train", "resume", False),
+        ("tensorboard: on", "train", "tensorboard", True),
+        ("name: on", "model", "name", "on"),
+        ("options: [norm=no, width=1_0]", "model", "options", ("norm=no", "width=1_0")),
+        ("mean: [1e-1, .2, 0.30]", "data", "mean", (0.1, 0.2, 0.3)),
+        ("mean: 0.1,0.2,0.3", "data", "mean", (0.1, 0.2, 0.3)),
+    ],
+)
+def test_the_option_decides_what_a_scalar_is(tmp_path, text, section, option, value):
+    (tmp_path / "x.yaml").write_text(f"{section}:\n  {text}\n")
+    flags = [flag for flag in TRAIN if not flag.startswith(f"--{section}.{option}")]
+    options = recipe.parse("train", ["--config-file", str(tmp_path / "x.yaml"), *flags])
+    found = getattr(getattr(options, section), option)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train:\n  seed: 017", "line 2: train.seed: '017' is not an integer (it may be read as 17 or, as YAML 1.1"),
+        ("train:\n  lr: 010", "line 2: train.lr: '010' is not a number (it may be read as 10 or, as YAML 1.1"),
+        ("train:\n  seed: 0__17", "line 2: train.seed: '0__17' is not an integer"),
+        ("train:\n  epochs: 1:30", "line 2: train.epochs: '1:30' is not an integer"),
+        ("train:\n  epochs: 1.5e0", "'1.5e0' is not an integer"),
+        ("\ntrain: {out: null}", "line 2: train.out has no value (null); leave it out, or quote it: 'null'"),
+        ("train: {out: ~}", "train.out has no value (~)"),
+        ("data:\n  mean:\n    - 0.1\n    - null\n    - 0.2", "line 2: data.mean has no value (null)"),
+        ("train: {lr: 1}\ntrain.lr: 2", "line 2: train.lr stands twice (see line 1)"),
+        ("train:\n  lr: 1\n  lr: 2", "line 3: key 'lr' stands twice (see line 2)"),
+        ("train: 5", "unknown key train: it is a section, whose options are written train.name"),
+        ("train: {dry-run: true}", "did you mean train.dry_run"),
+        ("", "holds nothing"),
+        ("train", "holds a text"),
+        ("model: {checkpoint: !!timestamp 2024-01-01}", "model.checkpoint: '2024-01-01' is not a text"),
+    ],
+)
+def test_what_may_mean_two_things_is_told_with_its_line(tmp_path, text, message):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        parse("--config-file", str(tmp_path / "x.yaml"))
+    assert str(caught.value).startswith(f"{tmp_path / 'x.yaml'}")
+    assert message in str(caught.value)
+
+
+def test_a_section_whose_options_are_commented_out_is_empty(tmp_path):
+    (tmp_path / "x.yaml").write_text("train:\n  # lr: 1\nmodel:\nbase:\n")
+    assert parse("--config-file", str(tmp_path / "x.yaml")) == parse()
+
+
+def test_mappings_may_be_merged(tmp_path):
+    (tmp_path / "x.yaml").write_text("train: &t {lr: 0.5}\ndata: {center: 1}\npolicy: {flip: 0.25}\n")
+    (tmp_path / "y.yaml").write_text("ablate: {out: o, settings: {a: &s {train.lr: 1}, b: {<<: *s, train.seed: 2}}}")
+    assert parse("--config-file", str(tmp_path / "x.yaml")).train.lr == 0.5
+    found = recipe.parse("ablate", ["-C", str(tmp_path / "y.yaml")], [("ablate.axes", {"train.seed": [0]})])
+    assert found.ablate.settings["b"] == {"train.lr": "1", "train.seed": "2"}
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("true", "on"), ("Yes", "on"), ("ON", "on"), ("false", "off"), ("no", "off"), ("auto", "auto")]
+)
+def test_a_switch_takes_yamls_words_for_true_and_false(tmp_path, word, meant):
+    (tmp_path / "x.yaml").write_text(f"eval: {{compile: {word}, data: x}}\nmodel: {{name: resnet18}}")
+    assert recipe.parse("eval", ["-C", str(tmp_path / "x.yaml")]).eval.compile == meant
+
+
+@pytest.mark.parametrize(
+    ("verb", "flags", "section", "option"),
+    [
+        ("train", [*TRAIN, "--train.dry-run"], "train", "dry_run"),
+        ("train", [*TRAIN, "--dry-run"], "train", "dry_run"),
+        ("train", [*TRAIN, "--train.dry-run=true"], "train", "dry_run"),
+        ("reinforce", ["--images=i", "--out=o", "--teacher.models=m", "--reinforce.dry-run"], "reinforce", "dry_run"),
+        ("train", [*TRAIN, "--train.flip-average"], "train", "flip_average"),
+    ],
+)
+def test_dashes_are_underscores_in_every_form_of_a_flag(verb, flags, section, option):
+    assert getattr(getattr(recipe.parse(verb, flags), section), option) is True
+
+
+def test_a_value_of_a_flag_keeps_its_dashes():
+    options = recipe.parse("write", ["--source", "digits", "--out=my-file.beton", "--write.on-error", "skip"])
+    assert (options.write.out, options.write.on_error) == ("my-file.beton", "skip")
+    assert parse("--train.compile=reduce-overhead").train.compile == "reduce-overhead"
 
 
 @pytest.mark.parametrize("verb", RECIPES)

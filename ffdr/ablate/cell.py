@@ -17,6 +17,7 @@ from typing import Any
 from ffdr.beton.partial import write_aside
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
+from ffdr.evaluate.feeding import run_options, validation_feeding
 from ffdr.options import TrainRecipe
 
 Result = dict[str, Any]
@@ -63,6 +64,8 @@ def make_job(recipe: TrainRecipe, work: str | Path, test: str, corruptions: bool
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     out = str(Path(work) / "cells" / digest)
     exam = f"{_images(test)} corruptions={corruptions}" if test else "validation"
+    if test and recipe.train.flip_average:
+        exam += " flip_average=True"
     return Job(replace(recipe, train=replace(recipe.train, out=out, resume=True)), test, corruptions, exam)
 
 
@@ -97,17 +100,21 @@ def _train(recipe: TrainRecipe) -> dict[str, Any]:
 
 
 def _scores(job: Job, record: dict[str, Any]) -> Result:
+    """Of the exam, or of the last validation; with how the model was fed, and the times of training."""
     from ffdr.ablate.scores import training_time
 
-    timing = training_time(job.folder)
+    more = training_time(job.folder)
+    fed = validation_feeding(run_options(job.folder))
     if not job.test:
-        return {key.removeprefix("val_"): value for key, value in record.items() if key.startswith("val_")} | timing
-    return _exam(job.test, job.corruptions, job.exam).student(job.folder / "model.safetensors") | timing
+        return {key.removeprefix("val_"): value for key, value in record.items() if key.startswith("val_")} | fed | more
+    exam = _exam(job.test, job.corruptions, _images(job.test))
+    scores = exam.student(job.folder / "model.safetensors", job.recipe.train.flip_average)
+    return scores | {"averaged": fed.get("averaged")} | more
 
 
 @cache
-def _exam(test: str, corruptions: bool, identity: str) -> Any:
-    """One a worker; ``identity`` keeps an exam on a changed file apart."""
+def _exam(test: str, corruptions: bool, contents: str) -> Any:
+    """One a worker; ``contents`` keeps an exam on a changed file apart."""
     from ffdr.ablate.exam import Exam
 
     return Exam(test, corruptions)

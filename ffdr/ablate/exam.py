@@ -11,7 +11,9 @@ from torch import nn
 
 from ffdr.beton.read import ImageBeton
 from ffdr.evaluate.corruptions import CorruptedImages
-from ffdr.evaluate.run import evaluate_model, evaluation_pixels, robustness
+from ffdr.evaluate.evaluator import Evaluator
+from ffdr.evaluate.robustness import evaluate_corruptions
+from ffdr.evaluate.run import evaluation_pixels, examine, examiner
 from ffdr.models import ModelInfo, best_device, load_model
 from ffdr.options import TeacherOptions
 from ffdr.reinforce.teacher import Teacher
@@ -28,26 +30,27 @@ class Exam:
         self.corruptions, self.batch_size = corruptions, batch_size
         self._corrupted: dict[tuple[int, float], tuple[CorruptedImages, np.ndarray]] = {}
 
-    def student(self, checkpoint: str | Path) -> Scores:
-        """Scores of a trained model."""
-        return self._scores(*load_model(checkpoint))
+    def student(self, checkpoint: str | Path, flip: bool = False) -> Scores:
+        """Scores of a trained model, and how it was fed. flip: average its answers with those on the mirror image."""
+        return self._scores(examiner(*load_model(checkpoint), self.batch_size, flip))
 
     def teacher(self, models: str, resolution: int, center: float) -> Scores:
         """Scores of an ensemble (``NAME:CHECKPOINT,…``) on the evaluation view of that size and centre."""
         images = self.images
         info = ModelInfo(models, images.num_classes, resolution, images.mean, images.std, center)
-        teacher = Teacher.from_options(TeacherOptions(models=models), info.num_classes, best_device())
-        return self._scores(_Ensemble(teacher, info), info)
+        options = TeacherOptions(models=models, precision="float32")  # as the students
+        teacher = Teacher.from_options(options, info.num_classes, best_device())
+        return self._scores(examiner(_Ensemble(teacher, info), info, self.batch_size))
 
-    def _scores(self, model: nn.Module, info: ModelInfo) -> Scores:
-        scores = evaluate_model(model, info, self.images, self.batch_size)
+    def _scores(self, evaluator: Evaluator) -> Scores:
+        scores, info = examine(evaluator, self.images), evaluator.info
         if not self.corruptions:
             return scores
         view = (info.resolution, info.center)
         if view not in self._corrupted:
             pixels, labels = evaluation_pixels(self.images, info)
             self._corrupted[view] = CorruptedImages(pixels), labels
-        return scores | robustness(model, info, *self._corrupted[view], self.batch_size)
+        return scores | evaluate_corruptions(evaluator, *self._corrupted[view])
 
 
 class _Ensemble(nn.Module):

@@ -80,7 +80,7 @@ def _points(axis: str, points: Any) -> dict[str, dict[str, Any]]:
     """Label → settings; a list of values of one option is spelled out. An axis without a dot has labels only."""
     if isinstance(points, list) and points and not any(isinstance(value, (dict, list)) for value in points):
         labels = {_spell(value): {axis: value} if "." in axis else {} for value in points}
-        if len(labels) == len(points):
+        if len({_number(label) for label in labels}) == len(points):
             return labels
     elif isinstance(points, dict) and points and all(isinstance(settings, dict) for settings in points.values()):
         return {str(label): dict(settings) for label, settings in points.items()}
@@ -149,8 +149,16 @@ def _cut(options: AblateOptions, found: TrainRecipe, wanted: Mapping[str, str]) 
     return recipe.parse("subset", [*flags, *(f"--{key}={count}" for key, count in wanted.items() if count)]).subset
 
 
+def _number(label: str) -> float | str:
+    """What two labels of the same value share: 0.1 and 1e-1."""
+    try:
+        return float(label)
+    except ValueError:
+        return label
+
+
 def _spell(value: Any) -> str:
-    """A YAML value as text that the command line reads."""
+    """A value of a grid as text that the command line reads."""
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

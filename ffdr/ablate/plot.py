@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
 
 from ffdr.ablate.grid import SEED, Grid
 from ffdr.ablate.report import Group, Row, grouped
 from ffdr.ablate.scores import METRICS, mean_and_half_width
 from ffdr.models import aside
+from ffdr.pictures import Picture, legible
 
 _COLOURS = {"erm": "tab:gray", "kd": "tab:orange", "dr": "tab:blue"}
 """Of series named after a task; others take matplotlib's in turn."""
@@ -63,7 +63,7 @@ def _ladder(grid: Grid, rows: Sequence[Row]) -> _Ladder:
 
 
 def _figure(file: Path, panels: Sequence[tuple[_Ladder, str]], rows: Sequence[Row]) -> Path:
-    figure = Figure(figsize=(5.5 * len(panels), 4.2), layout="constrained")
+    figure = Picture(figsize=(5.5 * len(panels), 4.2), layout="constrained")
     for axes, (ladder, key) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _draw(axes, ladder, key, grouped(rows))
     with aside(file) as partial:
@@ -84,7 +84,8 @@ def _draw(axes: Axes, ladder: _Ladder, key: str, groups: Mapping[Group, Sequence
         colour = _COLOURS.get(name, f"C{number}")
         x, y, half, _ = zip(*sorted(points, key=lambda point: point[0]), strict=True)
         line = "o" if ladder.labels else "o-"
-        axes.errorbar(x, y, half, fmt=line, color=colour, label=name, capsize=3, markersize=4)
+        label = f" {name}" if name.startswith("_") else name  # matplotlib's legends leave out what begins so
+        axes.errorbar(x, y, half, fmt=line, color=colour, label=label, capsize=3, markersize=4)
         dots = np.array([dot for *_, own in points for dot in own])
         axes.scatter(*dots.T, s=8, color=colour, alpha=0.25, linewidths=0)
     _dress(axes, ladder, [x for points in series.values() for x, *_ in points])
@@ -102,7 +103,7 @@ def _dress(axes: Axes, ladder: _Ladder, places: Sequence[float]) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if ladder.labels:
-        axes.set_xticks(range(len(ladder.labels)), ladder.labels)
+        axes.set_xticks(range(len(ladder.labels)), list(map(legible, ladder.labels)))
         axes.set_xlim(-0.5, len(ladder.labels) - 0.5)
     elif min(places) > 0 and max(places) >= 4 * min(places):
         axes.set_xscale("log", base=2)

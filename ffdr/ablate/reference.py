@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from ffdr.beton.partial import write_aside
 from ffdr.errors import UserError, nearest
+from ffdr.evaluate.feeding import KEYS, feeding_text, run_options, validation_feeding
 from ffdr.options import ReportOptions
 from ffdr.text import table_lines
 
@@ -27,6 +29,9 @@ COLUMNS = {
 _CLASSES = 1000
 """Of ImageNet, which the figures are of."""
 _NONE = "–"
+_WEIGHTS = {True: "averaged", False: "raw", None: ""}
+_AVERAGED = {"yes": True, "no": False, "": None}
+"""How the option and the table of published figures spell it."""
 
 Figures = dict[tuple[str, str], float]
 """Percent by (set, metric)."""
@@ -46,6 +51,14 @@ class Training:
     epochs: int
     """0: unknown"""
     figures: Figures
+    averaged: bool | None = None
+    """whether the weights are; None: unknown"""
+    note: str = ""
+    """what else decides the figures, such as how the model was fed"""
+
+    def is_like(self, ours: Training) -> bool:
+        """Whether its figures may be subtracted from ours: averaged weights against averaged ones, raw against raw."""
+        return self.averaged in (None, ours.averaged)
 
 
 def report(options: ReportOptions) -> None:
@@ -57,9 +70,21 @@ def report(options: ReportOptions) -> None:
     ours = read_training(options)
     published = select(read_reference(options.reference), ours, options.reference)
     text = "\n".join(_lines(ours, published)) + "\n"
-    print(text, end="")
+    print(text)
     if options.out:
         write_aside(Path(options.out), text)
+    print(f"{options.out or options.file}: set beside published figures; next: {_next(options)}")
+
+
+def _next(options: ReportOptions) -> str:
+    """The suite for the other columns; else keep the table; else the paper's study."""
+    weights = Path(options.file) / "model.safetensors"
+    if weights.is_file():
+        flags = (f"--checkpoint={weights}", f"--json={weights.with_name('suite.json')}")
+        return shlex.join(["ffdr", "eval", "--config-file", "rcfg/eval/imagenet.yaml", *flags])
+    if options.out:
+        return "ffdr ablate --config-file rcfg/ablate/imagenet-budget.yaml"
+    return shlex.join(["ffdr", "report", options.file, "--out=report.md"])
 
 
 def read_training(options: ReportOptions) -> Training:
@@ -72,7 +97,9 @@ def read_training(options: ReportOptions) -> Training:
     else:
         raise UserError(f"report.file: {path}: no such run or report")
     models = (options.model,) if options.model else found.models
-    return replace(found, models=models, task=options.task or found.task, epochs=options.epochs or found.epochs)
+    averaged = _AVERAGED[options.averaged] if options.averaged else found.averaged
+    task, epochs = options.task or found.task, options.epochs or found.epochs
+    return replace(found, models=models, task=task, epochs=epochs, averaged=averaged)
 
 
 def _of_folder(folder: Path) -> Training:
@@ -90,8 +117,9 @@ def _of_folder(folder: Path) -> Training:
         classes = options["data"]["num_classes"]
         raise UserError(f"report.file: {folder} has {classes} classes, but the figures are of ImageNet's {_CLASSES}")
     train = options["train"]
-    name = _base(options["model"]["name"])
-    return Training(str(folder), (name,), train["task"], "", last["epoch"], _figures({"val": scores}))
+    name, fed = _base(options["model"]["name"]), validation_feeding(options)
+    figures = _figures({"val": scores})
+    return Training(str(folder), (name,), train["task"], "", last["epoch"], figures, fed.get("averaged"), _fed(fed))
 
 
 def _of_report(file: Path) -> Training:
@@ -103,12 +131,19 @@ def _of_report(file: Path) -> Training:
     if not isinstance(content, dict) or "model" not in content or not {"sets", "top1"} & set(content):
         raise UserError(f"report.file: {file} is no report of ffdr eval")
     name = _base(content["model"])
-    found = Training(str(file), (name,), "", "", 0, _figures(content.get("sets", {"val": content})))
-    beside = file.parent / "options.json"
-    options = _parse(beside.read_text(encoding="utf-8"), beside) if beside.exists() else {}
+    figures = _figures(content.get("sets", {"val": content}))
+    found = Training(str(file), (name,), "", "", 0, figures, content.get("averaged"), _fed(content))
+    options = run_options(file.parent)
     if _base(options.get("model", {}).get("name", "")) == name:
-        found = replace(found, task=options["train"]["task"], epochs=options["train"]["epochs"])
+        train, averaged = options["train"], validation_feeding(options).get("averaged")
+        found = replace(found, task=train["task"], epochs=train["epochs"])
+        found = found if found.averaged is not None else replace(found, averaged=averaged)
     return found
+
+
+def _fed(report: dict[str, Any]) -> str:
+    """How the model was fed; the weights have a column of their own."""
+    return feeding_text({key: report.get(key) for key in KEYS if key != "averaged"})
 
 
 def _figures(sets: dict[str, dict[str, Any]]) -> Figures:
@@ -139,11 +174,13 @@ def read_reference(file: str | Path) -> list[Training]:
     with open(file, encoding="utf-8", newline="") as handle:
         for number, row in enumerate(csv.DictReader(handle), start=2):
             try:
-                key = (row["source"], row["timm"], row["task"], row["data"], row["epochs"])
+                averaged = row.get("averaged") or ""  # tables of one's own may not say it
+                key = (row["source"], row["timm"], row["task"], row["data"], row["epochs"], averaged)
                 value = {(row["set"], row["metric"]): float(row["percent"])}
                 new = Training(
                     row["source"], tuple(row["timm"].split()), row["task"], row["data"], int(row["epochs"] or 0), value
                 )
+                new = replace(new, averaged=_AVERAGED[averaged], note=row.get("note") or "")
             except (KeyError, ValueError, TypeError, AttributeError) as error:
                 raise UserError(f"report.reference: {file}: line {number} is no figure ({error})") from error
             known = trainings.setdefault(key, new)
@@ -152,7 +189,8 @@ def read_reference(file: str | Path) -> list[Training]:
 
 
 def select(published: Sequence[Training], ours: Training, file: str = "") -> list[Training]:
-    """Trainings of the same model; of each source, task and data the budget nearest to ours in ratio, all if unknown.
+    """Trainings of the same model; of each source, task, data and kind of weights the budget nearest to ours in ratio,
+    all if unknown.
 
     Raises:
         UserError: none is of this model; which there are.
@@ -164,9 +202,10 @@ def select(published: Sequence[Training], ours: Training, file: str = "") -> lis
         raise UserError(f"report: {file} has no figures for {ours.models[0]}{hint}; it has {', '.join(names)}")
     if not ours.epochs:
         return same
-    groups: dict[tuple[str, str, str], list[Training]] = {}
+    groups: dict[tuple[Any, ...], list[Training]] = {}
     for training in same:
-        groups.setdefault((training.name, training.task, training.data), []).append(training)
+        key = (training.name, training.task, training.data, training.averaged)
+        groups.setdefault(key, []).append(training)
     return [min(group, key=lambda training: _distance(training, ours)) for group in groups.values()]
 
 
@@ -175,22 +214,40 @@ def _distance(training: Training, ours: Training) -> float:
 
 
 def _lines(ours: Training, published: Sequence[Training]) -> list[str]:
-    """The table: our run first, then published ones with what ours has over them."""
+    """The table: our run first, then published ones with what ours has over those of its kind of weights."""
     epochs = f"{ours.epochs} epochs" if ours.epochs else "an unknown number of epochs (report.epochs says it)"
-    rows = [["**this run**", ours.task, "", str(ours.epochs or ""), *(_cell(ours.figures.get(key)) for key in COLUMNS)]]
-    for training in published:
-        cells = [_cell(training.figures.get(key), ours.figures.get(key)) for key in COLUMNS]
-        rows.append([training.name, training.task, training.data, str(training.epochs or ""), *cells])
+    rows = [_row("**this run**", ours, None)]
+    rows += [_row(training.name, training, ours.figures if training.is_like(ours) else None) for training in published]
+    notes = dict.fromkeys(f"{training.name}: {training.note}." for training in published if training.note)
     return [
         f"# {', '.join(ours.models)} beside published figures",
         "",
-        f"{ours.name}: {ours.models[0]}, {epochs}.",
+        f"{ours.name}: {ours.models[0]}, {epochs}{', at ' + ours.note if ours.note else ''}.",
         "",
-        *table_lines(["", "task", "data", "epochs", *COLUMNS.values()], rows),
+        *table_lines(["", "task", "data", "epochs", "weights", *COLUMNS.values()], rows),
         "",
         f"Percent; in brackets: this run minus the published figure, in points. {_NONE}: no figure. "
         "Less is better in C and ECE.",
+        *_unlike(ours, published),
+        *notes,
     ]
+
+
+def _unlike(ours: Training, published: Sequence[Training]) -> list[str]:
+    """Why some rows have no differences."""
+    if all(training.is_like(ours) for training in published):
+        return []
+    if ours.averaged is None:
+        why = "whether this run's weights are averaged is unknown (--report.averaged=yes or no says it)"
+    else:
+        why = f"this run's weights are {_WEIGHTS[ours.averaged]}, and other ones are not comparable"
+    return [f"Figures without brackets: {why}."]
+
+
+def _row(name: str, training: Training, ours: Figures | None) -> list[str]:
+    cells = [_cell(training.figures.get(key), (ours or {}).get(key)) for key in COLUMNS]
+    facts = [training.task, training.data, str(training.epochs or ""), _WEIGHTS[training.averaged]]
+    return [name, *facts, *cells]
 
 
 def _cell(value: float | None, ours: float | None = None) -> str:

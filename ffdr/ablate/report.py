@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ffdr.ablate.grid import SEED, Cell, Grid
 from ffdr.ablate.scores import JUDGED, METRICS, Difference, as_text, half_width
 from ffdr.bench.environment import environment
 from ffdr.beton.partial import write_aside
+from ffdr.evaluate.feeding import KEYS, feeding_text
 from ffdr.text import table_lines
 
 Group = tuple[tuple[str, str], ...]
@@ -55,6 +57,16 @@ def grouped(rows: Iterable[Row]) -> dict[Group, list[Row]]:
     return groups
 
 
+def feedings(rows: Iterable[Row]) -> list[str]:
+    """How the models were fed, in words; where they were fed in several ways, with the number of runs of each."""
+    counts = Counter(feeding_text(row.result) for row in rows if row.result is not None)
+    return [
+        text if len(counts) == 1 else f"{text} ({count} run{'s' * (count > 1)})"
+        for text, count in counts.items()
+        if text
+    ]
+
+
 def compare(grid: Grid, rows: Sequence[Row]) -> list[Comparison]:
     """The grid's compared point against each other point of its axis, for every combination of the other axes."""
     if grid.compare is None:
@@ -84,19 +96,20 @@ def _differences(ours: Sequence[Row], others: Sequence[Row]) -> dict[str, Differ
 
 
 def write_csv(file: Path, rows: Sequence[Row]) -> None:
-    """One row a cell: points, what they come to, scores (shares, not percent), digest, command, error."""
+    """One row a cell: points, what they come to, scores (shares, not percent), feeding, digest, command, error."""
     facts = ("train.task", "model.name", "train.epochs", SEED)
     axes = list(rows[0].cell.points)
-    columns = [*axes, *(fact for fact in facts if fact not in axes), *_SCORES, *_TIMES, "digest", "command", "error"]
+    last = ("digest", "command", "error")
+    columns = [*axes, *(fact for fact in facts if fact not in axes), *_SCORES, *_TIMES, *KEYS, *last]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         recipe = row.cell.recipe
         found = {fact: getattr(getattr(recipe, fact.split(".")[0]), fact.split(".")[1]) for fact in facts}
-        scores = {key: (row.result or {}).get(key, "") for key in (*_SCORES, *_TIMES)}
-        last = {"digest": row.digest, "command": row.cell.command, "error": row.error}
-        writer.writerow(found | row.cell.points | scores | last)
+        scores = {key: (row.result or {}).get(key, "") for key in (*_SCORES, *_TIMES, *KEYS)}
+        texts = dict(zip(last, (row.digest, row.cell.command, row.error), strict=True))
+        writer.writerow(found | row.cell.points | scores | texts)
     write_aside(file, text.getvalue())
 
 
@@ -148,6 +161,7 @@ def write_summary(file: Path, grid: Grid, rows: Sequence[Row], title: str, setti
     groups = []
     for group, members in grouped(rows).items():
         entry: dict[str, Any] = {"points": dict(group), "seeds": [row.cell.recipe.train.seed for row in members]}
+        entry["fed"] = feedings(members)
         for key in _SCORES:
             values = [row.result[key] for row in members if key in row.result]
             if values:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ from ffdr.ablate.cell import Job, make_job, run_job
 from ffdr.ablate.grid import Cell, Grid, fill_in
 from ffdr.ablate.plot import plot_study
 from ffdr.ablate.prepare import CommandLine, prepare
-from ffdr.ablate.report import Row, write_csv, write_summary, write_table
+from ffdr.ablate.report import Row, feedings, write_csv, write_summary, write_table
 from ffdr.ablate.workers import Outcome, Workers
 from ffdr.beton.partial import write_aside
 from ffdr.models import check_name
@@ -79,7 +80,20 @@ def write_results(out: Path, options: AblateOptions, grid: Grid, rows: Sequence[
     write_summary(out / "summary.json", grid, rows, title, setting)
     pictures = plot_study(out, grid, rows)
     print((out / "table.md").read_text(encoding="utf-8"))
-    print(f"results.csv, table.md, summary.json{''.join(f', {path.name}' for path in pictures)} are in {out}")
+    names = ", ".join(["results.csv", "table.md", "summary.json", *(path.name for path in pictures)])
+    failed = sum(row.result is None for row in rows)
+    then = _next(options, rows)
+    if failed:
+        then = f"the same command, which runs the {failed} that failed again"
+    print(f"{out}: {names} of {len(rows)} runs; next: {then}")
+
+
+def _next(options: AblateOptions, rows: Sequence[Row]) -> str:
+    """A look at the run with the best accuracy."""
+    best = max((row for row in rows if row.result), key=lambda row: row.result.get("top1", 0), default=rows[0])
+    weights = Path(best.cell.recipe.train.out) / best.digest / "model.safetensors"
+    data = options.test or best.cell.recipe.data.val
+    return shlex.join(["ffdr", "eval", f"--checkpoint={weights}", f"--data={data}"])
 
 
 def _setting(options: AblateOptions, grid: Grid, rows: Sequence[Row], workers: Workers) -> list[str]:
@@ -92,6 +106,8 @@ def _setting(options: AblateOptions, grid: Grid, rows: Sequence[Row], workers: W
         lines.append(f"Scores: {options.test}, after the last epoch{corrupted}.")
     else:
         lines.append("Scores: the last validation of each run.")
+    if fed := feedings(rows):
+        lines.append(f"Models were fed at {'; '.join(fed)}.")
     lines.append(
         "Training times and rates count the first epoch, in which kernels may be compiled, at the rate of the others; "
         "validation, checkpoints and what was prepared are not in them."

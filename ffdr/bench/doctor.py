@@ -58,7 +58,7 @@ def bench_doctor(options: BenchOptions) -> None:
     ]
     content = {"measured": asdict(measured), "rates": {name: rate.json() for name, rate in rates.items()}}
     content |= {"diagnosis": asdict(found)}
-    report(options.json, "Doctor", head, _tables(measured, rates, found), content)
+    report(options.json, "Doctor", head, _tables(measured, rates, found), content, "ffdr bench train")
 
 
 def examine(setting: Setting, files: Files, out: Path, repeats: int) -> tuple[Measured, dict[str, Estimate]]:

@@ -81,11 +81,22 @@ def check_report(file: str) -> None:
     environment()  # what it can't find out must come up now, not when everything is measured
 
 
-def report(file: str, title: str, setting: Sequence[str], tables: Sequence[Table], figures: Mapping[str, Any]) -> None:
-    """Print the tables; with a ``file`` (.json) store the figures there and the tables beside it (.md)."""
-    print(_text(title, setting, tables))
+def report(
+    file: str,
+    title: str,
+    setting: Sequence[str],
+    tables: Sequence[Table],
+    figures: Mapping[str, Any],
+    then: str = "ffdr bench doctor",
+) -> None:
+    """Print the tables; with a ``file`` (.json) store the figures there and the tables beside it (.md). then: the
+    command that comes next."""
+    print(_text(title, setting, tables), end="\n\n")
     if file:
         store(file, title, setting, tables, figures)
+        print(f"{file}, {Path(file).with_suffix('.md')}: figures and tables; next: {then}")
+    else:
+        print(f"nothing was stored (--json=FILE.json does); next: {then}")
 
 
 def store(file: str, title: str, setting: Sequence[str], tables: Sequence[Table], figures: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ N images, K views an image, T stored teacher entries a view (top-k); n samples a
 from __future__ import annotations
 
 import os
+import shlex
 import time
 import zlib
 from collections.abc import Iterator
@@ -79,7 +80,8 @@ def verify(options: VerifyOptions, progress: bool = True) -> int:
     if not findings:
         seconds = time.perf_counter() - start
         size = len(file.tables.memmap)
-        print(f"{path}: intact: {file.contents()}; {size:,} bytes, {_speed(size / seconds)}")
+        then = shlex.join(["ffdr", "inspect", str(path)])
+        print(f"{path}: intact: {file.contents()}; {size:,} bytes, {_speed(size / seconds)}; next: {then}")
         return 0
     foreign = [finding for finding in findings if finding.is_foreign]
     for finding in foreign:
@@ -94,6 +96,7 @@ def verify(options: VerifyOptions, progress: bool = True) -> int:
         print(f"  {finding}")
     if len(findings) > _LISTED:
         print(f"  and {len(findings) - _LISTED:,} more")
+    print(f"{path}: damaged; next: make it again, or take a copy that is whole")
     return 1
 
 

@@ -18,6 +18,7 @@ from ffdr.ablate.scores import (
     mean_and_half_width,
     sentence,
 )
+from ffdr.pictures import Picture
 from ffdr.text import table_lines
 
 matplotlib.use("Agg")
@@ -78,7 +79,7 @@ def plot(file: Path, runs: Runs) -> None:
     """Bars of accuracy, calibration and robustness, and accuracy under each corruption."""
     summary = summarise(runs)
     names, colours = [*TASKS, "teacher"], ["tab:gray", "tab:orange", "tab:blue", "tab:green"]
-    figure = plt.figure(figsize=(11, 6.5), constrained_layout=True)
+    figure = plt.figure(figsize=(11, 6.5), constrained_layout=True, FigureClass=Picture)
     grid = figure.add_gridspec(2, 3)
     for column, metric in enumerate(("top1", "ece", "corruption_top1")):
         axes = figure.add_subplot(grid[0, column])

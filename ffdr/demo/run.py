@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ffdr.bench.environment import environment
 from ffdr.beton.write import write_images
 from ffdr.demo import report
 from ffdr.errors import UserError
+from ffdr.evaluate.feeding import feeding_text
 from ffdr.inspect.grid import draw_views
 from ffdr.loader import ReinforcedDataset
 from ffdr.options import DemoOptions, WriteOptions
@@ -59,7 +61,9 @@ def run_demo(options: DemoOptions) -> None:
     report.plot(out / "plot.png", runs)
     draw_views(out / "views.png", dataset, RESOLUTION)
     print((out / "table.md").read_text())
-    print(f"{time.perf_counter() - start:.0f} s in all; table, plot and picture are in {out}")
+    seconds = time.perf_counter() - start
+    then = shlex.join(["ffdr", "inspect", str(reinforced), f"--images={betons['small']}"])
+    print(f"{out}: summary.json, table.md, plot.png, views.png, made in {seconds:.0f} s; next: {then}")
 
 
 def write_betons(work: Path) -> dict[str, Path]:
@@ -115,7 +119,7 @@ def train_students(
                 if options.epochs:
                     extra = {**extra, "train__epochs": options.epochs, "train__warmup_epochs": options.epochs / 10}
                 plan = _recipe("plus" if task == "dr" else task, images, out, train__seed=seed, **extra)
-                runs[task].append(_train(plan) | exam.student(out / "model.safetensors"))
+                runs[task].append(_train(plan) | exam.student(out / "model.safetensors", plan.train.flip_average))
                 bar.update()
     return runs
 
@@ -133,7 +137,8 @@ def setting(
         "of which the students' images are a part. It has seen more data than they have, as the paper's teachers had.",
         f"Reinforced beton: {header.views} views an image, all {header.topk} probabilities; made once for all seeds in "
         f"{reinforcing:.0f} s, which the training times below don't contain.",
-        f"Test: {runs['dr'][0]['images']} images; corruptions: 15 kinds × 5 severities made here, not ImageNet-C.",
+        f"Test: {runs['dr'][0]['images']} images, fed at {feeding_text(runs['dr'][0])}; corruptions: 15 kinds × 5 "
+        "severities made here, not ImageNet-C.",
         "Training times and rates count the first epoch, in which kernels may be compiled, at the rate of the others.",
         "Settings were chosen without the test split.",
     ]

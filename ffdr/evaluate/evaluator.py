@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -18,9 +20,8 @@ from ffdr.compiling import FixedBatch
 from ffdr.data.folder import open_folder
 from ffdr.data.source import FileSource
 from ffdr.errors import UserError
-from ffdr.evaluate.folders import FolderLoader
+from ffdr.evaluate.folders import FolderLoader, PixelLoader
 from ffdr.evaluate.metrics import answer
-from ffdr.evaluate.scoring import Scorer
 from ffdr.loader import ReinforcedLoader
 from ffdr.models import ModelInfo
 from ffdr.protocol import BatchLoader
@@ -49,6 +50,14 @@ def center_share(resolution: int, crop_pct: float) -> float:
     224 / 0.95 is 235 pixels, not 236.
     """
     return resolution / math.floor(resolution / crop_pct)
+
+
+class Marker(Protocol):
+    """What looks at the answers, such as a ``scoring.Scorer``."""
+
+    def update(self, logits: torch.Tensor, index: torch.Tensor) -> None:
+        """Count a batch. logits: (B, C) on any device; index: (B,) int64 numbers of the images, on the CPU."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -85,9 +94,7 @@ class Evaluator:
         """
         rank, ranks = rank_and_world_size(None, None) if self.shared else (0, 1)
         fed = {
-            "batch_size": max(1, min(self.batch_size, math.ceil(len(images.labels) / ranks))),
-            "device": self.device,
-            "dtype": dtype or (self.dtype if self.device.type == "cuda" else None) or torch.float32,
+            **self._fed(math.ceil(len(images.labels) / ranks), dtype),
             "center": center_share(self.info.resolution, self.info.center if center is None else center),
             "workers": self.workers,
             "rank": rank,
@@ -99,7 +106,19 @@ class Evaluator:
             )
         return FolderLoader(images, self.info, border=border, **fed)
 
-    def mark(self, loader: BatchLoader, scorers: Mapping[str, Scorer], title: str = "") -> None:
+    def pixel_loader(self, pixels: np.ndarray, labels: np.ndarray) -> BatchLoader:
+        """Batches of views that are made already, not shared by ranks. pixels: (N, H, W, 3) uint8; labels: (N,)."""
+        return PixelLoader(pixels, labels, self.info, **self._fed(len(pixels)))
+
+    def _fed(self, images: int, dtype: torch.dtype | None = None) -> dict[str, Any]:
+        """What all loaders have in common. images: of this rank."""
+        return {
+            "batch_size": max(1, min(self.batch_size, images)),
+            "device": self.device,
+            "dtype": dtype or (self.dtype if self.device.type == "cuda" else None) or torch.float32,
+        }
+
+    def mark(self, loader: BatchLoader, scorers: Mapping[str, Marker], title: str = "") -> None:
         """One pass over the images, its answers shown to all scorers."""
         with tqdm(total=len(loader), desc=title, unit="batch", disable=None if self.progress else True) as bar:
 

@@ -1,4 +1,5 @@
-"""Batches of evaluation views straight from image files, for data sets that are read once and not worth a beton.
+"""Batches of evaluation views straight from image files, for data sets that are read once and not worth a beton; and of
+views that lie in memory.
 
 Files are decoded by Pillow, as those who publish accuracies do it, and the view is made by the same kernels that replay
 a beton's (``augment.replay.render``): Resize and CenterCrop, bilinear with antialiasing. Decoding, resizing and reading
@@ -55,15 +56,14 @@ class FolderLoader:
         self.source = source
         self._shape = (info.resolution, info.resolution, 3)
         self.num_images, self.num_classes = len(source), len(source.class_names)
-        self.device, self.dtype, self.border = torch.device(device), dtype, border
+        self.device, self.border = torch.device(device), border
+        self._finish = _Finish(info, self.device, dtype)
         self._pinned = self.device.type == "cuda"
         self._view = center_view(center)
         self._workers = thread_count(workers, gpu=self.device.type == "cuda")
         rank, world_size = rank_and_world_size(rank, world_size)
         starts = range(rank * batch_size, self.num_images, world_size * batch_size)
         self._batches = [np.arange(start, min(start + batch_size, self.num_images)) for start in starts]
-        scale, shift = (255 * torch.tensor(x, device=self.device).view(1, 3, 1, 1) for x in (info.std, info.mean))
-        self._scale, self._shift = 1 / scale, shift
 
     def __len__(self) -> int:
         """Batches of a pass, on this rank."""
@@ -94,12 +94,57 @@ class FolderLoader:
     def _finished(self, index: np.ndarray, pixels: torch.Tensor, parts: list[Future]) -> Batch:
         for part in parts:
             part.result()
-        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        if self.dtype is not torch.uint8:
-            images = torch.sub(images, self._shift).mul_(self._scale).to(self.dtype)
-        label = torch.from_numpy(self.source.labels[index]).to(self.device, non_blocking=True)
-        targets = SparseTargets(label[:, None], torch.zeros(len(index), 1, device=self.device), label)
-        return images, targets, torch.from_numpy(index)
+        return self._finish(pixels, self.source.labels, index)
 
     def set_epoch(self, epoch: int) -> None:
         """Every pass is the same."""
+
+
+class PixelLoader:
+    """Views that lie in memory, once and in order, as a ``FolderLoader`` hands them out; not shared by ranks."""
+
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        labels: np.ndarray,
+        info: ModelInfo,
+        *,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """pixels: (N, H, W, 3) uint8; labels: (N,) int64."""
+        self.pixels, self.labels = pixels, labels
+        self.num_images, self.num_classes = len(pixels), info.num_classes
+        self._finish = _Finish(info, torch.device(device), dtype)
+        self._batches = np.split(np.arange(len(pixels)), range(batch_size, len(pixels), batch_size))
+
+    def __len__(self) -> int:
+        """Batches of a pass."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index in self._batches:
+            yield self._finish(torch.from_numpy(self.pixels[index]), self.labels, index)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Every pass is the same."""
+
+
+class _Finish:
+    """Makes pixels a batch on the device."""
+
+    def __init__(self, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> None:
+        """dtype: of the batches, normalised where it is floating."""
+        self.device, self.dtype = device, dtype
+        scale, shift = (255 * torch.tensor(x, device=device).view(1, 3, 1, 1) for x in (info.std, info.mean))
+        self._scale, self._shift = 1 / scale, shift
+
+    def __call__(self, pixels: torch.Tensor, labels: np.ndarray, index: np.ndarray) -> Batch:
+        """pixels: (B, H, W, 3) uint8 on the CPU; labels: (N,) of all images; index: (B,) numbers of these."""
+        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # channels_last without a copy
+        if self.dtype is not torch.uint8:
+            images = torch.sub(images, self._shift).mul_(self._scale).to(self.dtype)
+        label = torch.from_numpy(labels[index]).to(self.device, non_blocking=True)
+        targets = SparseTargets(label[:, None], torch.zeros(len(index), 1, device=self.device), label)
+        return images, targets, torch.from_numpy(index)

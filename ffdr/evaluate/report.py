@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from ffdr.beton.partial import write_aside
+from ffdr.evaluate.feeding import feeding_text
 from ffdr.evaluate.metrics import ECE_BINS
 from ffdr.models import aside
 
 Report = dict[str, Any]
-"""How the model was fed (model, resolution, center, interpolation, precision, parameters); then the scores of one data
-set and ``data``, its path, or of a suite ``sets`` and ``missing`` (``suite.run_suite``)."""
+"""How the model was fed (``feeding.KEYS``; model, parameters, compiled); then the scores of one data set and ``data``,
+its path, or of a suite ``sets`` and ``missing`` (``suite.run_suite``). What a set's scores say of feeding wins."""
 
 _PERCENT = (("top1", "top-1"), ("top5", "top-5"), ("ece", "ECE"))
 _PLAIN = (("nll", "NLL"), ("brier", "Brier"))
 _TIMM = ("model", "top1", "top1_err", "top5", "top5_err", "param_count", "img_size", "crop_pct", "interpolation")
 """Columns of timm's results CSVs: percent; millions of parameters."""
-_OURS = ("set", "images", "nll", "brier", "ece", "mce", "top1_gap")
-"""Columns behind them, as fractions and nats but the gap, which is in percent like timm's."""
+_OURS = ("set", "images", "nll", "brier", "ece", "mce", "top1_gap", "precision", "flip_average", "averaged")
+"""Columns behind them, as fractions and nats but the gap, which is in percent like timm's; and how the model was fed,
+true or false, averaged empty where unknown."""
+_SPELLED = {True: "true", False: "false", None: ""}
 
 
 def rows(report: Report) -> dict[str, Report]:
@@ -31,7 +34,7 @@ def rows(report: Report) -> dict[str, Report]:
 
 def as_text(report: Report) -> str:
     """The report as lines for a terminal."""
-    view = f"{report['model']} at {report['resolution']} px, crop {report['center']:g}, {report['interpolation']}"
+    view = f"{report['model']} at {feeding_text(report)}"
     if "sets" in report:
         return "\n".join([view, *_suite_lines(report)])
     lines = [f"{view}, on {report['data']}, {report['images']} images"]
@@ -65,6 +68,8 @@ def _note(scores: Report) -> str:
         notes.append(f"{scores['gap']:+.2%} to the clean 200 classes")
     if "mce" in scores:
         notes.append(f"mCE {100 * scores['mce']:.2f}")
+    if "center" in scores:
+        notes.append(f"crop {scores['center']:g}")
     if scores.get("published_images", scores.get("images")) != scores.get("images"):
         notes.append(f"the published set has {scores['published_images']} images")
     return "  " + ", ".join(notes) if notes else ""
@@ -80,9 +85,11 @@ def write_csv(path: Path, report: Report) -> None:
             "model": report["model"],
             "param_count": f"{report['parameters'] / 1e6:.2f}",
             "img_size": report["resolution"],
-            "crop_pct": f"{1.0 if name == 'c' else report['center']:.3f}",
+            "crop_pct": f"{scores.get('center', report['center']):.3f}",
             "interpolation": report["interpolation"],
             "set": name,
+            "precision": report.get("precision", ""),
+            **{key: _SPELLED[report.get(key)] for key in ("flip_average", "averaged")},
         }
         for key in ("top1", "top5"):
             if key in scores:
@@ -96,10 +103,10 @@ def write_csv(path: Path, report: Report) -> None:
 
 def plot(path: Path, report: Report) -> None:
     """Reliability diagram and confidence histogram of every set, side by side."""
-    from matplotlib.figure import Figure  # half a second, and only where a plot is asked for
+    from ffdr.pictures import Picture  # half a second, and only where a plot is asked for
 
     drawn = {name: scores for name, scores in rows(report).items() if "reliability" in scores}
-    figure = Figure(figsize=(3.2 * max(len(drawn), 1), 4.8), layout="constrained")
+    figure = Picture(figsize=(3.2 * max(len(drawn), 1), 4.8), layout="constrained")
     axes = figure.subplots(2, max(len(drawn), 1), squeeze=False, sharex=True, height_ratios=(2, 1))
     places = [(number + 0.5) / ECE_BINS for number in range(ECE_BINS)]
     for (above, below), (name, scores) in zip(axes.T, drawn.items(), strict=False):

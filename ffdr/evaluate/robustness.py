@@ -2,57 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from ffdr.errors import UserError
 from ffdr.evaluate.corruptions import CorruptedImages
+from ffdr.evaluate.evaluator import Evaluator
 
 
 def evaluate_corruptions(
-    model: nn.Module,
-    images: np.ndarray | CorruptedImages,
-    labels: np.ndarray | torch.Tensor,
-    mean: Sequence[float],
-    std: Sequence[float],
-    batch_size: int = 256,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
+    evaluator: Evaluator, images: np.ndarray | CorruptedImages, labels: np.ndarray
 ) -> dict[str, Any]:
-    """Top-1 a corruption and severity: {name: [severity 1, …, 5], "mean": over all of them}.
+    """Top-1 per corruption and severity, of a model that is fed as the evaluator feeds it.
 
     images: (N, H, W, 3) uint8, or a ``CorruptedImages`` of them, which several models can share. labels: (N,) class
-    ids. mean, std: the model's normalisation, of pixels in [0, 1]. dtype: autocast to it; None: float32. The model,
-    which must be on the device, is evaluated in evaluation mode and left in the mode it had.
+    ids.
+
+    Returns:
+        corruptions: {name: [severity 1, …, 5]}; corruption_top1: the mean over all of them.
     """
     if isinstance(images, np.ndarray):
         images = CorruptedImages(images)
     if len(images.images) != len(labels) or len(labels) == 0:
         raise UserError(f"corruptions: {len(images.images)} images, but {len(labels)} labels; give one each")
-    device = torch.device(device)
-    labels = torch.as_tensor(labels).to(device)
-    scale, shift = (torch.tensor(tuple(v), device=device).view(1, 3, 1, 1) * 255 for v in (std, mean))
-    was_training = model.training
-    model.eval()
-    report: dict[str, Any] = {}
-    try:
-        with torch.inference_mode(), torch.autocast(device.type, dtype) if dtype else nullcontext():
-            for name, _, corrupted in images:
-                hits = torch.zeros((), dtype=torch.int64, device=device)
-                for part, answer in zip(_batches(corrupted, batch_size), labels.split(batch_size), strict=True):
-                    pixels = part.to(device).permute(0, 3, 1, 2)  # channels_last without a copy
-                    hits += (model((pixels - shift) / scale).argmax(1) == answer).sum()
-                report.setdefault(name, []).append(hits.item() / len(labels))
-    finally:
-        model.train(was_training)
-    report["mean"] = float(np.mean(list(report.values())))
-    return report
+    by_name: dict[str, list[float]] = {}
+    for name, severity, corrupted in images:
+        hits = _Hits(labels)
+        evaluator.mark(evaluator.pixel_loader(corrupted, labels), {"": hits}, f"corruptions: {name} {severity}")
+        by_name.setdefault(name, []).append(int(hits.count) / len(labels))
+    return {"corruption_top1": float(np.mean(list(by_name.values()))), "corruptions": by_name}
 
 
-def _batches(images: np.ndarray, batch_size: int) -> tuple[torch.Tensor, ...]:
-    return torch.from_numpy(images).split(batch_size)
+class _Hits:
+    """How many answers are right, on this rank alone."""
+
+    def __init__(self, labels: np.ndarray) -> None:
+        self.labels = torch.from_numpy(np.asarray(labels))
+        self.count: int | torch.Tensor = 0
+
+    def update(self, logits: torch.Tensor, index: torch.Tensor) -> None:
+        self.count = self.count + (logits.argmax(1) == self.labels[index].to(logits.device)).sum()

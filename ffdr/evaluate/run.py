@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from ffdr.beton.partial import write_aside
 from ffdr.beton.read import ImageBeton
 from ffdr.compiling import pays, set_backends
 from ffdr.errors import UserError
-from ffdr.evaluate.classes import NUM_CLASSES
-from ffdr.evaluate.corruptions import CorruptedImages
+from ffdr.evaluate.classes import NUM_CLASSES, synsets
+from ffdr.evaluate.corruptions import NAMES, SEVERITIES
 from ffdr.evaluate.evaluator import Evaluator, Images, open_images
+from ffdr.evaluate.feeding import INTERPOLATION, KEYS, run_options, validation_feeding
 from ffdr.evaluate.report import Report, as_text, plot, write_csv
 from ffdr.evaluate.robustness import evaluate_corruptions
 from ffdr.evaluate.scoring import Scorer
@@ -26,8 +28,8 @@ from ffdr.models import ModelInfo, autocast_dtype, best_device, class_digest, lo
 from ffdr.options import EvalOptions, ModelOptions, SuiteOptions
 from ffdr.ranks import Ranks
 
-INTERPOLATION = "bilinear"
-"""Of the evaluation view, always with antialiasing."""
+_WEIGHTS = ("model.safetensors", "best.safetensors")
+"""What a run of ``ffdr train`` leaves beside its ``options.json``."""
 
 
 def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions | None = None) -> Report:
@@ -47,13 +49,14 @@ def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions |
         plan = None if options.data else plan_suite(suite or SuiteOptions())
         images = open_images(options.data, "eval.data") if options.data else None
         count = len(images.labels) if plan is None else plan.num_images
+        count *= 1 + len(NAMES) * len(SEVERITIES) * options.corruptions
         evaluator = _evaluator(options, model_options, ranks, count)
         if plan:
             check_model(evaluator.info)
             scores = run_suite(evaluator, plan)
         else:
             scores = {"data": options.data, **_on_data(evaluator, images, options, ranks.rank)}
-        report = _feeding(evaluator) | scores
+        report = _feeding(evaluator, options.checkpoint or model_options.checkpoint) | scores
         if ranks.rank == 0:
             _tell(report, options)
         return report
@@ -107,29 +110,23 @@ def _on_data(evaluator: Evaluator, images: Images, options: EvalOptions, rank: i
     evaluator.mark(evaluator.loader(images), {"data": scorer}, Path(options.data).name)
     report = scorer.report()
     if options.corruptions and rank == 0:  # small sets, in memory: not worth sharing
-        pixels, labels = evaluation_pixels(images, info)
-        by_name = evaluate_corruptions(
-            evaluator.model,
-            pixels,
-            labels,
-            info.mean,
-            info.std,
-            options.batch_size,
-            evaluator.device,
-            evaluator.dtype,
-        )
-        report |= {"corruption_top1": by_name.pop("mean"), "corruptions": by_name}
+        report |= evaluate_corruptions(evaluator, *evaluation_pixels(images, info, evaluator.workers))
     return report
 
 
-def _feeding(evaluator: Evaluator) -> Report:
-    info = evaluator.info
+def _feeding(evaluator: Evaluator, weights: str | Path = "") -> Report:
+    """weights: the file that they come from, beside which a run says whether they are averaged."""
+    info, file = evaluator.info, Path(weights)
+    run = validation_feeding(run_options(file.parent)) if file.name in _WEIGHTS else {}
     return {
         "model": info.name,
         "resolution": info.resolution,
         "center": info.center,
         "interpolation": INTERPOLATION,
         "precision": str(evaluator.dtype or torch.float32).removeprefix("torch."),
+        "flip_average": evaluator.flip,
+        "averaged": run.get("averaged"),
+        "compiled": evaluator.compile,
         "parameters": sum(parameter.numel() for parameter in evaluator.model.parameters()),
     }
 
@@ -142,33 +139,43 @@ def _tell(report: Report, options: EvalOptions) -> None:
         write_csv(Path(options.csv), report)
     if options.plot:
         plot(Path(options.plot), report)
+    print(_closing(report, options))
 
 
-def evaluate_model(model: nn.Module, info: ModelInfo, images: ImageBeton, batch_size: int) -> Report:
-    """Accuracy and calibration (``metrics.Scores``) in float32 on the evaluation view, fed as the model's info says."""
-    _check_classes(info, images, images.path)
+def _closing(report: Report, options: EvalOptions) -> str:
+    """What was written where, and the command that comes next."""
+    written = [file for file in (options.json, options.csv, options.plot) if file]
+    said = f"{', '.join(written)}: scores of {report['model']}" if written else "nothing was written"
+    if not options.json:
+        return f"{said}; next: the same with --json=FILE to keep the report"
+    if "sets" in report or report.get("per_class", {}).keys() == set(synsets()):
+        return f"{said}; next: {shlex.join(['ffdr', 'report', options.json])}"
+    return said if options.corruptions else f"{said}; next: the same with --corruptions"
+
+
+def examiner(model: nn.Module, info: ModelInfo, batch_size: int = 256, flip: bool = False) -> Evaluator:
+    """Feeds the model in float32 on the best device, on the evaluation view that its info says."""
     device = best_device()
-    evaluator = Evaluator(model.to(device, memory_format=torch.channels_last), info, device, batch_size)
+    return Evaluator(model.to(device, memory_format=torch.channels_last), info, device, batch_size, flip=flip)
+
+
+def examine(evaluator: Evaluator, images: ImageBeton) -> Report:
+    """Accuracy and calibration (``metrics.Scores``), and how the model was fed."""
+    info = evaluator.info
+    _check_classes(info, images, images.path)
     scorer = Scorer(images.labels, images.class_names, info.num_classes)
     evaluator.mark(evaluator.loader(images), {"data": scorer})
     scores = {key: value for key, value in scorer.report().items() if isinstance(value, int | float)}
-    return {"model": info.name, "data": str(images.path), "resolution": info.resolution, **scores}
+    fed = {key: value for key, value in _feeding(evaluator).items() if key in ("model", *KEYS)}
+    return {**fed, "data": str(images.path), **scores}
 
 
-def evaluation_pixels(images: Images, info: ModelInfo) -> tuple[np.ndarray, np.ndarray]:
+def evaluation_pixels(images: Images, info: ModelInfo, workers: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """All evaluation views (N, H, W, 3) uint8 and their labels (N,), for corrupting; they must fit in memory."""
-    viewer = Evaluator(nn.Identity(), info, torch.device("cpu"), shared=False)
+    viewer = Evaluator(nn.Identity(), info, torch.device("cpu"), workers=workers, shared=False)
     batches = viewer.loader(images, dtype=torch.uint8)
     pixels = np.concatenate([batch.permute(0, 2, 3, 1).numpy() for batch, _, _ in batches])
     return pixels, images.labels.copy()
-
-
-def robustness(
-    model: nn.Module, info: ModelInfo, corrupted: CorruptedImages, labels: np.ndarray, batch_size: int
-) -> Report:
-    """Accuracy under each corruption and severity, and ``corruption_top1``, the mean over all of them."""
-    by_name = evaluate_corruptions(model, corrupted, labels, info.mean, info.std, batch_size, best_device())
-    return {"corruption_top1": by_name.pop("mean"), "corruptions": by_name}
 
 
 def _check_classes(info: ModelInfo, images: Images, where: object) -> None:

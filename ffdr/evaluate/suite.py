@@ -64,6 +64,8 @@ ALEXNET_ERROR = {
 """AlexNet's error on each corruption of ImageNet-C, mean over the five severities, in the canonical order."""
 SEVERITIES = (1, 2, 3, 4, 5)
 _OBJECTNET_BORDER = 2
+_WHOLE = 1.0
+"""Crop of ImageNet-C's images."""
 
 Report = dict[str, Any]
 
@@ -129,7 +131,8 @@ def check_model(info: ModelInfo) -> None:
 def run_suite(evaluator: Evaluator, plan: Plan) -> Report:
     """Scores of every set (``Scorer.report``), and which are missing: {"sets": {name: …}, "missing": {name: why}}.
 
-    Of ``a`` and ``r`` gap is the top-1 that they lack to their clean images; of ``c`` see ``corruption_errors``.
+    Of ``a`` and ``r`` gap is the top-1 that they lack to their clean images; of ``c`` see ``corruption_errors``, and
+    center is the share of each image that is shown.
     """
     sets: dict[str, Report] = {}
     for one in plan.passes:
@@ -141,7 +144,7 @@ def run_suite(evaluator: Evaluator, plan: Plan) -> Report:
             sets[name]["gap"] = sets[f"{name}_clean"]["top1"] - sets[name]["top1"]
     if plan.cells:
         errors = {name: [_error(evaluator, path) for path in paths] for name, paths in plan.cells.items()}
-        sets["c"] = corruption_errors(errors)
+        sets["c"] = corruption_errors(errors) | {"center": _WHOLE}
     return {"sets": sets, "missing": plan.missing}
 
 
@@ -180,7 +183,7 @@ def _error(evaluator: Evaluator, path: Path) -> float:
     """Top-1 error on one corruption at one severity."""
     images = open_images(path, "suite.c")
     scorer = Scorer(_numbers(images, path), synsets(), NUM_CLASSES)
-    evaluator.mark(evaluator.loader(images, center=1.0), {"c": scorer}, f"c: {path.parent.name} {path.stem}")
+    evaluator.mark(evaluator.loader(images, center=_WHOLE), {"c": scorer}, f"c: {path.parent.name} {path.stem}")
     return 1 - scorer.report()["top1"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import textwrap
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import numpy as np
 from ffdr.augment.view import FLIP, FRACTION, OPS
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton
+from ffdr.pictures import Picture, legible
 
 if TYPE_CHECKING:
     from ffdr.loader import ReinforcedDataset
@@ -76,7 +78,9 @@ def describe(record: np.void) -> str:
 
 def _figure(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     size = (2 * columns, 2.35 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, constrained_layout=True, squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, constrained_layout=True, squeeze=False, FigureClass=Picture
+    )
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
@@ -89,9 +93,21 @@ def _show(axis: Axes, pixels: np.ndarray, title: str) -> None:
 
 
 def _name(names: tuple[str, ...], number: int) -> str:
-    """A class's name, shortened; its number where the teacher knows more classes than the images."""
-    name = names[number] if number < len(names) else str(number)
-    return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
+    """A class's name, shortened; its number where the teacher knows more classes than the images, or no font has it."""
+    name = names[number].replace("\n", " ") if number < len(names) else str(number)
+    if legible(name) != name:
+        return f"class {number}"
+    return name if _width(name) <= _NAME else _cut(name) + "…"
+
+
+def _cut(name: str) -> str:
+    """As many characters as leave room for an ellipsis."""
+    return next(name[:end] for end in range(len(name), -1, -1) if _width(name[:end]) < _NAME)
+
+
+def _width(text: str) -> int:
+    """In Latin characters: those of Chinese, Japanese and Korean are twice as wide."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def _save(figure: Figure, file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,12 @@ def inspect(options: InspectOptions) -> None:
     }
     if options.grid:
         _draw(Path(options.grid), images, reinforced)
-    print(json.dumps(facts, indent=2, ensure_ascii=False) if options.json else render(facts))
+    if options.json:
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    print(render(facts))
+    drawn = f", drawn in {options.grid}" if options.grid else ""
+    print(f"\n{path}: {facts['kind']}{drawn}; next: {shlex.join(['ffdr', 'verify', str(path)])}")
 
 
 def _check_grid(grid: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ffdr.errors import UserError, between, one_of
-from ffdr.options.learning import TASKS
+from ffdr.options.learning import TASKS, switched
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ class ReportOptions:
     """erm, kd or dr: how the model was trained; empty: the run's own"""
     epochs: int = 0
     """of training; 0: the run's own. A report of ffdr eval does not know them"""
+    averaged: str = ""
+    """yes or no: whether the weights are averaged ones (train.ema); empty: what the run says"""
     out: str = ""
     """Markdown file to write; empty: none"""
 
@@ -80,6 +82,9 @@ class ReportOptions:
             raise UserError("report.file: give the folder of a run, or the JSON report of ffdr eval")
         if self.task:
             one_of("report.task", self.task, TASKS)
+        averaged = {"on": "yes", "off": "no"}.get(switched(self.averaged), self.averaged)
+        object.__setattr__(self, "averaged", averaged)
+        one_of("report.averaged", averaged, ("", "yes", "no"))
         between("report.epochs", self.epochs, 0, 10**6)
         if self.out and not self.out.endswith(".md"):
             raise UserError(f"report.out: {self.out} does not end in .md")

@@ -13,6 +13,12 @@ OPTIMIZERS = ("sgd", "adamw")
 COMPILE = ("auto", "off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 SWITCH = ("auto", "on", "off")
 ORDERS = ("random", "sequential", "quasi_random")
+_SWITCHED = {"true": "on", "yes": "on", "on": "on", "false": "off", "no": "off", "off": "off"}
+
+
+def switched(value: str) -> str:
+    """on or off for how YAML spells true and false; other words as they are."""
+    return _SWITCHED.get(value.lower(), value)
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,7 @@ class TeacherOptions:
     """run every teacher through torch.compile: auto, on, off; auto: on a GPU, from 3,000 batches on"""
 
     def __post_init__(self) -> None:
-        # It was true or false once.
-        object.__setattr__(self, "compile", {"true": "on", "false": "off"}.get(self.compile, self.compile))
+        object.__setattr__(self, "compile", switched(self.compile))  # it was true or false once
         one_of("teacher.compile", self.compile, SWITCH)
         one_of("teacher.precision", self.precision, PRECISIONS)
         between("teacher.batch_size", self.batch_size, 1, 10**6)
@@ -209,6 +214,7 @@ class TrainOptions:
         one_of("train.optimizer", self.optimizer, OPTIMIZERS)
         one_of("train.precision", self.precision, PRECISIONS)
         one_of("train.residual", self.residual, RESIDUALS)
+        object.__setattr__(self, "compile", switched(self.compile))
         one_of("train.compile", self.compile, COMPILE)
         for key, low, high in (
             ("epochs", 1, 10**6),
@@ -281,6 +287,7 @@ class EvalOptions:
 
     def __post_init__(self) -> None:
         one_of("eval.precision", self.precision, PRECISIONS)
+        object.__setattr__(self, "compile", switched(self.compile))
         one_of("eval.compile", self.compile, SWITCH)
         between("eval.batch_size", self.batch_size, 1, 10**6)
         between("eval.resolution", self.resolution, 0, 4096)

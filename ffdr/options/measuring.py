@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ffdr.errors import UserError, between, one_of
-from ffdr.options.learning import COMPILE, PRECISIONS
+from ffdr.options.learning import COMPILE, PRECISIONS, switched
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class BenchOptions:
         between("bench.steps", self.steps, 0, 10**6)
         between("bench.workers", self.workers, 0, 1024)
         between("bench.seconds", self.seconds, 1, 10**6)
+        object.__setattr__(self, "compile", switched(self.compile))
         one_of("bench.compile", self.compile, ("", *COMPILE))
         one_of("bench.device", self.device, ("", "cpu", "cuda"))
         for stage in self.stages:

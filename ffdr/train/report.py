@@ -66,11 +66,11 @@ def _summary(records: list[Record]) -> list[str]:
 
 def _plot(path: Path, title: str, records: list[Record]) -> None:
     """Loss, accuracy and rate over the epochs, one below the other."""
-    from matplotlib.figure import Figure  # half a second, and only at the end of a run
+    from ffdr.pictures import Picture  # half a second, and only at the end of a run
 
     panels = [("train_loss", "training loss"), ("val_top1", "validation top-1"), ("images_per_second", "images/s")]
     panels = [panel for panel in panels if any(panel[0] in record for record in records)]
-    figure = Figure(figsize=(7, 2.2 * len(panels)), layout="constrained")
+    figure = Picture(figsize=(7, 2.2 * len(panels)), layout="constrained")
     for axes, (key, heading) in zip(
         figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels, strict=True
     ):

@@ -21,7 +21,8 @@ from ffdr.ablate.run import run_ablation
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.cli import main
 from ffdr.errors import UserError
-from ffdr.evaluate.run import evaluate_model
+from ffdr.evaluate.robustness import evaluate_corruptions
+from ffdr.evaluate.run import evaluation_pixels, examine, examiner
 from ffdr.models import load_model
 
 TIMES = ("images_per_second", "seconds", "run_seconds", "exam_seconds")
@@ -58,11 +59,15 @@ def test_every_cell_is_trained_and_examined(study, digits):
         folder = Path(study.work) / "cells" / row["digest"]
         assert json.loads((folder / "recipe.json").read_text())["train"]["seed"] == int(row["train.seed"])
         assert len((folder / "log.jsonl").read_text().splitlines()) == int(row["train.epochs"])
-        scores = evaluate_model(*load_model(folder / "model.safetensors"), images, 50)
+        scores = examine(examiner(*load_model(folder / "model.safetensors"), 50), images)
         for key in ("top1", "nll", "ece"):
             assert float(row[key]) == pytest.approx(scores[key], abs=1e-6)
     assert len({row["nll"] for row in rows}) == 8
     text = (Path(study.out) / "table.md").read_text()
+    assert "- Models were fed at 32 px, crop 1, bilinear, float32, no mirror images, raw weights." in text
+    assert {(r["resolution"], r["center"], r["flip_average"], r["averaged"]) for r in rows} == {
+        ("32", "1.0", "False", "False")
+    }
     mean = 50 * (float(rows[0]["top1"]) + float(rows[1]["top1"]))
     assert f"| erm | 4 | 2 | {mean:.1f} ± " in text
     gain = 50 * sum(float(rows[n + 4]["top1"]) - float(rows[n]["top1"]) for n in (0, 1))
@@ -144,6 +149,38 @@ def test_files_are_prepared_reinforcements_cut_and_failures_told(digits, reinfor
     assert "do not fill one batch" in (tmp_path / "out" / "table.md").read_text()
     prepare(options, Grid.from_options(options), main)
     assert "ffdr write" not in capfd.readouterr().out
+
+
+def test_an_exam_feeds_a_model_as_its_run_validates_it(digits, reinforced_digits, tmp_path, capsys):
+    """With mirror images, corrupted ones too, and with the averaged weights, which a run exports."""
+    options = grid_options(
+        tmp_path,
+        digits,
+        reinforced_digits,
+        settings=STUDENT | {"data.train": str(digits), "train.epochs": 2, "train.ema": 0.5},
+        axes={"train.flip_average": [False, True]},
+        corruptions=True,
+    )
+    plain, flipped = jobs_of(options)
+    assert plain.exam == jobs_of(replace(options, axes={"train.seed": [0]}))[0].exam  # earlier results stay valid
+    assert flipped.exam != plain.exam
+    assert run_ablation(options, main) == 0
+    images = ImageBeton.open(digits)
+    rows = table(options.out)
+    for job, row in zip((plain, flipped), rows, strict=True):
+        flip = job is flipped
+        checker = examiner(*load_model(job.folder / "model.safetensors"), 50, flip)
+        under = evaluate_corruptions(checker, *evaluation_pixels(images, checker.info))
+        assert float(row["nll"]) == pytest.approx(examine(checker, images)["nll"], abs=1e-6)
+        assert float(row["corruption_top1"]) == pytest.approx(under["corruption_top1"], abs=1e-6)
+        assert (row["flip_average"], row["averaged"]) == (str(flip), "True")
+    assert len({row["nll"] for row in rows}) == len({row["corruption_top1"] for row in rows}) == 2
+    text = (tmp_path / "out" / "table.md").read_text()
+    for words in ("no mirror images", "with mirror images"):
+        assert f"32 px, crop 1, bilinear, float32, {words}, averaged weights (1 run)" in text
+    closing = capsys.readouterr().out.splitlines()[-1]
+    assert closing.startswith(f"{options.out}: results.csv, table.md, summary.json, ")
+    assert f"; next: ffdr eval --checkpoint={options.work}/cells/" in closing and closing.endswith(f"--data={digits}")
 
 
 def test_a_preparation_that_fails_stops_it(digits, reinforced_digits, tmp_path):

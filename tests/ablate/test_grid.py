@@ -73,6 +73,37 @@ def test_cells_come_in_order_and_the_later_axis_wins(tmp_path):
     ]
 
 
+def test_values_and_labels_are_what_the_file_says(tmp_path):
+    """Where YAML 1.1 would take on for true, 1e-3 for a text, 2024-01-01 for a date and 10 for a number."""
+    file = tmp_path / "grid.yaml"
+    file.write_text(
+        """
+        ablate:
+          out: o
+          settings: {data.train: x.beton, model.name: resnet18, train.epochs: 1_0}
+          axes:
+            on: {off: {}, 10: {train.lr: 1e-3}, 2024-01-01: {train.lr: 1E-2}}
+            train.flip_average: [yes, no]
+            train.weight_decay: [1e-4, 0.1]
+          compare: on=off
+        """
+    )
+    grid = Grid.from_options(recipe.parse("ablate", ["--config-file", str(file)]).ablate)
+    assert list(grid.axes["on"]) == ["off", "10", "2024-01-01"] and grid.compare == ("on", "off")
+    assert [cell.recipe.train.lr for cell in grid.cells[::4]] == [0.1, 0.001, 0.01]
+    assert [cell.recipe.train.flip_average for cell in grid.cells[:4]] == [True, True, False, False]
+    assert [cell.recipe.train.weight_decay for cell in grid.cells[:2]] == [1e-4, 0.1]
+    assert {cell.recipe.train.epochs for cell in grid.cells} == {10}
+    for axes, message in (
+        ("{train.seed: [0, null]}", r"grid.yaml, line 1: ablate.axes.train.seed has no value \(null\)"),
+        ("{task: {erm: }}", r"ablate.axes.task.erm has no value; give one, or leave it out"),
+        ("{train.lr: 0.1}", "train.lr: give a list"),
+    ):
+        file.write_text(f"ablate: {{out: o, settings: {{data.train: x, model.name: resnet18}}, axes: {axes}}}")
+        with pytest.raises(UserError, match=message):
+            Grid.from_options(recipe.parse("ablate", ["--config-file", str(file)]).ablate)
+
+
 def test_a_part_of_a_grid(tmp_path):
     only = ("train.epochs=12", "task=dr", "task=erm", "train.seed=1")
     cells = Grid.from_options(grid_options(tmp_path, "i.beton", "r.beton", only=only)).cells
@@ -106,6 +137,7 @@ def test_a_folder_stands_for_the_recipe_and_what_its_files_hold(tmp_path, digits
         ({"axes": {"train.epochs": [1, "many"]}}, "train.epochs=many: .*'many' is not an integer"),
         ({"axes": {"train.epochs": []}}, "train.epochs: give a list"),
         ({"axes": {"train.epochs": [1, 1]}}, "train.epochs: give a list of different"),
+        ({"axes": {"train.lr": [0.1, "1e-1"]}}, "train.lr: give a list of different"),
         ({"axes": {"task": {"erm": "train"}}}, "task: give a list"),
         ({"axes": {"train.out": ["a"]}}, "train.out is settled by"),
         ({"axes": {"subset.views": [2]}}, "cut data.reinforced, which this run has not"),

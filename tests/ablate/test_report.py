@@ -103,6 +103,15 @@ def test_plots_show_curves(tmp_path):
         assert blue > 200 and grey > 200
 
 
+@pytest.mark.filterwarnings("error")
+def test_plots_take_any_label(tmp_path):
+    """Dollars are no mathematics, and what begins with an underscore stands in the legend, too."""
+    axes = {"$x^$": {"$\\alpha_$": {}, "\ud55c": {}, "caf\udce9": {}}, "kind": {"_$y^$": {}, "_\ud55c": {}}}
+    grid, rows = made_up(tmp_path, lambda points: {"top1": 0.5, "seconds": 1.0}, axes=axes)
+    (file,) = plot_study(tmp_path, grid, rows)
+    assert np.asarray(Image.open(file).convert("L")).std() > 5
+
+
 @pytest.mark.parametrize(
     ("axes", "heading", "places", "off"),
     [

@@ -53,7 +53,10 @@ def test_the_bench_stores_what_it_measured(digits, tmp_path, capsys):
         json=str(tmp_path / "eval.json"),
     )
     evaluate.bench_eval(options)
-    assert "| forward pass, cached batches |" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "| forward pass, cached batches |" in out
+    stem = tmp_path / "eval"
+    assert out.endswith(f"\n{stem}.json, {stem}.md: figures and tables; next: ffdr bench doctor\n")
     stored = json.loads((tmp_path / "eval.json").read_text())
     assert len(stored["settings"]) == len(stored["targets"]) == 2
     one = stored["settings"]["test_efficientnet, 48 px, float32"]

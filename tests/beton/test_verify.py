@@ -95,7 +95,7 @@ def test_what_is_whole_passes(files, kind, chunk, capsys, monkeypatch):
     status, out = check(files[kind], capsys)
     assert status == 0
     assert out.startswith(f"{files[kind]}: intact: 30 ")
-    assert out.count("\n") == 1
+    assert out.count("\n") == 1 and out.endswith(f"; next: ffdr inspect {files[kind]}\n")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -142,7 +142,8 @@ def test_all_damaged_samples_are_counted(files, tmp_path, capsys):
     status, out = check(path, capsys)
     assert status == 1
     assert out.startswith(f"{path}: damaged: 25 of 30 samples, 0 other places\n")
-    assert out.count("\n") == 22
+    assert out.endswith(f"{path}: damaged; next: make it again, or take a copy that is whole\n")
+    assert out.count("\n") == 23
     assert "  sample 3: damage in its views or logits: the checksum is " in out
     assert out.endswith("  and 5 more\n")
 
@@ -160,7 +161,7 @@ def test_views_that_can_not_be_replayed_are_named(files, tmp_path, capsys):
 def test_images_are_those_that_were_reinforced(files, digits, reinforce, capsys):
     status, out = check(files["plain"], capsys, against=str(files["images"]))
     assert status == 0
-    assert re.search(r" [1-9][\d.]* [MG]B/s$|0\.\d*[1-9]\d* MB/s$", out.strip())
+    assert re.search(r" [1-9][\d.]* [MG]B/s;|0\.\d*[1-9]\d* MB/s;", out.strip())
     status, out = check(files["plain"], capsys, against=str(digits))
     assert status == 1
     assert out.startswith(f"{files['plain']}: does not belong to {digits}: made for 30 images")

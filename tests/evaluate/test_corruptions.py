@@ -10,7 +10,9 @@ from sklearn.datasets import load_sample_images
 from ffdr.errors import UserError
 from ffdr.evaluate import corruptions
 from ffdr.evaluate.corruptions import NAMES, SEVERITIES, CorruptedImages, corrupt, corrupt_all
+from ffdr.evaluate.evaluator import Evaluator
 from ffdr.evaluate.robustness import evaluate_corruptions
+from ffdr.models import ModelInfo
 
 cv2 = corruptions.cv2
 
@@ -108,6 +110,11 @@ def test_bad_input_is_refused(arguments, message):
         corrupt(*arguments)
 
 
+def evaluator(model, batch_size=256, **fed):
+    info = ModelInfo("none", 2, 32, (0.5,) * 3, (0.2,) * 3)
+    return Evaluator(model, info, torch.device("cpu"), batch_size, **fed)
+
+
 class Brightest(torch.nn.Module):
     """Answers with the brighter half of the image; counts its images."""
 
@@ -121,18 +128,37 @@ class Brightest(torch.nn.Module):
         return torch.stack([x[..., :width].mean((1, 2, 3)), x[..., width:].mean((1, 2, 3))], 1)
 
 
-def test_accuracy_under_corruption():
+@pytest.fixture
+def halves():
+    """Five images of which one half is brighter, and which."""
     images = np.full((5, 32, 32, 3), 60, np.uint8)
     labels = np.array([0, 1, 1, 0, 1])
     for image, label in zip(images, labels, strict=True):
         image[:, label * 16 : label * 16 + 16] = 190
+    return images, labels
+
+
+def test_accuracy_under_corruption(halves):
+    images, labels = halves
     model = Brightest().train()
-    report = evaluate_corruptions(model, images, 1 - labels, (0.5,) * 3, (0.2,) * 3, batch_size=2)
+    report = evaluate_corruptions(evaluator(model, 2), images, 1 - labels)
+    by_name = report["corruptions"]
     assert model.training and model.seen == 5 * 75
-    assert list(report) == [*NAMES, "mean"] and all(len(report[name]) == 5 for name in NAMES)
-    assert report["contrast"] == [0.0] * 5 and report["mean"] < 0.2
-    right = evaluate_corruptions(model, images, labels, (0.5,) * 3, (0.2,) * 3)
-    assert right["mean"] == pytest.approx(1 - report["mean"])
+    assert list(by_name) == list(NAMES) and all(len(values) == 5 for values in by_name.values())
+    assert by_name["contrast"] == [0.0] * 5 and report["corruption_top1"] < 0.2
+    assert report["corruption_top1"] == pytest.approx(np.mean(list(by_name.values())))
+    right = evaluate_corruptions(evaluator(Brightest()), images, labels)
+    assert right["corruption_top1"] == pytest.approx(1 - report["corruption_top1"])
+
+
+def test_mirror_images_count_under_corruption_too(halves):
+    """Averaged with the mirror image both halves are equally bright; a tie goes to class 0, which two of five have."""
+    images, labels = halves
+    model = Brightest()
+    names = ("contrast", "brightness")
+    report = evaluate_corruptions(evaluator(model, flip=True), CorruptedImages(images, names=names), labels)
+    assert model.seen == 2 * 5 * 10
+    assert report["corruptions"] == {name: [0.4] * 5 for name in names}
 
 
 def test_images_are_corrupted_once_for_many_models(monkeypatch):
@@ -141,11 +167,11 @@ def test_images_are_corrupted_once_for_many_models(monkeypatch):
     real = corruptions.corrupt_all
     monkeypatch.setattr(corruptions, "corrupt_all", lambda *args: calls.append(args[1:3]) or real(*args))
     for _ in range(2):
-        report = evaluate_corruptions(Brightest(), images, np.zeros(3, int), (0.5,) * 3, (0.2,) * 3)
+        report = evaluate_corruptions(evaluator(Brightest()), images, np.zeros(3, int))
     assert calls == [(name, severity) for name in ("fog", "snow") for severity in SEVERITIES]
-    assert list(report) == ["fog", "snow", "mean"]
+    assert list(report["corruptions"]) == ["fog", "snow"]
 
 
 def test_images_without_labels_are_refused():
     with pytest.raises(UserError, match="3 images, but 2 labels"):
-        evaluate_corruptions(Brightest(), np.zeros((3, 8, 8, 3), np.uint8), np.zeros(2), (0.5,) * 3, (0.2,) * 3)
+        evaluate_corruptions(evaluator(Brightest()), np.zeros((3, 8, 8, 3), np.uint8), np.zeros(2, int))

@@ -1,10 +1,12 @@
 """``ffdr eval`` from options to files: folders and betons, suites, several ranks; what is refused."""
 
+import csv
 import json
 import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,11 +18,12 @@ from ffdr import recipe
 from ffdr.bench.corpus import make_photos
 from ffdr.data.folder import open_folder
 from ffdr.errors import UserError
+from ffdr.evaluate import evaluator, folders
 from ffdr.evaluate import run as module
 from ffdr.evaluate.classes import synsets
 from ffdr.evaluate.corruptions import NAMES
 from ffdr.models import ModelInfo, build_model, class_digest, save_model
-from ffdr.options import EvalOptions, ModelOptions
+from ffdr.options import EvalOptions, ModelOptions, SuiteOptions
 
 COLOURS = ["blue", "green", "red"]
 
@@ -66,6 +69,14 @@ def test_a_folder_of_the_models_classes(reader, tmp_path):
     assert np.asarray(Image.open(tmp_path / "report.png")).std() > 10
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_plot_takes_any_name(reader, tmp_path):
+    reader(3)
+    data = paint_colours(tmp_path / "$x^$ \ud55c")
+    evaluate(data=str(data), plot=str(tmp_path / "plot.png"))
+    assert np.asarray(Image.open(tmp_path / "plot.png")).std() > 10
+
+
 def test_corruptions_of_a_folder(reader, tmp_path):
     reader(3)
     data = paint_colours(tmp_path / "data")
@@ -76,6 +87,80 @@ def test_corruptions_of_a_folder(reader, tmp_path):
     assert [len(report["corruptions"][name]) for name in NAMES] == [5] * 15
     assert report["corruption_top1"] == pytest.approx(np.mean(list(report["corruptions"].values())))
     assert report["corruptions"]["brightness"][4] == 2 / 7  # so light that all look like the last class
+
+
+class Recorder(Reader):
+    """Notes how it is called: images of a batch, pixels a side, dtype of autocast."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.calls = []
+
+    def forward(self, images):
+        """As the reader."""
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+        self.calls.append((len(images), images.shape[2], dtype))
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("kind", ["data", "corruptions", "suite"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"flip_average": True}, {"precision": "bfloat16"}, {"batch_size": 3}, {"compile": "on"}, {"workers": 2}],
+    ids=str,
+)
+def test_every_pass_is_fed_as_the_options_say(kind, options, tmp_path, monkeypatch):
+    """On data, under corruptions, and on a suite with ImageNet-C's whole images."""
+    info = reader_info(1000)
+    model, compiled, threads = Recorder(info, 1000), [], []
+    monkeypatch.setattr(module, "load_named", lambda *_, **__: (model, info))
+    monkeypatch.setattr(evaluator, "FixedBatch", lambda forward, key: compiled.append(key) or forward)
+    real = folders.thread_count
+    monkeypatch.setattr(folders, "thread_count", lambda workers, gpu: threads.append(workers) or real(workers, gpu))
+    monkeypatch.setattr(module, "check_model", lambda *_, **__: None)
+    monkeypatch.setattr(module, "_check_classes", lambda *_, **__: None)
+    for number in range(4):
+        paint(tmp_path / "val" / synsets()[number] / f"ILSVRC2012_val_{number + 1:08d}.JPEG", number)
+    where = {"data": str(tmp_path / "val")} if kind != "suite" else {}
+    suite = SuiteOptions(val=str(tmp_path / "val"), sketch=str(tmp_path / "val"))
+    fed = {"batch_size": 2, "workers": 1} | options
+    report = module.run(
+        EvalOptions(**fed, **where, corruptions=kind == "corruptions"), ModelOptions(name="test_vit"), suite
+    )
+    flips, passes = 1 + fed.get("flip_average", False), {"data": 1, "corruptions": 76, "suite": 2}[kind]
+    dtype = getattr(torch, fed.get("precision", "float32"))
+    sizes = {2: [2, 2], 3: [3, 1]}[fed["batch_size"]]
+    assert model.calls == [(size, 28, dtype) for size in sizes for _ in range(flips)] * passes
+    assert compiled == ["eval.compile"] * (fed.get("compile") == "on")
+    assert set(threads) == {fed["workers"]}
+    assert (report["flip_average"], report["precision"]) == (flips == 2, str(dtype).removeprefix("torch."))
+    assert (report["resolution"], report["center"], report["averaged"]) == (28, 0.875, None)
+    assert report["compiled"] == bool(compiled)
+
+
+def test_a_report_says_how_the_model_was_fed(tmp_path, capsys):
+    names = ["a", "b"]
+    for number, name in enumerate(names):
+        paint(tmp_path / "data" / name / "0.png", number)
+    run = tmp_path / "run"
+    run.mkdir()
+    info = ModelInfo("test_vit", 2, 32, (0.5,) * 3, (0.25,) * 3, 1.0, class_digest(names))
+    for name in ("model.safetensors", "other.safetensors"):
+        save_model(run / name, build_model(ModelOptions(name="test_vit"), 2, 32), info)
+    (run / "options.json").write_text(json.dumps({"model": {"name": "test_vit"}, "train": {"ema": 0.9}}))
+    files = {"json": str(run / "report.json"), "csv": str(run / "report.csv")}
+    for name, averaged, words in (("model", True, ", averaged weights"), ("other", None, "")):
+        options = EvalOptions(checkpoint=str(run / f"{name}.safetensors"), data=str(tmp_path / "data"), **files)
+        module.run(replace(options, flip_average=True), ModelOptions())
+        report = json.loads((run / "report.json").read_text())
+        assert (report["averaged"], report["flip_average"]) == (averaged, True)
+        with open(run / "report.csv", newline="") as file:
+            (row,) = csv.DictReader(file)
+        spelled = "true" if averaged else ""
+        assert (row["precision"], row["flip_average"], row["averaged"]) == ("float32", "true", spelled)
+        out = capsys.readouterr().out.splitlines()
+        assert out[0].startswith(f"test_vit at 32 px, crop 1, bilinear, float32, with mirror images{words}, on ")
+        assert out[-1] == f"{run}/report.json, {run}/report.csv: scores of test_vit; next: the same with --corruptions"
 
 
 def test_a_suite_file_says_where_the_sets_lie(reader, tmp_path, capsys):

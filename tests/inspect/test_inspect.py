@@ -15,7 +15,7 @@ from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.cli import main
-from ffdr.inspect import statistics
+from ffdr.inspect import grid, statistics
 from ffdr.inspect.run import inspect
 from ffdr.options import InspectOptions
 from ffdr.targets import SparseTargets
@@ -171,6 +171,7 @@ def test_the_table_is_aligned_and_complete(made, digits, capsys):
     text = "\n".join(lines)
     for part in (": reinforced beton", "top 2 of 10 classes", "Rotate 25.0 %, Color 12.5 %", "97.5 % (top-1)"):
         assert part in text
+    assert lines[-1] == f"{made}: reinforced beton; next: ffdr verify {made}"
 
 
 def test_the_picture_shows_the_views(made, digits, reinforced_digits, tmp_path):
@@ -182,6 +183,39 @@ def test_the_picture_shows_the_views(made, digits, reinforced_digits, tmp_path):
         assert picture.std() > 20
         assert not list(tmp_path.glob("*.partial"))
         out.unlink()
+
+
+class Named:
+    """Grey images, one of each class."""
+
+    def __init__(self, names):
+        self.class_names, self.labels = tuple(names), np.arange(len(names))
+
+    def __len__(self):
+        return len(self.labels)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_picture_takes_any_class_name(tmp_path, monkeypatch, capsys):
+    """Dollars are no mathematics; a class whose name no font has is shown by its number."""
+    show, shown = grid._show, []
+    monkeypatch.setattr(grid, "_show", lambda axis, pixels, title: shown.append(title) or show(axis, pixels, title))
+    monkeypatch.setattr(grid, "decode_image", lambda _, number: np.full((16, 16, 3), 30 * number, np.uint8))
+    names = ["$x^$", "a $5 or $6", "two\nlines", "bell\x07", "caf\udce9", "x" * 40, "\u00e9l\u00e8ve", "\ud55c\uae00"]
+    grid.draw_images(tmp_path / "grid.png", Named(names))
+    assert np.asarray(Image.open(tmp_path / "grid.png").convert("L")).std() > 20
+    cut = "x" * 15 + "…"
+    assert shown[:7] == [
+        *("0: $x^$", "1: a $5 or $6", "2: two lines", "3: class 3", "4: class 4", f"5: {cut}", "6: \u00e9l\u00e8ve")
+    ]
+    assert shown[7] in ("7: class 7", f"7: {names[7]}")  # as the fonts here have it
+    assert capsys.readouterr().err.count("\n") <= 1
+
+
+def test_names_are_cut_by_their_width():
+    assert grid._name(("\u5b57" * 9,), 0) in ("class 0", "\u5b57" * 7 + "…")  # as the fonts here have it
+    assert grid._width("\u5b57a") == 3 and grid._cut("ab" * 20) == "ab" * 7 + "a"
+    assert grid._cut("\u5b57" * 9) == "\u5b57" * 7
 
 
 @pytest.mark.parametrize(

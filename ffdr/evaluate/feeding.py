@@ -1,0 +1,52 @@
+"""How a model was fed: what decides its scores beside its architecture and the images. Light to import."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+INTERPOLATION = "bilinear"
+"""Of the evaluation view, always with antialiasing."""
+KEYS = ("resolution", "center", "interpolation", "precision", "flip_average", "averaged")
+"""Under which reports tell it. averaged: whether the weights are (``train.ema``), None or missing where unknown."""
+
+
+def feeding_text(report: Mapping[str, Any]) -> str:
+    """In words, what is unknown left out: ``224 px, crop 0.875, bilinear, float32, no mirror images, raw weights``."""
+    parts = []
+    if report.get("resolution"):
+        parts.append(f"{report['resolution']} px")
+    if report.get("center"):
+        parts.append(f"crop {report['center']:g}")
+    parts += [report[key] for key in ("interpolation", "precision") if report.get(key)]
+    switches = {
+        "flip_average": ("no mirror images", "with mirror images"),
+        "averaged": ("raw weights", "averaged weights"),
+    }
+    parts += [words[report[key]] for key, words in switches.items() if report.get(key) is not None]
+    return ", ".join(parts)
+
+
+def validation_feeding(options: Mapping[str, Any]) -> dict[str, Any]:
+    """How a run of ``ffdr train`` feeds its model in validations, by its ``options.json``; older ones may lack some."""
+    train, data = options.get("train", {}), options.get("data", {})
+    fed = {
+        "resolution": train.get("eval_resolution") or train.get("resolution"),
+        "center": data.get("center"),
+        "interpolation": INTERPOLATION,
+        "precision": options.get("resolved", {}).get("precision"),
+        "flip_average": train.get("flip_average"),
+        "averaged": train["ema"] > 0 if "ema" in train else None,
+    }
+    return {key: value for key, value in fed.items() if value is not None}
+
+
+def run_options(folder: Path) -> dict[str, Any]:
+    """``options.json`` of the run whose folder this is; empty where there is none that can be read."""
+    try:
+        options = json.loads((folder / "options.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return options if isinstance(options, dict) else {}
