@@ -67,7 +67,7 @@ def export_archive(options: ExportOptions, progress: bool = True) -> Path:
     images = ImageBeton.open(options.images)
     reinforced = ReinforcedBeton.open(options.reinforced, images)
     out = Path(options.out)
-    check_out(out, [images.path, reinforced.path])
+    check_out(out, [images.path, reinforced.path], may_be_folder=True)
     try:
         form = _format(reinforced, images, options.resolution)
     except EntryError as error:

@@ -262,9 +262,9 @@ class Copy:
 
 
 def contents(beton: ImageBeton | ReinforcedBeton) -> str:
-    """Stands for all that is read of a file, its manifest included."""
-    manifest = beton.manifest if isinstance(beton, ImageBeton) else None
-    return digest(beton) if manifest is None else f"{digest(beton)} {_sha256(json.dumps(manifest).encode())}"
+    """Stands for all that is read of a file: samples, header, manifest."""
+    about = json.dumps(beton.manifest).encode() if isinstance(beton, ImageBeton) else beton.header.pack()
+    return f"{digest(beton)} {_sha256(about)}"
 
 
 def digest(beton: ImageBeton | ReinforcedBeton) -> str:
