@@ -1,8 +1,10 @@
-"""How figures are said: times as a person would, tables as Markdown."""
+"""How figures are said: times and sizes as a person would, tables as Markdown; and how verbs end."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 def duration(seconds: float) -> str:
@@ -13,6 +15,32 @@ def duration(seconds: float) -> str:
     if hours >= 1:
         return f"{int(hours)} h {minutes % 60:.0f} min"
     return f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.1f} s"
+
+
+def byte_size(count: int) -> str:
+    """As a person would say it: 812 bytes, 2.1 MiB, 1,204.5 GiB."""
+    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if count >= 1 << power:
+            return f"{count / (1 << power):,.1f} {unit}"
+    return f"{count} bytes"
+
+
+def command(verb: str, *words: object) -> str:
+    """A command line of ffdr, to be pasted into a shell."""
+    return shlex.join(("ffdr", verb, *map(str, words)))
+
+
+def ending(made: Iterable[tuple[Path, str, bool]], then: str) -> str:
+    """The line with which a verb ends.
+
+    Args:
+        made: path of each output, what it is, and whether it was there already.
+        then: the command that comes next.
+    """
+    said = (
+        f"{path}: already complete ({what}); nothing to do" if done else f"{path}: {what}" for path, what, done in made
+    )
+    return f"{'; '.join(said)}; next: {then}"
 
 
 def table_lines(headings: Sequence[str], rows: Iterable[Sequence[str]], padded: bool = False) -> list[str]:

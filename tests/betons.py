@@ -10,6 +10,14 @@ PLAIN = Policy(scale=(0.3, 1.0))
 MIXING = Policy(scale=(0.3, 1.0), mixup=0.5, cutmix=0.5)
 
 
+def files_in(folder):
+    """Names of what lies in a folder, sorted; receipts, each of which must have its output, are not listed."""
+    names = {path.name for path in folder.iterdir()}
+    receipts = {name for name in names if name.startswith(".") and name.endswith(".work")}
+    assert {name[1:-5] for name in receipts} <= names
+    return sorted(names - receipts)
+
+
 def put(writer, image, views, ids, log_probs):
     """Write one image: (K,) records, (K, T) ids and log-probabilities."""
     writer.put(np.array([image]), views[None], ids[None], log_probs[None])

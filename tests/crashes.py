@@ -23,14 +23,15 @@ from pathlib import Path
 import pytest
 from tqdm import tqdm
 
-from ffdr.beton import partial
+from ffdr.beton import partial, receipt
+from ffdr.beton.receipt import receipt_path
 from ffdr.errors import UserError
 
 PATH_STEPS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
 """Python's own audit events, whose first argument is a path."""
 OWN_STEPS = ("commit", "fsync")
-LAST_STEPS = 12
-"""A run ends with so many steps at least: tables, last look, rename, clearing up."""
+LAST_STEPS = 18
+"""A run ends with so many steps at least: tables, last look, receipt, rename, clearing up."""
 LIMIT = 240
 """Seconds after which a child is said to hang."""
 
@@ -108,6 +109,11 @@ class Ordeal:
             assert -signal.SIGKILL in statuses, statuses
         return statuses
 
+    def statuses(self, size: int) -> list[int]:
+        """Exit statuses of so many ranks that nobody kills, whatever they make of the folder as it is."""
+        self.steps = 0  # another file than the complete one may appear
+        return self._watch([self._start(rank, size) for rank in range(size)])
+
     def _start(self, rank: int, size: int, step: int | None = None, count: bool = False) -> int:
         """Fork one rank; its process id."""
         self.port = _free_port() if rank == 0 else self.port
@@ -167,7 +173,11 @@ class Ordeal:
         return [statuses[child] for child in children]
 
     def _files(self):
-        return {path.name: path.is_file() and path.read_bytes() for path in self.folder.iterdir()}
+        """Contents by name. Those of a receipt differ by the time: it must be there, and be believed."""
+        files = {path.name: path.is_file() and path.read_bytes() for path in self.folder.iterdir()}
+        if receipt_path(self.out).name in files:
+            files[receipt_path(self.out).name] = receipt._believed(self.out) is not None
+        return files
 
     def empty(self) -> None:
         """Forget what the attempts so far have left."""

@@ -47,6 +47,14 @@ def test_a_short_demo_leaves_all_its_results(tmp_path, monkeypatch, capsys):
         assert np.asarray(Image.open(out / picture).convert("L")).std() > 5
 
 
+def test_the_demos_betons_are_replaced(tmp_path):
+    """Its folder is its own: files of an earlier demo, or of an earlier ffdr, are no obstacle."""
+    before = {name: path.read_bytes() for name, path in demo.write_betons(tmp_path).items()}
+    for name in before:
+        (tmp_path / f"{name}.beton").write_bytes(b"of another ffdr")
+    assert {name: path.read_bytes() for name, path in demo.write_betons(tmp_path).items()} == before
+
+
 def _runs(dr, erm):
     run = {"nll": 1.0, "ece": 0.1, "corruption_top1": 0.5, "images_per_second": 1.0, "seconds": 1.0}
     by_task = {"dr": dr, "erm": erm, "kd": dr}

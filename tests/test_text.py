@@ -1,8 +1,10 @@
 """Words for figures."""
 
+from pathlib import Path
+
 import pytest
 
-from ffdr.text import duration, table_lines
+from ffdr.text import byte_size, command, duration, ending, table_lines
 
 
 @pytest.mark.parametrize(
@@ -10,6 +12,22 @@ from ffdr.text import duration, table_lines
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(812, "812 bytes"), (1024, "1.0 KiB"), (2_202_010, "2.1 MiB"), (1_293_322_000_000, "1,204.5 GiB")],
+)
+def test_sizes(count, text):
+    assert byte_size(count) == text
+
+
+def test_how_verbs_end():
+    """The command can be pasted, whatever the names."""
+    then = command("reinforce", "--images=my photos.beton", "--teacher.models=NAME:CHECKPOINT")
+    assert then == "ffdr reinforce '--images=my photos.beton' --teacher.models=NAME:CHECKPOINT"
+    made = [(Path("a"), "3 images", True), (Path("b"), "4 images", False)]
+    assert ending(made, "ffdr x") == "a: already complete (3 images); nothing to do; b: 4 images; next: ffdr x"
 
 
 def test_a_markdown_table():

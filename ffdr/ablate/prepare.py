@@ -38,7 +38,7 @@ def prepare(options: AblateOptions, grid: Grid, command_line: CommandLine) -> No
     for cut in dict.fromkeys(cell.cut for cell in grid.cells if cell.cut is not None):
         if not _is_cut(cut):
             Path(cut.out).parent.mkdir(parents=True, exist_ok=True)
-            subset(cut)
+            subset(replace(cut, overwrite=True))
 
 
 def _done(record: Path, lines: Sequence[str]) -> int:

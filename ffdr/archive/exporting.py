@@ -34,15 +34,18 @@ from ffdr.archive.columns import whole
 from ffdr.archive.container import EntryError, zip_around
 from ffdr.archive.format import Format, augmentation
 from ffdr.archive.samples import Rules, Stored, to_entries
-from ffdr.archive.source import CONFIG, name_of
+from ffdr.archive.source import CONFIG, is_of_archive, name_of
 from ffdr.augment.policy import Policy
 from ffdr.augment.view import CENTER, FRACTION, PLACED
+from ffdr.beton.copy import contents
 from ffdr.beton.header import ReinforcedHeader
-from ffdr.beton.partial import lock, partial_path, sync_folder, told
+from ffdr.beton.partial import is_finished, lock, partial_path, sync_folder, told
 from ffdr.beton.parts import check_out
 from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_intact
+from ffdr.beton.receipt import Work
 from ffdr.errors import UserError
 from ffdr.options import ExportOptions
+from ffdr.text import byte_size, command, ending
 
 Put = Callable[[str, bytes], None]
 """Writes one file of the archive: its name and its bytes."""
@@ -53,27 +56,54 @@ _CROPS = {crop: transforms for transforms, crop in names.CROPS.items()}
 
 
 def export_archive(options: ExportOptions, progress: bool = True) -> Path:
-    """Write the archive: a folder, or a .tar.gz file; equal betons give equal bytes.
+    """Write the archive: a folder, or a .tar.gz file; equal betons give equal bytes. What is there is not made again.
 
     Returns its path.
 
     Raises:
-        UserError: files that don't fit together, views that the format can't hold, a place that can't be written.
+        UserError: files that don't fit together, views that the format can't hold, a place that can't be written; an
+            archive of other work that is there already, and ``overwrite`` is false.
     """
     images = ImageBeton.open(options.images)
     reinforced = ReinforcedBeton.open(options.reinforced, images)
     out = Path(options.out)
-    check_out(out, [images.path, reinforced.path])
-    if out.exists():
-        raise UserError(f"{out}: exists already")
+    check_out(out, [images.path, reinforced.path], may_be_folder=True)
     try:
         form = _format(reinforced, images, options.resolution)
     except EntryError as error:
         raise UserError(f"{reinforced.path}: {error}") from None
-    header = reinforced.header
+    read = {"reinforced": contents(reinforced), "images": contents(images)}
+    work = Work(out, "export", options.overwrite, {"resolution": form.resolution}, read, repr(form).encode())
+    is_there = is_finished(work)
+    if not is_there:
+        _check_replaceable(out)
+        _write_archive(reinforced, images, form, work, progress)
+    _clear_aside(out)
+    if progress:
+        said = f"{len(images):,} images with {reinforced.header.views:,} views each, {byte_size(_size(out))}"
+        back = command("import", f"--archive={out}", f"--images={images.path}", "--out=BACK.beton")
+        print(ending([(out, said, is_there)], back))
+    return out
+
+
+def _check_replaceable(out: Path) -> None:
+    """Refuse to replace a folder that is not just an archive."""
+    if out.is_dir():
+        other = next((entry.name for entry in os.scandir(out) if not is_of_archive(entry.name)), None)
+        if other is not None:
+            raise UserError(f"{out}: holds {other}, which is no file of an archive; remove the folder or name another")
+
+
+def _size(out: Path) -> int:
+    """Bytes of an archive."""
+    return sum(file.stat().st_size for file in os.scandir(out)) if out.is_dir() else out.stat().st_size
+
+
+def _write_archive(reinforced: ReinforcedBeton, images: ImageBeton, form: Format, work: Work, progress: bool) -> None:
+    header, out = reinforced.header, work.out
     rules = Rules(form, header.views, header.topk, header.num_classes, images.original_sizes)
     packed = out.name.endswith((".tar.gz", ".tgz"))
-    with told(out), (_tar_at if packed else _folder_at)(out) as put:
+    with told(out), (_tar_at if packed else _folder_at)(work) as put:
         put(name_of(CONFIG), zip_around(pickle.dumps(_config(form, header, images), 2)))
         with tqdm(total=len(images), unit="img", desc=out.name, disable=not progress) as bar:
             for stored in _chunks(reinforced):
@@ -84,7 +114,6 @@ def export_archive(options: ExportOptions, progress: bool = True) -> Path:
                 for entry in entries:
                     put(name_of(entry[0]), zip_around(pickle.dumps(entry, 4)))
                 bar.update(len(entries))
-    return out
 
 
 def _format(reinforced: ReinforcedBeton, images: ImageBeton, resolution: int) -> Format:
@@ -146,17 +175,16 @@ def _chunks(reinforced: ReinforcedBeton) -> Iterator[Stored]:
 
 
 @contextmanager
-def _folder_at(out: Path) -> Iterator[Put]:
+def _folder_at(work: Work) -> Iterator[Put]:
     """Files go to a folder of another name, which is renamed when all is well."""
-    partial = partial_path(out)
+    out, partial = work.out, partial_path(work.out)
     partial.mkdir(parents=True, exist_ok=True)
     with _claimed(out, os.open(partial, os.O_RDONLY), shutil.rmtree):
         for file in partial.iterdir():
             file.unlink()  # of a run that was killed
         yield lambda name, data: _write(partial / name, data)
         sync_folder(partial)
-        os.rename(partial, out)
-    sync_folder(out.parent)
+        _publish(work)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -164,8 +192,9 @@ def _write(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def _tar_at(out: Path) -> Iterator[Put]:
+def _tar_at(work: Work) -> Iterator[Put]:
     """Files go into a tar file of another name, which is renamed when all is well."""
+    out = work.out
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(out)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT, 0o666)
@@ -182,8 +211,31 @@ def _tar_at(out: Path) -> Iterator[Put]:
             stream.write(bytes(2 * tarfile.BLOCKSIZE))
         file.flush()
         os.fsync(file.fileno())
-        os.replace(partial, out)
+        _publish(work)
+
+
+def _publish(work: Work) -> None:
+    """Give the finished archive its final name. No folder can be renamed over another, so the old one goes aside."""
+    out, partial = work.out, partial_path(work.out)
+    work.leave(partial)
+    if out.is_dir() or (partial.is_dir() and os.path.lexists(out)):
+        _clear_aside(out)
+        os.rename(out, _aside(out))
+    os.replace(partial, out)
     sync_folder(out.parent)
+
+
+def _aside(out: Path) -> Path:
+    return out.with_name(out.name + ".partial.replaced")
+
+
+def _clear_aside(out: Path) -> None:
+    """Remove what this run has replaced, or one that was killed then."""
+    aside = _aside(out)
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import gc
 import glob
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,9 +28,12 @@ from ffdr.archive.format import Format
 from ffdr.archive.samples import Entry, Rules, check_entry, from_entries
 from ffdr.archive.source import CONFIG, Archive, File, name_of
 from ffdr.archive.unpickle import loads
+from ffdr.beton import closing
 from ffdr.beton.header import UNUSED, ReinforcedHeader
+from ffdr.beton.partial import is_finished
 from ffdr.beton.parts import check_out
 from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_intact
+from ffdr.beton.receipt import Work, state
 from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.errors import UserError
 from ffdr.options import ImportOptions
@@ -54,32 +57,44 @@ class _Source:
 
 
 def import_archives(options: ImportOptions, progress: bool = True) -> Path:
-    """Write the reinforced beton of the archives' views, one archive's after the other's; a killed run is resumed.
+    """Write the reinforced beton of the archives' views, one archive's after the other's.
 
-    Several archives are first imported into files beside ``out``, one each, and then put together: that takes their
-    size twice on disk.
+    A killed run is resumed, and what is there already is not made again. Several archives are first imported into
+    files beside ``out``, one each, and then put together: that takes their size twice on disk.
 
     Returns its path.
 
     Raises:
         UserError: a damaged or hostile archive, one of other images, or one with a transform that a view record can't
-            hold.
+            hold; a file of other work that is there already, and ``overwrite`` is false.
     """
     images = ImageBeton.open(options.images)
     if "origin" not in images.field_names:
         raise UserError(f"{images.path}: does not hold the images' original sizes, in which an archive's crops count")
     out = Path(options.out)
     check_out(out, [images.path, *map(Path, options.archive)])
-    sources = [_survey(Archive(path), images) for path in options.archive]
+    archives = [Archive(path) for path in options.archive]
+    read = {"archive": " ".join(state(archive.path) for archive in archives), "images": images.fingerprint}
+    work = Work(out, "import", options.overwrite, {"classes": images.num_classes}, read, b"%d" % images.num_classes)
+    is_there = is_finished(work)
+    if not is_there:
+        _import_all(archives, images, work, progress)
+    for part in out.parent.glob(f"{glob.escape(out.name)}.{'[0-9a-f]' * _DIGITS}.part*"):
+        part.unlink(missing_ok=True)  # also what a killed run has left, be it of other archives
+    if progress:
+        closing.announce([out], images.path, out, done=[out] if is_there else [])
+    return out
+
+
+def _import_all(archives: Sequence[Archive], images: ImageBeton, work: Work, progress: bool) -> None:
+    out = work.out
+    sources = [_survey(archive, images) for archive in archives]
     _check_alike(sources)
     header = _header(sources, images)
     if len(sources) == 1:
-        _import(sources[0], header, images, out, progress)
+        _import(sources[0], header, images, out, progress, work)
     else:
-        _merge([_import_part(source, images, out, progress) for source in sources], header, images, out, progress)
-    for part in out.parent.glob(f"{glob.escape(out.name)}.{'[0-9a-f]' * _DIGITS}.part*"):
-        part.unlink(missing_ok=True)  # also what a killed run has left, be it of other archives
-    return out
+        _merge([_import_part(source, images, out, progress) for source in sources], header, images, work, progress)
 
 
 def _survey(archive: Archive, images: ImageBeton) -> _Source:
@@ -199,11 +214,13 @@ def _header(sources: list[_Source], images: ImageBeton) -> ReinforcedHeader:
     )
 
 
-def _import(source: _Source, header: ReinforcedHeader, images: ImageBeton, out: Path, progress: bool) -> None:
-    """One archive becomes one reinforced beton."""
+def _import(
+    source: _Source, header: ReinforcedHeader, images: ImageBeton, out: Path, progress: bool, work: Work | None = None
+) -> None:
+    """One archive becomes one reinforced beton. work: None for a file that goes away again."""
     archive, rules = source.archive, source.rules
     with (
-        ReinforcedWriter(out, header, images, archive.identity) as writer,
+        ReinforcedWriter(out, header, images, archive.identity, work) as writer,
         tqdm(total=len(images), unit="img", desc=archive.path.name, disable=not progress, initial=writer.done) as bar,
         _collected_by_hand(),
     ):
@@ -270,14 +287,14 @@ def _import_part(source: _Source, images: ImageBeton, out: Path, progress: bool)
 
 
 def _merge(
-    parts: list[ReinforcedBeton], header: ReinforcedHeader, images: ImageBeton, out: Path, progress: bool
+    parts: list[ReinforcedBeton], header: ReinforcedHeader, images: ImageBeton, work: Work, progress: bool
 ) -> None:
     """Put the views of several reinforced betons of the same images together."""
     identity = " ".join(part.path.name for part in parts)
     chunk = max(1, _BATCH_VIEWS // header.views)
-    with ReinforcedWriter(out, header, images, identity) as writer:
+    with ReinforcedWriter(work.out, header, images, identity, work) as writer:
         rest = np.flatnonzero(~writer.written)
-        for start in tqdm(range(0, len(rest), chunk), unit="chunk", desc=out.name, disable=not progress):
+        for start in tqdm(range(0, len(rest), chunk), unit="chunk", desc=work.out.name, disable=not progress):
             index = rest[start : start + chunk]
             for part in parts:
                 for i in index.tolist():

@@ -114,6 +114,11 @@ def name_of(index: int) -> str:
     return "config.pth.tar" if index == CONFIG else f"{index}.pth.tar"
 
 
+def is_of_archive(name: str) -> bool:
+    """Whether an archive may hold a file of this name."""
+    return _index_of(name) is not None
+
+
 def _index_of(name: str) -> int | None:
     """The image that a file belongs to, ``CONFIG``, or None for a file that is none of an archive's."""
     match = _NAME.fullmatch(name)

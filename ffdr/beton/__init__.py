@@ -7,6 +7,8 @@ Files, bottom up:
 - ``header.py``      header of reinforced betons, and what their records must satisfy
 - ``read.py``        ``ImageBeton`` and ``ReinforcedBeton``: opened, checked, immutable
 - ``partial.py``     files in the making, which survive being killed
+- ``receipt.py``     what made a finished file, so that it is not made twice, nor replaced unasked
+- ``closing.py``     the line with which a verb ends
 - ``reinforced.py``  ``ReinforcedWriter``
 - ``jpeg.py``        JPEGs with restart markers and an offset table
 - ``encode.py``      what the worker processes of a write do

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -21,9 +22,10 @@ from tqdm import tqdm
 from ffdr.beton import layout, parts
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.layout import FieldSpec
-from ffdr.beton.partial import Partial, told
+from ffdr.beton.partial import Partial, is_finished, told
 from ffdr.beton.parts import Part
-from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_intact, open_unnamed_images
+from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_intact, manifest_path, open_unnamed_images
+from ffdr.beton.receipt import Work
 from ffdr.errors import UserError
 
 _COMMIT_BYTES = 1 << 20
@@ -132,36 +134,31 @@ class Copy:
 
     def __init__(
         self,
-        out: Path,
+        work: Work,
         samples: Sequence[ImageSamples | ReinforcedSamples],
         manifest: dict[str, Any] | None = None,
         slots: int = 0,
     ) -> None:
-        """Start ``out``.partial, or go on with one of the same samples.
+        """Nothing is read or written yet.
 
         Args:
-            out: the new file.
+            work: the new file, and what messages can tell of it; the identity is found here.
             samples: images, reinforcement, or both in this order.
             manifest: of the new images; None: there is none.
             slots: for how many samples the tables before the data have room, at least M.
 
         Raises:
-            UserError: the file can't be written, or the disk has no room for it.
+            UserError: the file is there, and of other work.
         """
-        self.out, self.samples, self.manifest = out, samples, manifest
+        self.out, self.samples, self.manifest = work.out, samples, manifest
         self.count = len(samples[0].index)
         self.parts = self._place(max(slots, self.count))
         self.checksums = np.zeros(self.count, np.uint32)
         self.done = 0
         """How many samples are in the file."""
-        self.partial = Partial(out, self._identity(), self._is_complete)
-        try:
-            with told(out):
-                self.partial.reserve(parts.file_bytes(self.parts))
-                self.partial.file.truncate(self.parts[-1].end)
-        except BaseException:
-            self.partial.close()
-            raise
+        beside = () if manifest is None else (manifest_path(work.out),)
+        self.work = replace(work, identity=self._identity(), beside=beside)
+        self.is_there = is_finished(self.work)
 
     def _place(self, slots: int) -> list[Part]:
         placed: list[Part] = []
@@ -181,14 +178,24 @@ class Copy:
         return json.dumps(facts).encode()
 
     def run(self, verb: str, progress: bool) -> Path:
-        """Copy what is missing, then finish. Returns the path of the new file.
+        """Copy what is missing, then finish; nothing where the file is there already. Returns its path.
 
         Raises:
-            UserError: a sample that is damaged; a disk that is full.
+            UserError: a sample that is damaged; a file that can't be written, or for which the disk has no room.
         """
+        if not self.is_there:
+            self._copy(verb, progress)
+        return self.out
+
+    def _copy(self, verb: str, progress: bool) -> None:
+        """Start ``out``.partial, or go on with one of the same samples, and finish it."""
         size = sum(int(part.pointers[-1] - part.pointers[0]) for part in self.parts) // self.count
         step = max(1, _COMMIT_BYTES // max(1, size))
+        self.partial = Partial(self.out, self.work.identity, self._is_complete, self.work)
         try:
+            with told(self.out):
+                self.partial.reserve(parts.file_bytes(self.parts))
+                self.partial.file.truncate(self.parts[-1].end)
             with tqdm(total=self.count, initial=self.done, unit="img", desc=verb, disable=not progress) as bar:
                 while self.done < self.count:
                     last = min(self.done + step, self.count)
@@ -197,7 +204,6 @@ class Copy:
                 self._finish()
         finally:
             self.partial.close()
-        return self.out
 
     def _append(self, last: int) -> int:
         """Put the samples up to ``last`` into the file, then into the journal; returns how many."""
@@ -255,6 +261,12 @@ class Copy:
             raise UserError(f"{self.partial.path}: was not read back as it was written: bad storage?")
 
 
+def contents(beton: ImageBeton | ReinforcedBeton) -> str:
+    """Stands for all that is read of a file: samples, header, manifest."""
+    about = json.dumps(beton.manifest).encode() if isinstance(beton, ImageBeton) else beton.header.pack()
+    return f"{digest(beton)} {_sha256(about)}"
+
+
 def digest(beton: ImageBeton | ReinforcedBeton) -> str:
     """Stands for the bytes of a file: its checksums, or size and time of the last change where it has none."""
     if beton.checksums is not None:
@@ -263,5 +275,5 @@ def digest(beton: ImageBeton | ReinforcedBeton) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def _sha256(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+def _sha256(data: np.ndarray | bytes) -> str:
+    return hashlib.sha256(data if isinstance(data, bytes) else np.ascontiguousarray(data)).hexdigest()

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 import numpy as np
 from tqdm import tqdm
 
-from ffdr.beton import coefficients, layout, parts, workers
+from ffdr.beton import closing, coefficients, layout, parts, workers
 from ffdr.beton.encode import Chunk
-from ffdr.beton.partial import Partial, told
+from ffdr.beton.partial import Partial, is_finished, told
 from ffdr.beton.parts import IMAGE_SPECS, ORIGIN_BYTES, STORED_DTYPE, Part
 from ffdr.beton.read import open_unnamed_images
+from ffdr.beton.receipt import Work
 from ffdr.dct.format import Coefficients
 from ffdr.errors import UserError
 
@@ -41,7 +42,7 @@ class Growing(ABC):
     verb: ClassVar[str]
 
     def __init__(self, out: Path, wanted: np.ndarray, slots: int, processes: int, packs: bool) -> None:
-        """Start ``out``.partial, or go on with one of the same identity.
+        """Nothing is read or written yet.
 
         Args:
             out: the new file.
@@ -63,12 +64,10 @@ class Growing(ABC):
         self.how: Counter[str] = Counter()
         self.position = 0
         """How many of the wanted images are done."""
-        self.partial = Partial(out, self.identity(), self._is_complete)
-        self.partial.file.truncate(self.allocator.end)
 
     @abstractmethod
-    def identity(self) -> bytes:
-        """What decides the bytes of the file."""
+    def work(self) -> Work:
+        """What decides the bytes of the file, and what messages can tell of it."""
 
     @abstractmethod
     def sampler(self) -> workers.Task[list[Coefficients]]:
@@ -91,8 +90,31 @@ class Growing(ABC):
         """Raise UserError if an image that could not be made ends the run."""
 
     def run(self, progress: bool) -> Path:
-        """Make what is missing, then finish. Returns the path of the new file."""
+        """Make what is missing, then finish; nothing where the file is there already. Returns its path.
+
+        Raises:
+            UserError: the file is there, and of other work.
+        """
+        work = self.work()
+        is_there = is_finished(work)
+        if is_there:
+            self.recall()
+        else:
+            self._make(work, progress)
+        if progress:
+            closing.announce([self.out], self.out, done=[self.out] if is_there else [])
+        return self.out
+
+    @abstractmethod
+    def recall(self) -> None:
+        """Of a file that is there already: find out again what a run tells at its end."""
+
+    def _make(self, work: Work, progress: bool) -> None:
+        """Start ``out``.partial, or go on with one of the same identity, and finish it."""
+        self.partial = Partial(self.out, work.identity, self._is_complete, work)
         try:
+            with told(self.out):
+                self.partial.file.truncate(self.allocator.end)
             self.check_skipped()
             if self.packs and self.coding is None:
                 self._learn(progress)
@@ -107,7 +129,6 @@ class Growing(ABC):
                 self._finish()
         finally:
             self.partial.close()
-        return self.out
 
     def _learn(self, progress: bool) -> None:
         """Learn the codebooks from some of the images and note them in the journal."""

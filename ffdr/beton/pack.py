@@ -7,24 +7,26 @@ from pathlib import Path
 
 import numpy as np
 
-from ffdr.beton import parts
-from ffdr.beton.copy import Copy, ImageSamples, ReinforcedSamples
-from ffdr.beton.read import ImageBeton, ReinforcedBeton, manifest_path
-from ffdr.beton.tables import read_tables
+from ffdr.beton import closing, parts
+from ffdr.beton.copy import Copy, ImageSamples, ReinforcedSamples, contents
+from ffdr.beton.read import ImageBeton, ReinforcedBeton, manifest_path, open_both
+from ffdr.beton.receipt import Work
 from ffdr.errors import UserError
 from ffdr.options import PackOptions, SplitOptions
 
 
 def pack(options: PackOptions, progress: bool = True) -> Path:
-    """Write a packed beton, with a manifest like that of the images beside it; a killed run is resumed.
+    """Write a packed beton, with a manifest like that of the images beside it.
 
-    Stock FFCV reads its images like those of any beton, when its Loader is given ``ImageBeton.custom_fields``.
+    A killed run is resumed, and what is there already is not made again. Stock FFCV reads its images like those of any
+    beton, when its Loader is given ``ImageBeton.custom_fields``.
 
     Returns:
         The path of the packed beton.
 
     Raises:
-        UserError: files that don't fit together or are damaged; no room on the disk.
+        UserError: files that don't fit together or are damaged; no room on the disk; a file of other work that is
+            there already, and ``overwrite`` is false.
     """
     images = ImageBeton.open(options.images)
     reinforced = ReinforcedBeton.open(options.reinforced, images)
@@ -32,11 +34,16 @@ def pack(options: PackOptions, progress: bool = True) -> Path:
     check_place(out, images, (images.path, reinforced.path))
     every = np.arange(len(images))
     samples = (ImageSamples(images, every), ReinforcedSamples(reinforced, every, reinforced.header))
-    return Copy(out, samples, images.manifest).run("pack", progress)
+    sources = {"images": contents(images), "reinforced": contents(reinforced)}
+    copy = Copy(Work(out, "pack", options.overwrite, sources=sources), samples, images.manifest)
+    copy.run("pack", progress)
+    if progress:
+        closing.announce([out], out, out, done=[out] if copy.is_there else [])
+    return out
 
 
 def split(options: SplitOptions, progress: bool = True) -> tuple[Path, ...]:
-    """Take a packed beton apart; a killed run is resumed.
+    """Take a packed beton apart; a killed run is resumed, and what is there already is not made again.
 
     What comes out equals what was packed, byte for byte, manifest included, if ffdr wrote it. Images that stock FFCV
     wrote come out as ffdr would have written them: in their order, with origins and checksums, without other fields.
@@ -45,7 +52,8 @@ def split(options: SplitOptions, progress: bool = True) -> tuple[Path, ...]:
         The paths written: images, reinforced, or both.
 
     Raises:
-        UserError: the file is not a packed beton, or is damaged; no room on the disk.
+        UserError: the file is not a packed beton, or is damaged; no room on the disk; a file of other work that is
+            there already, and ``overwrite`` is false.
     """
     images, reinforced = open_both(Path(options.file))
     if images is None or reinforced is None:
@@ -55,24 +63,24 @@ def split(options: SplitOptions, progress: bool = True) -> tuple[Path, ...]:
         check_place(outs[0], images, (images.path, *outs[1:]))
     if options.reinforced:
         check_place(outs[-1], None, (images.path, *outs[:-1]))
-    every, written = np.arange(len(images)), []
+    every, copies = np.arange(len(images)), {}
+
+    def work(out: Path, part: str) -> Work:
+        return Work(out, "split", options.overwrite, {"part": part}, {"file": contents(images)})
+
     if options.images:
         # The writer leaves room in its tables for images that it then has to skip.
         slots = len(images) + len((images.manifest or {}).get("skipped", ()))
-        copy = Copy(outs[0], [ImageSamples(images, every)], images.manifest, slots)
-        written.append(copy.run("split images", progress))
+        copies["images"] = Copy(work(outs[0], "images"), [ImageSamples(images, every)], images.manifest, slots)
     if options.reinforced:
-        copy = Copy(outs[-1], [ReinforcedSamples(reinforced, every, reinforced.header)])
-        written.append(copy.run("split reinforced", progress))
-    return tuple(written)
-
-
-def open_both(path: Path) -> tuple[ImageBeton | None, ReinforcedBeton | None]:
-    """What a beton of any kind holds: images, their reinforcement, or both."""
-    tables = read_tables(path)
-    has_views = tables.spec("aug_params") is not None
-    images = ImageBeton.open(path) if tables.spec("image") or not has_views else None
-    return images, ReinforcedBeton.open(path, images) if has_views else None
+        views = ReinforcedSamples(reinforced, every, reinforced.header)
+        copies["reinforced"] = Copy(work(outs[-1], "reinforced"), [views])
+    for part, copy in copies.items():  # only once it is known that nothing is in the way of either
+        copy.run(f"split {part}", progress)
+    if progress:
+        paths = {part: copy.out for part, copy in copies.items()}
+        closing.announce(outs, **paths, done=[copy.out for copy in copies.values() if copy.is_there])
+    return tuple(outs)
 
 
 def check_place(out: Path, images: ImageBeton | None, others: Iterable[Path]) -> None:

@@ -4,6 +4,8 @@ Data is appended to the partial file first, then a record of it to the journal. 
 checksum is right and the data it describes still has the checksum in the record, so a run that was killed, or a machine
 that lost power with data not yet on disk, goes on from the last complete record.
 
+With the final name a receipt of the work is left (``receipt.py``).
+
 Journal: 8 bytes magic; then records, the first of which is the identity of the work: what made it, from what.
 Record: uint32 length, uint32 CRC-32, the bytes.
 """
@@ -20,9 +22,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from ffdr.errors import UserError
+
+if TYPE_CHECKING:
+    from ffdr.beton.receipt import Work
 
 _MAGIC = b"FFDRJNL1"
 _RECORD = struct.Struct("<II")
@@ -31,20 +36,25 @@ _RECORD = struct.Struct("<II")
 class Partial:
     """The partial file of ``final`` and its journal, both open and locked against a second run."""
 
-    def __init__(self, final: Path, identity: bytes, is_complete: Callable[[BinaryIO, bytes], bool]) -> None:
+    def __init__(
+        self, final: Path, identity: bytes, is_complete: Callable[[BinaryIO, bytes], bool], work: Work | None = None
+    ) -> None:
         """Open both, keeping what an earlier run of the same work has completed.
 
         Args:
             final: the name that the finished file will have; its folder is created.
             identity: what decides the bytes of the file. A partial file of another identity is started afresh.
             is_complete: whether the data of a journal record (second argument) is in the partial file (first).
+            work: of which a receipt is left with the final name; None: a file that no receipt protects.
 
         Raises:
-            UserError: the folder can't be written to, or another run is at work on the same file.
+            UserError: the folder can't be written to, or another run is at work on the same file, or has just
+                finished it.
         """
         self.final = final
         self.path = partial_path(final)
-        self._journal_path = final.with_name(final.name + ".partial.journal")
+        self._work = work
+        self._journal_path = _journal_path(final)
         self.records: list[bytes] = []
         """What earlier runs completed, in order."""
         if final.is_dir():
@@ -54,6 +64,8 @@ class Partial:
             self._journal = _open(self._journal_path)
             try:
                 lock(self._journal.fileno(), self._journal_path, final)
+                if work is not None and work.is_done():
+                    raise UserError(f"{final}: another run has just finished it")
             except UserError:
                 self.close()
                 raise
@@ -104,7 +116,13 @@ class Partial:
             raise UserError(f"{self.final}: needs {missing >> 20:,} MiB more, but {free >> 20:,} MiB are free there")
 
     def publish(self) -> None:
-        """Give the finished file, which must be complete and synced, its final name, and drop the journal."""
+        """Give the finished file, which must be complete and synced, its final name, and drop the journal.
+
+        Raises:
+            UserError: something has got the final name meanwhile.
+        """
+        if self._work is not None:
+            self._work.leave(self.path)
         os.replace(self.path, self.final)
         sync_folder(self.final.parent)
         self._journal_path.unlink()
@@ -121,6 +139,23 @@ class Partial:
 def partial_path(final: Path) -> Path:
     """What a file is called until it is finished."""
     return final.with_name(final.name + ".partial")
+
+
+def _journal_path(final: Path) -> Path:
+    return final.with_name(final.name + ".partial.journal")
+
+
+def is_finished(work: Work) -> bool:
+    """``Work.is_done``; clears away the journal of a run that was killed just after it gave the file its name."""
+    if not work.is_done():
+        return False
+    journal = _journal_path(work.out)
+    if journal.exists():
+        with journal.open("rb") as file, suppress(UserError):  # told where another run is at work
+            lock(file.fileno(), journal, work.out)
+            if not partial_path(work.out).exists():
+                journal.unlink()
+    return True
 
 
 def lock(descriptor: int, path: Path, final: Path) -> None:

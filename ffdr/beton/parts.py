@@ -181,13 +181,14 @@ def checksum(first: bytes, second: bytes, crc: int = 0) -> int:
     return zlib.crc32(second, zlib.crc32(first, crc))
 
 
-def check_out(out: Path, others: Iterable[Path], has_manifest: bool = False) -> None:
+def check_out(out: Path, others: Iterable[Path], has_manifest: bool = False, may_be_folder: bool = False) -> None:
     """Refuse an output that would replace what the run itself reads, or a file that is no manifest by its manifest.
 
     Args:
         out: the file to write.
         others: files and folders that the run reads, and its other outputs. Manifests beside them count, too.
         has_manifest: whether a manifest is written beside ``out``.
+        may_be_folder: whether ``out`` may be one.
 
     Raises:
         UserError: one line, before anything is written.
@@ -202,6 +203,8 @@ def check_out(out: Path, others: Iterable[Path], has_manifest: bool = False) -> 
         for mine in written:
             if _is_same(mine, other) or _is_same(mine, manifest_path(other)):
                 raise UserError(f"{mine}: would replace a file that this run needs; choose another name")
+    if out.is_dir() and not may_be_folder:
+        raise UserError(f"{out}: a folder; give the name of a file")
     if out.suffix == ".json":
         raise UserError(f"{out}: ends in .json, as the manifests of betons do; choose another name")
     if has_manifest and manifest.exists() and MANIFEST_FORMAT.encode() not in manifest.read_bytes():

@@ -127,6 +127,14 @@ def manifest_path(path: str | Path) -> Path:
     return path.with_name(path.name.removesuffix(".beton") + ".json")
 
 
+def open_both(path: Path) -> tuple[ImageBeton | None, ReinforcedBeton | None]:
+    """What a beton of any kind holds: images, their reinforcement, or both."""
+    tables = read_tables(path)
+    has_views = tables.spec("aug_params") is not None
+    images = ImageBeton.open(path) if tables.spec("image") or not has_views else None
+    return images, ReinforcedBeton.open(path, images) if has_views else None
+
+
 def open_unnamed_images(path: Path) -> ImageBeton:
     """Open an image beton that has no manifest yet: the writer's read-back."""
     return _open_images(path, None)

@@ -17,6 +17,7 @@ from ffdr.beton.header import ReinforcedHeader, check_logits, check_new_logits, 
 from ffdr.beton.partial import Partial, told
 from ffdr.beton.parts import Part
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.beton.receipt import Work
 from ffdr.errors import UserError
 
 _COMMIT_BYTES = 1 << 20
@@ -30,6 +31,11 @@ def file_bytes(header: ReinforcedHeader) -> int:
     return parts.file_bytes([_part(header)])
 
 
+def identity_of(header: ReinforcedHeader, identity: str) -> bytes:
+    """What tells one partial file from another: the header and whatever else decides what is written."""
+    return b"reinforced\0" + header.pack() + identity.encode()
+
+
 def _part(header: ReinforcedHeader) -> Part:
     return parts.reinforced_part(header, layout.data_start(header.specs(), header.num_images))
 
@@ -41,13 +47,25 @@ class ReinforcedWriter:
     context manager; leaving it without ``finish`` keeps the partial file for the next run.
     """
 
-    def __init__(self, path: str | Path, header: ReinforcedHeader, images: ImageBeton, identity: str = "") -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        header: ReinforcedHeader,
+        images: ImageBeton,
+        identity: str = "",
+        work: Work | None = None,
+    ) -> None:
         """Start ``path``.partial, or go on with one of the same header and identity.
 
-        identity: whatever else decides what is written, such as the teacher's precision; it is not stored in the file.
+        Args:
+            path: the new file.
+            header: of the new file.
+            images: that are reinforced.
+            identity: whatever else decides what is written, such as the teacher's precision; not stored in the file.
+            work: of which a receipt is left beside the file; None: the file replaces whatever has its name.
 
         Raises:
-            UserError: the header does not fit the images; the file can't be written.
+            UserError: the header does not fit the images; the file can't be written, or is there and of other work.
         """
         self.path, self.header = Path(path), header
         header.check_images(self.path, images)
@@ -56,7 +74,7 @@ class ReinforcedWriter:
         self._checksums = np.zeros(header.num_images, np.uint32)
         self._written = np.zeros(header.num_images, bool)
         self._pending: list[np.ndarray] = []
-        self._partial = Partial(self.path, b"reinforced\0" + header.pack() + identity.encode(), self._is_complete)
+        self._partial = Partial(self.path, identity_of(header, identity), self._is_complete, work)
         try:
             with told(self.path):
                 self._partial.file.truncate(self._part.end)

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from ffdr.beton import layout
-from ffdr.beton.copy import Copy, ImageSamples, ReinforcedSamples
-from ffdr.beton.pack import check_place, open_both
-from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.beton import closing, layout
+from ffdr.beton.copy import Copy, ImageSamples, ReinforcedSamples, contents
+from ffdr.beton.pack import check_place
+from ffdr.beton.read import ImageBeton, ReinforcedBeton, open_both
+from ffdr.beton.receipt import Work
 from ffdr.errors import UserError
 from ffdr.options import SubsetOptions
 
 
 def subset(options: SubsetOptions, progress: bool = True) -> Path:
-    """Write a file of the same kind that holds less; a killed run is resumed.
+    """Write a file of the same kind that holds less; a killed run is resumed, and what is there is not made again.
 
     Images are taken in the order of ``indices``, so that image betons and reinforced betons cut with the same indices
     fit together. Of an image's views the first ones stay, of a view's entries the best ones, as they are stored.
@@ -28,7 +29,7 @@ def subset(options: SubsetOptions, progress: bool = True) -> Path:
 
     Raises:
         UserError: a choice that the file does not offer; a view mixed with an image that is not chosen; damage; no
-            room on the disk.
+            room on the disk; a file of other work that is there already, and ``overwrite`` is false.
     """
     images, reinforced = open_both(Path(options.file))
     others = [Path(options.file)]
@@ -50,7 +51,15 @@ def subset(options: SubsetOptions, progress: bool = True) -> Path:
     elif options.views or options.topk:
         raise UserError(f"subset.views, subset.topk: {options.file} is an image beton and has none")
     manifest = None if images is None else _manifest(images, index)
-    return Copy(out, samples, manifest).run("subset", progress)
+    told = {key: getattr(options, key) for key in ("indices", "views", "topk")}
+    sources = {"file": contents(reinforced if images is None else images)}
+    copy = Copy(Work(out, "subset", options.overwrite, told, sources), samples, manifest)
+    copy.run("subset", progress)
+    if progress:
+        all_images = Path(options.images) if options.images and not options.indices else None
+        own = out if images else all_images
+        closing.announce([out], own, out if reinforced else None, done=[out] if copy.is_there else [])
+    return out
 
 
 def parse_indices(text: str, count: int) -> np.ndarray:

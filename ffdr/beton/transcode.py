@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ffdr.beton import coefficients, layout, parts
-from ffdr.beton.copy import digest
+from ffdr.beton.copy import contents, digest
 from ffdr.beton.encode import Chunk
 from ffdr.beton.growing import CHUNK, Growing
 from ffdr.beton.jpeg import check_sides, cut_jpeg
@@ -23,7 +23,8 @@ from ffdr.beton.layout import DCT, JPG
 from ffdr.beton.pack import check_place
 from ffdr.beton.parts import STORED_DTYPE
 from ffdr.beton.pixels import decode_image
-from ffdr.beton.read import ImageBeton, check_intact
+from ffdr.beton.read import ImageBeton, check_intact, manifest_path
+from ffdr.beton.receipt import Work
 from ffdr.beton.write import counts_in_manifest, versions
 from ffdr.dct.coding import Coding
 from ffdr.dct.format import YUV420, Coefficients
@@ -36,13 +37,14 @@ _LOST = (coefficients.UNSUPPORTED, coefficients.DAMAGED)
 
 
 def transcode(options: TranscodeOptions, progress: bool = True) -> Path:
-    """Write an image beton of the other kind; a killed run is resumed.
+    """Write an image beton of the other kind; a killed run is resumed, and what is there already is not made again.
 
     Returns:
         The path of the beton. It has a manifest beside it if the other one has.
 
     Raises:
-        UserError: a file that can't be transcoded; a damaged sample, named; a disk that is full.
+        UserError: a file that can't be transcoded; a damaged sample, named; a disk that is full; a file of other work
+            that is there already, and ``overwrite`` is false.
     """
     images = ImageBeton.open(options.file)
     if "aug_params" in images.field_names:
@@ -76,6 +78,14 @@ class _Transcoder(Growing):
                 print(f"{self.out}: {self.how[way]} images encoded anew: {way}", file=sys.stderr)
         return self.out
 
+    def work(self) -> Work:
+        """See :class:`Growing`."""
+        options, images = self.options, self.images
+        told = {"mode": self.mode, "quality": options.quality, "growth": options.growth} | versions()
+        beside = (manifest_path(self.out),) if images.manifest is not None else ()
+        sources = {"file": contents(images)}
+        return Work(self.out, self.verb, options.overwrite, told, sources, self.identity(), beside)
+
     def identity(self) -> bytes:
         """The file, the options that decide the bytes, and versions."""
         facts = {
@@ -103,6 +113,9 @@ class _Transcoder(Growing):
 
     def check_skipped(self) -> None:
         """No image is ever skipped."""
+
+    def recall(self) -> None:
+        """Nothing."""
 
     def manifest(self, samples: np.ndarray) -> dict[str, Any] | None:
         """That of the images, in the other mode."""

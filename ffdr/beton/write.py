@@ -22,24 +22,26 @@ import ffdr
 from ffdr.beton import coefficients, layout, parts
 from ffdr.beton.encode import Encoder, Sampler
 from ffdr.beton.growing import CHUNK, Growing
-from ffdr.beton.read import MANIFEST_FORMAT
+from ffdr.beton.read import MANIFEST_FORMAT, manifest_path
+from ffdr.beton.receipt import Work
 from ffdr.data import Source, open_source
 from ffdr.errors import UserError
 from ffdr.options import WriteOptions
 
 
 def write_images(options: WriteOptions, progress: bool = True) -> Path:
-    """Write an image beton; a killed run is resumed.
+    """Write an image beton; a killed run is resumed, and what is there already is not written again.
 
     Args:
         options: all of ``--write``.
-        progress: show a progress bar.
+        progress: show a progress bar, and at the end what was made.
 
     Returns:
         The path of the beton. Its manifest lies beside it.
 
     Raises:
-        UserError: a bad path; an image that can't be read (``on_error="stop"``), named with the cause; a dead worker.
+        UserError: a bad path; an image that can't be read (``on_error="stop"``), named with the cause; a dead worker;
+            a file of other work that is there already, and ``overwrite`` is false.
     """
     source = open_source(options.source, options.path, options.split)
     selected = select(source.labels, options.per_class)
@@ -77,10 +79,25 @@ class _Writer(Growing):
             print(f"{self.out}: {len(self.skipped)} images skipped; the manifest lists them", file=sys.stderr)
         return self.out
 
+    def work(self) -> Work:
+        """See :class:`Growing`."""
+        options, path = _options_in_manifest(self.options), self.options.path
+        told = options | ({"path": os.path.abspath(path)} if path else {}) | versions()
+        sources = {"path": self.source.state(self.wanted)} if path else {}
+        beside = (manifest_path(self.out),)
+        return Work(self.out, self.verb, self.options.overwrite, told, sources, self.identity(), beside)
+
+    def recall(self) -> None:
+        """The images that were skipped, which end this run, too, if nothing may be skipped."""
+        skipped = json.loads(manifest_path(self.out).read_bytes())["skipped"]
+        self.skipped = [(image["origin"], image["cause"]) for image in skipped]
+        self.check_skipped()
+
     def identity(self) -> bytes:
         """What decides the bytes of the file: options, versions, and which images there are.
 
-        Files that change under an unchanged name between two runs are not noticed: that would need reading them all.
+        A killed run is resumed even if files have changed under unchanged names; a finished one is not taken for the
+        same work then.
         """
         images = hashlib.sha256()
         for i in self.wanted:
@@ -142,7 +159,8 @@ class _Writer(Growing):
 
 def _options_in_manifest(options: WriteOptions) -> dict[str, Any]:
     """The options that decide the bytes. Neither paths nor the number of workers do, nor what happens on an error."""
-    return {key: value for key, value in asdict(options).items() if key not in ("path", "out", "workers", "on_error")}
+    others = ("path", "out", "workers", "on_error", "overwrite")
+    return {key: value for key, value in asdict(options).items() if key not in others}
 
 
 def counts_in_manifest(how: Mapping[str, int]) -> dict[str, int]:

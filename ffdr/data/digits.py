@@ -37,6 +37,10 @@ class Digits:
         grey = np.rint(self._images[i] * (255 / 16)).astype(np.uint8)
         return Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB")
 
+    def state(self, index: np.ndarray) -> str:
+        """See :class:`ffdr.data.Source`."""
+        return hashlib.sha256(self._images[index]).hexdigest()
+
     def file_bytes(self, i: int) -> None:
         """See :class:`ffdr.data.Source`."""
 

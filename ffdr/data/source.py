@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -44,6 +45,10 @@ class Source(Protocol):
         Raises:
             ReadError: the file can't be read.
         """
+        ...
+
+    def state(self, index: np.ndarray) -> str:
+        """A digest that changes with the contents of images (M,) int64; of files, with their sizes and times."""
         ...
 
 
@@ -158,6 +163,17 @@ class FileSource:
     def read(self, i: int) -> Image.Image:
         """See :class:`Source`."""
         return read_rgb(self.root / self._names[i], self._names[i])
+
+    def state(self, index: np.ndarray) -> str:
+        """See :class:`Source`. Missing files count as such."""
+        digest = hashlib.sha256()
+        for i in index.tolist():
+            try:
+                status = os.stat(self.root / self._names[i])
+                digest.update(b"%d %d\n" % (status.st_size, status.st_mtime_ns))
+            except OSError:
+                digest.update(b"missing\n")
+        return digest.hexdigest()
 
     def file_bytes(self, i: int) -> bytes:
         """See :class:`Source`."""

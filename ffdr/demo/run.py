@@ -73,7 +73,7 @@ def write_betons(work: Path) -> dict[str, Path]:
     for name, (split, per_class) in splits.items():
         betons[name] = work / f"{name}.beton"
         write_images(
-            WriteOptions(source="digits", split=split, per_class=per_class, mode="raw", out=str(betons[name])),
+            WriteOptions("digits", split=split, per_class=per_class, mode="raw", out=str(betons[name]), overwrite=True),
             progress=False,
         )
     return betons
@@ -99,6 +99,7 @@ def reinforce(work: Path, images: Path, models: str) -> tuple[Path, float]:
         RCFG / "reinforce.yaml",
         reinforce__images=str(images),
         reinforce__out=str(out),
+        reinforce__overwrite=True,
         teacher__models=models,
     )
     start = time.perf_counter()

@@ -41,6 +41,8 @@ class WriteOptions:
     """processes that read and encode; 0: one a core"""
     on_error: str = "stop"
     """an image that can't be read: stop the run, or skip it and list it in the manifest"""
+    overwrite: bool = False
+    """replace what is there already; without it the same work is not done again, and other work is refused"""
 
     def __post_init__(self) -> None:
         one_of("write.source", self.source, SOURCES)
@@ -69,6 +71,8 @@ class ImportOptions:
     """image beton of the very images that the archive was made from, in the archive's order"""
     out: str = ""
     """reinforced beton to write"""
+    overwrite: bool = False
+    """replace what is there already; without it the same work is not done again, and other work is refused"""
 
     def __post_init__(self) -> None:
         if not self.archive:
@@ -88,6 +92,8 @@ class ExportOptions:
     """archive to write: a folder, or a file whose name ends in .tar.gz"""
     resolution: int = 0
     """output side in pixels, in which the format's boxes count; 0: the one that the teacher saw"""
+    overwrite: bool = False
+    """replace what is there already; without it the same work is not done again, and other work is refused"""
 
     def __post_init__(self) -> None:
         _need("export", self, "reinforced", "images", "out")
@@ -104,6 +110,8 @@ class PackOptions:
     """reinforced beton of these images"""
     out: str = ""
     """packed beton to write"""
+    overwrite: bool = False
+    """replace what is there already; without it the same work is not done again, and other work is refused"""
 
     def __post_init__(self) -> None:
         _need("pack", self, "images", "reinforced", "out")
@@ -119,6 +127,8 @@ class SplitOptions:
     """image beton to write; empty: none"""
     reinforced: str = ""
     """reinforced beton to write; empty: none"""
+    overwrite: bool = False
+    """replace what is there already; without it the same work is not done again, and other work is refused"""
 
     def __post_init__(self) -> None:
         _need("split", self, "file")
@@ -142,6 +152,8 @@ class SubsetOptions:
     """views an image to keep, the first ones; 0 keeps all"""
     topk: int = 0
     """teacher entries a view to keep, the best ones; 0 keeps all"""
+    overwrite: bool = False
+    """replace what is there already; without it the same work is not done again, and other work is refused"""
 
     def __post_init__(self) -> None:
         _need("subset", self, "file", "out")
@@ -167,6 +179,8 @@ class TranscodeOptions:
     """how much larger restart segments may make a JPEG"""
     workers: int = 0
     """processes that transcode; 0: one a core"""
+    overwrite: bool = False
+    """replace what is there already; without it the same work is not done again, and other work is refused"""
 
     def __post_init__(self) -> None:
         _need("transcode", self, "file", "out")

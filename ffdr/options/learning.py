@@ -64,6 +64,8 @@ class ReinforceOptions:
     """threads that replay; 0: one a core"""
     dry_run: bool = False
     """only print bytes, views and a time estimate from a short measured sample"""
+    overwrite: bool = False
+    """replace what is there already; without it the same work is not done again, and other work is refused"""
 
     def __post_init__(self) -> None:
         for key in ("images", "out"):

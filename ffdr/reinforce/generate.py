@@ -10,16 +10,20 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from ffdr.augment.policy import Policy
+from ffdr.beton import closing
+from ffdr.beton.copy import digest
 from ffdr.beton.header import ReinforcedHeader
-from ffdr.beton.partial import check_writable
+from ffdr.beton.partial import check_writable, is_finished
 from ffdr.beton.parts import check_out
 from ffdr.beton.read import ImageBeton
-from ffdr.beton.reinforced import ReinforcedWriter
+from ffdr.beton.receipt import Work
+from ffdr.beton.reinforced import ReinforcedWriter, identity_of
 from ffdr.errors import UserError
 from ffdr.options import ReinforceOptions, TeacherOptions
 from ffdr.ranks import Ranks
@@ -36,18 +40,22 @@ _FIDELITY_VIEWS = 256
 
 
 def generate(options: ReinforceOptions, policy: Policy, teacher_options: TeacherOptions, progress: bool = True) -> Path:
-    """Write the reinforced beton that the options ask for; a killed run goes on where it stopped.
+    """Write the reinforced beton that the options ask for; a killed run goes on where it stopped, and what is there
+    already is not made again.
 
-    progress: show a progress bar, and at the end what storage costs (``fidelity.py``).
+    progress: show a progress bar, and at the end what storage costs (``fidelity.py``) and what was made.
 
     Returns its path. Every rank returns when there is nothing left for it to do; rank 0 when the file is complete.
 
     Raises:
-        UserError: unreadable images, an impossible teacher, options that don't fit together, a disk too small.
+        UserError: unreadable images, an impossible teacher, options that don't fit together, a disk too small, a file
+            of other work that is there already (and ``overwrite`` is false).
     """
     with Ranks.join() as ranks:
         run = _Run(options, policy, teacher_options, ranks)
-        if options.dry_run:
+        if run.is_there:
+            pass
+        elif options.dry_run:
             text = estimate.describe(run.out, run.labeller, run.shards, ranks.size)
             if ranks.rank == 0:
                 print(text)
@@ -55,6 +63,8 @@ def generate(options: ReinforceOptions, policy: Policy, teacher_options: Teacher
             run.lead(progress)
         else:
             run.follow()
+        if progress and ranks.rank == 0 and (run.is_there or not options.dry_run):
+            closing.announce([run.out], run.images.path, run.out, done=[run.out] if run.is_there else [])
     return run.out
 
 
@@ -68,7 +78,10 @@ class _Run:
         self.images = ImageBeton.open(options.images)
         checkpoints = [Path(file) for _, file in parse_models(teacher_options.models) if file]
         check_out(self.out, [self.images.path, *checkpoints])
-        check_writable(self.out)  # loading a teacher, and the sample of a dry run, take long
+        told = _told(options, policy, teacher_options, self.images)
+        self.work = Work(self.out, "reinforce", options.overwrite, told, {"images": digest(self.images)})
+        if not self._is_done():  # as far as that is known without the teacher, which takes long to load
+            check_writable(self.out)
         if options.resolution:
             teacher_options = replace(teacher_options, resolution=options.resolution)
         batches = self.images.num_images * options.views // (teacher_options.batch_size * ranks.size)
@@ -76,14 +89,35 @@ class _Run:
         self.header = _header(options, policy, self.images, teacher)
         self.shards = shards.cut(self.images.num_images, options.views, teacher.batch_size)
         self.identity = f"{teacher.identity()} in shards of {len(self.shards[0])}"
+        told |= {"resolution": self.header.resolution, "teacher.weights": teacher.signatures()}
+        told |= {"teacher.batch_size": teacher.batch_size, "device": teacher.device.type}
+        self.work = replace(self.work, options=told, identity=identity_of(self.header, self.identity))
+        self.is_there = self._is_done()
         self.folder = ShardFolder(self.out, self.header, self.identity)
         self.labeller = Labeller(self.images, policy, self.header, teacher, ranks.threads(options.workers))
+
+    def _is_done(self) -> bool:
+        """Whether the file is there already, as rank 0 finds it, which all ranks hear of.
+
+        Raises:
+            UserError: it is of other work.
+        """
+        found: bool | UserError = False
+        if self.ranks.rank == 0:
+            try:
+                found = is_finished(self.work)
+            except UserError as error:
+                found = error
+        found = self.ranks.share(found)
+        if isinstance(found, UserError):
+            raise found
+        return found
 
     def lead(self, progress: bool) -> None:
         """Rank 0: say what is missing, help to make it, put it together."""
         estimate.check_space(self.out, self.header, self.ranks.size)
         with (
-            ReinforcedWriter(self.out, self.header, self.images, self.identity) as writer,
+            ReinforcedWriter(self.out, self.header, self.images, self.identity, self.work) as writer,
             self._bar(writer.done, progress) as bar,
         ):
             collector = _Collector(writer, self.folder, bar)
@@ -165,6 +199,15 @@ class _Collector:
                 raise UserError(f"{self.folder.path}: the shard of image {missing} is gone or damaged; start again")
             time.sleep(0.5)
             self.collect_all()
+
+
+def _told(options: ReinforceOptions, policy: Policy, teacher: TeacherOptions, images: ImageBeton) -> dict[str, Any]:
+    """What messages can tell of the work before the teacher is there."""
+    told = {"views": options.views, "topk": min(options.topk, images.num_classes), "seed": options.seed}
+    if options.resolution:
+        told["resolution"] = options.resolution
+    told["teacher.models"] = [name for name, _ in parse_models(teacher.models)]
+    return told | {f"policy.{key}": value for key, value in asdict(policy).items()}
 
 
 def _header(options: ReinforceOptions, policy: Policy, images: ImageBeton, teacher: Teacher) -> ReinforcedHeader:

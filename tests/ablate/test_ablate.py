@@ -149,6 +149,10 @@ def test_files_are_prepared_reinforcements_cut_and_failures_told(digits, reinfor
     assert "do not fill one batch" in (tmp_path / "out" / "table.md").read_text()
     prepare(options, Grid.from_options(options), main)
     assert "ffdr write" not in capfd.readouterr().out
+    cut = Path(jobs[0].recipe.data.reinforced)
+    cut.write_bytes(reinforced_digits.read_bytes())  # of other work, in a folder that is the study's own
+    prepare(options, Grid.from_options(options), main)
+    assert ReinforcedBeton.open(cut).header.views == 1
 
 
 def test_an_exam_feeds_a_model_as_its_run_validates_it(digits, reinforced_digits, tmp_path, capsys):

@@ -102,7 +102,7 @@ def test_shrunk_images_are_encoded_from_pixels(files, tmp_path):
     small = Image.open(next(iter(sorted(files.glob("a/*"))))).resize((40, 29), Image.Resampling.LANCZOS)
     expected = pixels_of(encode_jpeg(np.asarray(small), 80))
     assert np.array_equal(pixels_of(write_jpeg(coefficients_of(beton, 0))), expected)
-    kept = written(files, tmp_path, max_resolution=83)
+    kept = written(files, tmp_path / "kept", max_resolution=83)
     assert kept.manifest["coefficients"]["kept"] == 8
 
 

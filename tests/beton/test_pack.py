@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from betons import MIXING, PLAIN, student_recipe
+from betons import MIXING, PLAIN, files_in, student_recipe
 from crashes import Ordeal, fresh_process
 
 from ffdr import ReinforcedLoader
@@ -72,7 +72,7 @@ def test_split_gives_back_what_was_packed(pair, packed, tmp_path):
         assert path.read_bytes() == original.read_bytes()
     manifest = pair[0].with_suffix(".json").read_bytes()
     assert (tmp_path / "i.json").read_bytes() == packed.with_suffix(".json").read_bytes() == manifest
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["i.beton", "i.json", "r.beton"]
+    assert files_in(tmp_path) == ["i.beton", "i.json", "r.beton"]
 
 
 def test_images_that_followed_skipped_ones_come_back_too(tmp_path, reinforce):
@@ -221,7 +221,7 @@ def test_killed_pack_resumes_with_the_same_bytes(pair, packed, tmp_path, commits
     assert out.read_bytes() == packed.read_bytes()
     done = sum(len(record) for record in records[1:]) // 4
     assert copied == list(range(done, len(ImageBeton.open(packed))))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["packed.beton", "packed.json"]
+    assert files_in(tmp_path) == ["packed.beton", "packed.json"]
 
 
 def pack_through_kills(pair, folder):
@@ -236,7 +236,8 @@ def test_killed_at_random_moments(pair, packed, tmp_path):
     assert killed["time"] > 0
     assert sum(killed.values()) >= 60
     assert {"os.rename", "fsync"} <= set(killed)
-    assert whole == {"x.beton": packed.read_bytes(), "x.json": packed.with_suffix(".json").read_bytes()}
+    manifest = packed.with_suffix(".json").read_bytes()
+    assert whole == {".x.beton.work": True, "x.beton": packed.read_bytes(), "x.json": manifest}
 
 
 def test_samples_that_a_power_cut_took_back_are_copied_again(pair, packed, tmp_path):

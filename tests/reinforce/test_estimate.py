@@ -7,7 +7,7 @@ from collections import namedtuple
 from dataclasses import replace
 
 import pytest
-from betons import MIXING, PLAIN
+from betons import MIXING, PLAIN, files_in
 
 from ffdr.beton.read import ReinforcedBeton
 from ffdr.errors import UserError
@@ -46,7 +46,7 @@ def test_a_disk_too_small_is_told_before_the_start(digits, teacher, tmp_path, mo
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, needed - 1))
     with pytest.raises(UserError, match=rf"y\.beton: needs {needed:,} bytes, but only {needed - 1:,} are free there$"):
         generate(plan, PLAIN, models, progress=False)
-    assert os.listdir(tmp_path) == ["x.beton"]
+    assert files_in(tmp_path) == ["x.beton"]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, needed))
     generate(plan, PLAIN, models, progress=False)
 
@@ -73,7 +73,7 @@ def test_a_place_that_can_not_be_written_is_told(digits, tmp_path, monkeypatch, 
     ):
         with pytest.raises(UserError, match=f"^{out}: {cause}$"):
             generate(options(digits, out, dry_run=dry_run), PLAIN, TeacherOptions(models="none:none"))
-    assert sorted(os.listdir(tmp_path)) == ["folder", "t.py"]
+    assert files_in(tmp_path) == ["folder", "t.py"]
 
 
 def test_what_a_killed_run_has_is_not_needed_again(reinforced_digits, tmp_path):

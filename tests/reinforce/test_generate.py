@@ -5,7 +5,7 @@ import resource
 import numpy as np
 import pytest
 import torch
-from betons import MIXING, PLAIN
+from betons import MIXING, PLAIN, files_in
 
 from ffdr import ReinforcedDataset
 from ffdr.augment.draw import draw
@@ -109,7 +109,7 @@ def test_finished_shards_are_not_made_again(digits, teachers, tmp_path, monkeypa
     made = watch_shards(monkeypatch)
     assert generate(plan, MIXING, teachers, progress=False).read_bytes() == whole
     assert made == [10, *range(35, 100, 5)]  # 16 // 3 = 5 images a shard
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["whole.beton", "x.beton"]
+    assert files_in(tmp_path) == ["whole.beton", "x.beton"]
 
 
 def test_shards_of_other_options_are_not_used(digits, teachers, tmp_path, monkeypatch):
@@ -162,8 +162,52 @@ def test_views_of_one_image_may_fill_several_batches(digits, teachers, tmp_path)
 
 
 def test_fidelity_is_printed_at_the_end(digits, teachers, tmp_path, capsys):
-    generate(options(digits, tmp_path / "r.beton"), PLAIN, teachers)
-    assert "storage fidelity, 100 views" in capsys.readouterr().out
+    out = generate(options(digits, tmp_path / "r.beton"), PLAIN, teachers)
+    told = capsys.readouterr().out
+    assert "storage fidelity, 100 views" in told
+    assert told.splitlines()[-1].startswith(f"{out}: of 100 images 3 views each, ")
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_other_work_is_refused_before_the_teacher_is_loaded(digits, photos, teachers, tmp_path, monkeypatch, dry_run):
+    out = tmp_path / "r.beton"
+    generate(options(digits, out), PLAIN, teachers, progress=False)
+    before = out.stat().st_mtime_ns
+
+    def load(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(Teacher, "from_options", load)
+    single = TeacherOptions(models=teachers.models.partition(",")[0], batch_size=16)
+    for changes, policy, teacher, difference in (
+        ({"seed": 8}, PLAIN, teachers, "made with seed=7, not 8"),
+        ({"views": 9}, PLAIN, teachers, "made with views=3, not 9"),
+        ({"topk": 5}, PLAIN, teachers, "made with topk=4, not 5"),
+        ({"resolution": 64}, PLAIN, teachers, "made with resolution=0, not 64"),
+        ({}, MIXING, teachers, "made with policy.mixup=0.0, not 0.5"),
+        ({}, PLAIN, single, "made with teacher.models=test_efficientnet,test_efficientnet, not test_efficientnet"),
+    ):
+        with pytest.raises(UserError, match=rf"r\.beton: exists, {difference}; --overwrite replaces it$"):
+            generate(options(digits, out, dry_run=dry_run, **changes), policy, teacher, progress=False)
+    with pytest.raises(UserError, match="exists, made from other contents of --images; --overwrite"):
+        generate(options(photos, out, dry_run=dry_run), PLAIN, teachers, progress=False)
+    assert out.stat().st_mtime_ns == before
+
+
+def test_another_teacher_is_other_work(digits, teachers, tmp_path, capsys):
+    """The weights tell, not the names."""
+    out = tmp_path / "r.beton"
+    first, second = teachers.models.split(",")
+    generate(options(digits, out, resolution=SIDE), PLAIN, TeacherOptions(models=first), progress=False)
+    generate(options(digits, out, resolution=SIDE, dry_run=True), PLAIN, TeacherOptions(models=first))
+    assert f"{out}: already complete (" in capsys.readouterr().out
+    for other, difference in (
+        (TeacherOptions(models=second), "teacher.weights=test_efficientnet@"),
+        (TeacherOptions(models=first, batch_size=32), "teacher.batch_size=256, not 32"),
+        (TeacherOptions(models=first, precision="bfloat16"), "other settings or versions"),
+    ):
+        with pytest.raises(UserError, match=f"r.beton: exists, made with {difference}"):
+            generate(options(digits, out, resolution=SIDE), PLAIN, other, progress=False)
 
 
 def test_more_entries_than_classes_are_cut(digits, teachers, tmp_path):

@@ -1,12 +1,13 @@
 """Generation on any number of ranks, killed at any moment: always the same bytes, never half a file."""
 
+import functools
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
-from betons import MIXING
+from betons import MIXING, files_in
 from crashes import LIMIT, Ordeal, fresh_process
 
 from ffdr.options import ReinforceOptions, TeacherOptions
@@ -20,12 +21,13 @@ def options(images, out, **changes):
 
 
 def reinforce_through_kills(images, teacher, folder):
-    """50 kills of 1 to 3 ranks; then what becomes of a rank whose neighbour dies in the middle of the work."""
+    """50 kills of 1 to 3 ranks; then what becomes of a rank whose neighbour dies in the middle of the work; at last
+    two ranks that find the file finished, and two whose work is another."""
     torch.set_num_threads(1)
     generate_module._COLLECT_EVERY = 0
 
-    def work(out):
-        generate(options(images, out), MIXING, TeacherOptions(models=teacher, batch_size=16), progress=False)
+    def work(out, **changes):
+        generate(options(images, out, **changes), MIXING, TeacherOptions(models=teacher, batch_size=16), progress=False)
 
     ordeal = Ordeal(work, folder, seed=1, ranks=3)
     killed = ordeal.run(50)
@@ -34,20 +36,28 @@ def reinforce_through_kills(images, teacher, folder):
         ordeal.empty()
         bereaved.append(ordeal.attempt(2, victim, step=4 if victim else 20, grace=LIMIT))
     ordeal.attempt(1, 0)
-    return killed, bereaved, ordeal.whole
+    work(ordeal.out)
+    again = []
+    for changes in ({}, {"seed": 1}, {"seed": 1, "overwrite": True}):
+        ordeal.work = functools.partial(work, **changes)
+        before = ordeal.out.stat().st_mtime_ns
+        again.append((ordeal.statuses(2), ordeal.out.stat().st_mtime_ns == before))
+    return killed, bereaved, again, ordeal.whole
 
 
 def test_killed_at_random_moments(digits, teacher, tmp_path):
     with fresh_process() as process:
-        killed, bereaved, whole = process.submit(reinforce_through_kills, digits, teacher, tmp_path / "work").result()
+        result = process.submit(reinforce_through_kills, digits, teacher, tmp_path / "work").result()
+    killed, bereaved, again, whole = result
     assert killed["time"] > 0
     assert sum(killed.values()) >= 50
     assert {"os.rename", "fsync"} <= set(killed)
     assert bereaved == [[-9, 2], [2, -9]]  # the other one ends by itself, in one line
+    assert again == [([0, 0], True), ([2, 2], True), ([0, 0], False)]
     alone = generate(
         options(digits, tmp_path / "x.beton"), MIXING, TeacherOptions(models=teacher, batch_size=16), False
     )
-    assert whole == {"x.beton": alone.read_bytes()}
+    assert whole == {".x.beton.work": True, "x.beton": alone.read_bytes()}
 
 
 def test_torchrun(digits, teacher, tmp_path):
@@ -70,4 +80,4 @@ def test_torchrun(digits, teacher, tmp_path):
         options(digits, tmp_path / "x.beton"), MIXING, TeacherOptions(models=teacher, batch_size=16), False
     )
     assert Path(out).read_bytes() == alone.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["two.beton", "x.beton"]
+    assert files_in(tmp_path) == ["two.beton", "x.beton"]
