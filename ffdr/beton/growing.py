@@ -64,7 +64,12 @@ class Growing(ABC):
         self.position = 0
         """How many of the wanted images are done."""
         self.partial = Partial(out, self.identity(), self._is_complete)
-        self.partial.file.truncate(self.allocator.end)
+        try:
+            with told(out):
+                self.partial.file.truncate(self.allocator.end)
+        except BaseException:
+            self.partial.close()
+            raise
 
     @abstractmethod
     def identity(self) -> bytes:

@@ -58,7 +58,7 @@ def run_demo(options: DemoOptions) -> None:
     report.write_table(out / "table.md", runs, lines, measured)
     report.plot(out / "plot.png", runs)
     draw_views(out / "views.png", dataset, RESOLUTION)
-    print((out / "table.md").read_text())
+    print((out / "table.md").read_text(encoding="utf-8"))
     print(f"{time.perf_counter() - start:.0f} s in all; table, plot and picture are in {out}")
 
 

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ffdr.beton.partial import write_aside
+from ffdr.beton.partial import aside, write_aside
 from ffdr.evaluate.metrics import ECE_BINS
-from ffdr.models import aside
 
 Report = dict[str, Any]
 """How the model was fed (model, resolution, center, interpolation, precision, parameters); then the scores of one data
@@ -113,5 +112,5 @@ def plot(path: Path, report: Report) -> None:
     axes[0, 0].set_ylabel("accuracy")
     axes[1, 0].set_ylabel("share of images")
     figure.suptitle(report["model"])
-    with aside(path) as partial:
-        figure.savefig(partial, format="png", dpi=100)
+    with aside(path) as file:
+        figure.savefig(file, format="png", dpi=100)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import matplotlib
 import numpy as np
 
 from ffdr.augment.view import FLIP, FRACTION, OPS
+from ffdr.beton.partial import aside
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton
 
@@ -95,8 +95,6 @@ def _name(names: tuple[str, ...], number: int) -> str:
 
 
 def _save(figure: Figure, file: Path) -> None:
-    """Write aside, then rename: the name never leads to half a picture."""
-    partial = file.with_name(file.name + ".partial")
-    figure.savefig(partial, dpi=90, format="png")
+    with aside(file) as picture:
+        figure.savefig(picture, dpi=90, format="png")
     plt.close(figure)
-    os.replace(partial, file)

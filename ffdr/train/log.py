@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import timm
 import torch
 
 from ffdr import __version__
-from ffdr.beton.partial import write_aside
+from ffdr.beton.partial import told, write_aside
 from ffdr.errors import UserError
 from ffdr.train.report import write_report
 
@@ -25,7 +24,7 @@ class JsonLog:
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one record and hand it to the operating system."""
-        with open(self.path, "a", encoding="utf-8") as file:
+        with told(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
@@ -43,9 +42,7 @@ class JsonLog:
     def keep(self, epochs: int) -> None:
         """Drop the records after the first ``epochs`` epochs."""
         kept = [record for record in self.records() if record["epoch"] <= epochs]
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        os.replace(partial, self.path)
+        write_aside(self.path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 class RunLog(JsonLog):
