@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ffdr.beton.partial import aside
 from ffdr.errors import UserError, is_out_of_memory, nearest
 from ffdr.options import ModelOptions
+from ffdr.text import readable
 
 _MARK = "ffdr_model"
 """Metadata key that tells our files from others; its value is the ``ModelInfo`` as JSON."""
@@ -217,7 +220,7 @@ def read_info(path: str | Path) -> ModelInfo | None:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
     try:
-        with safe_open(path, framework="pt") as file:
+        with _utf8_name(path) as name, safe_open(name, framework="pt") as file:
             text = file.metadata() or {}
     except SafetensorError as error:
         if Path(path).suffix == ".safetensors":
@@ -229,6 +232,18 @@ def read_info(path: str | Path) -> ModelInfo | None:
         return ModelInfo.from_metadata(text)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged metadata ({error})") from error
+
+
+@contextmanager
+def _utf8_name(path: str | Path) -> Iterator[str]:
+    """A name of the same file that safetensors takes, which refuses one that is not UTF-8."""
+    if readable(str(path)) == str(path):
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, f"link{readable(Path(path).suffix)}")
+        link.symlink_to(Path(path).resolve())
+        yield str(link)
 
 
 def _factory_options(texts: tuple[str, ...]) -> dict[str, Any]:
@@ -268,7 +283,8 @@ def _load_weights(name: str, path: str, num_classes: int | None, resolution: int
     if info is not None and info.name != name:
         raise UserError(f"{path}: holds a {info.name}, but {name} was asked for")
     try:
-        state = load_state_dict(path, weights_only=True)
+        with _utf8_name(path) as file:
+            state = load_state_dict(file, weights_only=True)
     except Exception as error:  # torch's safe unpickler lets whatever a damaged file provokes pass through
         raise UserError(f"{path}: no weights could be read from it ({_one_line(error)})") from error
     config = timm.get_pretrained_cfg(name)

@@ -1,4 +1,4 @@
-"""How figures are said: times as a person would, tables as Markdown."""
+"""How figures and names are said: times as a person would, tables as Markdown, any name as text."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ def duration(seconds: float) -> str:
     if hours >= 1:
         return f"{int(hours)} h {minutes % 60:.0f} min"
     return f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.1f} s"
+
+
+def readable(name: str) -> str:
+    """A file's or a class's name as text that every library takes: bytes that are not UTF-8 become ``\\xe9``."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def table_lines(headings: Sequence[str], rows: Iterable[Sequence[str]], padded: bool = False) -> list[str]:

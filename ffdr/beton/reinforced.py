@@ -56,7 +56,8 @@ class ReinforcedWriter:
         self._checksums = np.zeros(header.num_images, np.uint32)
         self._written = np.zeros(header.num_images, bool)
         self._pending: list[np.ndarray] = []
-        self._partial = Partial(self.path, b"reinforced\0" + header.pack() + identity.encode(), self._is_complete)
+        work = b"reinforced\0" + header.pack() + identity.encode(errors="surrogateescape")
+        self._partial = Partial(self.path, work, self._is_complete)
         try:
             with told(self.path):
                 self._partial.file.truncate(self._part.end)

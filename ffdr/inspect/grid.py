@@ -14,6 +14,7 @@ from ffdr.augment.view import FLIP, FRACTION, OPS
 from ffdr.beton.partial import aside
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton
+from ffdr.text import readable
 
 if TYPE_CHECKING:
     from ffdr.loader import ReinforcedDataset
@@ -90,7 +91,7 @@ def _show(axis: Axes, pixels: np.ndarray, title: str) -> None:
 
 def _name(names: tuple[str, ...], number: int) -> str:
     """A class's name, shortened; its number where the teacher knows more classes than the images."""
-    name = names[number] if number < len(names) else str(number)
+    name = readable(names[number]) if number < len(names) else str(number)
     return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
 
 

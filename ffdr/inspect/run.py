@@ -44,7 +44,7 @@ def inspect(options: InspectOptions) -> None:
     }
     if options.grid:
         _draw(Path(options.grid), images, reinforced)
-    print(json.dumps(facts, indent=2, ensure_ascii=False) if options.json else render(facts))
+    print(json.dumps(facts, indent=2) if options.json else render(facts))
 
 
 def _check_grid(grid: str) -> None:

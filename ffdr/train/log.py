@@ -13,6 +13,7 @@ import torch
 from ffdr import __version__
 from ffdr.beton.partial import told, write_aside
 from ffdr.errors import UserError
+from ffdr.text import readable
 from ffdr.train.report import write_report
 
 
@@ -49,9 +50,11 @@ class RunLog(JsonLog):
     """The log of a run's folder, with what goes beside it."""
 
     def __init__(self, folder: str | Path, tensorboard: bool = False) -> None:
-        """Nothing is written yet. Raises UserError when TensorBoard is asked for but not installed."""
+        """Nothing is written yet. Raises UserError when TensorBoard is asked for but not installed, or can't write."""
         if tensorboard and find_spec("tensorboard") is None:
             raise UserError("train.tensorboard: the package tensorboard is not installed; install it or leave it out")
+        if tensorboard and str(folder) != readable(str(folder)):
+            raise UserError(f"train.tensorboard: TensorBoard can't write to {folder}, which is not UTF-8; leave it out")
         super().__init__(Path(folder) / "log.jsonl")
         self.folder, self._tensorboard = Path(folder), tensorboard
 

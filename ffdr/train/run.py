@@ -142,4 +142,4 @@ def _lessons(policy: Policy | None, reinforced: ReinforcedBeton | None, teacher:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]

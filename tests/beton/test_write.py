@@ -155,6 +155,15 @@ def test_bad_image_stops_with_its_path(damaged, tmp_path, workers):
     assert not (tmp_path / "out" / "x.beton").exists()
 
 
+def test_a_message_names_a_path_that_exists(damaged, tmp_path, monkeypatch):
+    """The split's folder is part of it."""
+    monkeypatch.chdir(damaged.parent)
+    plan = options(".", tmp_path, workers=1, split=damaged.name)
+    with pytest.raises(UserError, match=r"^damaged/.*\.jpg: can't be read: ") as caught:
+        write_images(plan, progress=False)
+    assert Path(str(caught.value).split(": ")[0]).is_file()
+
+
 def test_bad_images_are_skipped_and_listed(photos, damaged, tmp_path):
     source = open_source("imagefolder", str(damaged), "")
     with pytest.raises(UserError, match="can't be read"):  # the skipping runs then resume what this one began
@@ -186,6 +195,9 @@ class DeadlySource:
 
     def origin(self, i):
         return f"image{i}"
+
+    def place(self, origin):
+        return origin
 
     def read(self, i):
         if i == 37:
