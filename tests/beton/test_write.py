@@ -210,6 +210,28 @@ def test_dead_worker_is_reported(photos, tmp_path):
         write._Writer(options(photos, tmp_path, workers=2), DeadlySource(), np.arange(64)).run(False)
 
 
+UNGUARDED = """
+import sys
+from ffdr.beton.write import write_images
+from ffdr.options import WriteOptions
+print("started")
+write_images(WriteOptions(source="digits", mode="raw", per_class=9, out=sys.argv[1], workers=2), progress=False)
+"""
+
+
+@pytest.mark.parametrize("temporary", ["short", "long" * 30])
+def test_a_script_without_the_guard_may_use_workers(tmp_path, temporary):
+    """Nor does a temporary folder matter whose name leaves no room for that of a socket."""
+    (tmp_path / temporary).mkdir()
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "x.beton")]
+    environment = os.environ | {"TMPDIR": str(tmp_path / temporary)}
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "started\n", "")
+    alone = WriteOptions(source="digits", mode="raw", per_class=9, out=str(tmp_path / "y.beton"), workers=1)
+    assert (tmp_path / "x.beton").read_bytes() == write_images(alone, progress=False).read_bytes()
+
+
 class SizedSource(DeadlySource):
     """Images of given sizes."""
 
