@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ffdr import __version__, recipe
-from ffdr.errors import UserError, nearest
+from ffdr.errors import UserError, is_bad_path, is_out_of_memory, nearest
 from ffdr.options import (
     BENCHES,
     AblateRecipe,
@@ -177,47 +177,78 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "ablate": ablate,
     "report": report,
 }
+_IN_BATCHES = ("demo", "reinforce", "train", "eval", "bench", "ablate")
+"""Verbs that run models."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit status.
 
-    0; 2 after one line about a mistake in the input; 1 after one line about a file system or memory that fails (a full
-    disk, too large a batch), and for a damaged file; 130 when interrupted, 141 when nobody reads what it prints, 143
-    when stopped by SIGTERM.
+    0; 2 after one line about a mistake in the input, a path that can't be written to among them; 1 after one line about
+    a system that fails (a full disk, no memory left), and for a damaged file; 130 when interrupted, 141 when nobody
+    reads what it prints, 143 when stopped by SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words.pop(0) if words else "--help"
-    if verb in ("-h", "--help", "help"):
-        print(_overview())
-        return 0
-    if verb == "--version":
-        print(f"ffdr {__version__}")
-        return 0
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # else somebody put something of their own there
+            stream.reconfigure(errors="backslashreplace")  # no name, and no terminal, may end the work
+    status = 1
     try:
-        status = _run(verb, words) or 0
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:  # its reader, such as head, has seen enough; what is left in the buffer must go somewhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except UserError as error:
-        print(f"ffdr {verb}: {error}", file=sys.stderr)
-        return 2
+        status = _status(verb, words)
+        if sys.stdout:  # closed by >&-
+            sys.stdout.flush()
+    except BrokenPipeError:  # its reader, such as head, has seen enough
+        status = 141
     except OSError as error:
-        print(f"ffdr {verb}: {error.filename or 'file system'}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    except Exception as error:
-        if type(error).__name__ not in ("MemoryError", "OutOfMemoryError"):  # the latter is torch's, not imported here
-            raise
-        print(f"ffdr {verb}: out of memory: {' '.join(str(error).split())[:200]}; try smaller batches", file=sys.stderr)
-        return 1
+        if not status:  # else it is told already
+            status = 1
+            print(f"ffdr {verb}: standard output: {error.strerror}", file=sys.stderr)
+    finally:
+        _drop_unwritable()
+    return status
+
+
+def _status(verb: str, words: list[str]) -> int:
+    """Run one verb; what fails is told in one line."""
+    try:
+        return _run(verb, words) or 0
+    except BrokenPipeError:
+        raise
+    except UserError as error:
+        line, status = str(error), 2
     except KeyboardInterrupt as error:  # or one that knows more, such as train.control.Stopped
-        print(f"ffdr {verb}: {error or 'interrupted'}", file=sys.stderr)
-        return getattr(error, "status", 130)
+        line, status = str(error) or "interrupted", getattr(error, "status", 130)
+    except Exception as error:
+        if is_out_of_memory(error):
+            text = " ".join(str(error).split())[:200]
+            hint = "; try smaller batches" if verb in _IN_BATCHES else ""
+            line, status = f"out of memory{f': {text}' if text else ''}{hint}", 1
+        elif isinstance(error, OSError):
+            line = f"{error.filename or 'file system'}: {error.strerror or error}"
+            status = 2 if is_bad_path(error) else 1
+        else:
+            raise
+    print(f"ffdr {verb}: {line}", file=sys.stderr)
+    return status
+
+
+def _drop_unwritable() -> None:
+    """Let go what is left in buffers that can't be written: Python would try again as it ends."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(verb: str, words: list[str]) -> int | None:
+    if verb in ("-h", "--help", "help"):
+        print(_overview())
+        return None
+    if verb == "--version":
+        print(f"ffdr {__version__}")
+        return None
     if verb not in VERBS:
         raise UserError(f"no such verb; one of {', '.join(VERBS)}{nearest(verb, VERBS)}")
     if any(word in ("-h", "--help") for word in words):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import socket
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -23,13 +23,15 @@ import torch
 import yaml
 from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.models import PretrainedCfg, load_state_dict
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ffdr.errors import UserError, nearest
+from ffdr.beton.partial import aside
+from ffdr.errors import UserError, is_out_of_memory, nearest
 from ffdr.options import ModelOptions
+from ffdr.text import readable
 
 _MARK = "ffdr_model"
 """Metadata key that tells our files from others; its value is the ``ModelInfo`` as JSON."""
@@ -82,7 +84,7 @@ def best_device() -> torch.device:
 
 def class_digest(names: Iterable[str]) -> str:
     """16 hexadecimal digits that stand for the class names in order."""
-    return hashlib.sha256("\0".join(names).encode()).hexdigest()[:16]
+    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def fixed_size(name: str) -> bool:
@@ -148,6 +150,8 @@ def forward_flops(model: nn.Module, name: str, resolution: int) -> int:
         with counter, torch.no_grad():
             model(torch.zeros(1, 3, resolution, resolution))
     except (AssertionError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"model.name: {name} can't take images of {resolution} px, which the recipe has") from error
     return counter.get_total_flops()
 
@@ -161,8 +165,8 @@ def save_weights(path: str | Path, state: Mapping[str, torch.Tensor], info: Mode
     """The same for a model's ``state_dict``, on any device."""
     # Clones: the format takes neither other memory layouts nor tensors that share storage.
     state = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    with aside(path) as partial:
-        save_file(state, partial, metadata=info.to_metadata())
+    with aside(path) as file:
+        file.write(save(state, info.to_metadata()))
 
 
 def load_model(path: str | Path, resolution: int = 0) -> tuple[nn.Module, ModelInfo]:
@@ -216,7 +220,7 @@ def read_info(path: str | Path) -> ModelInfo | None:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
     try:
-        with safe_open(path, framework="pt") as file:
+        with _utf8_name(path) as name, safe_open(name, framework="pt") as file:
             text = file.metadata() or {}
     except SafetensorError as error:
         if Path(path).suffix == ".safetensors":
@@ -231,20 +235,15 @@ def read_info(path: str | Path) -> ModelInfo | None:
 
 
 @contextmanager
-def aside(path: str | Path) -> Iterator[Path]:
-    """A partial name to write to; on success its bytes reach the disk and it takes the final name.
-
-    A run that is killed leaves the earlier file as it was.
-    """
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def _utf8_name(path: str | Path) -> Iterator[str]:
+    """A name of the same file that safetensors takes, which refuses one that is not UTF-8."""
+    if readable(str(path)) == str(path):
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, f"link{readable(Path(path).suffix)}")
+        link.symlink_to(Path(path).resolve())
+        yield str(link)
 
 
 def _factory_options(texts: tuple[str, ...]) -> dict[str, Any]:
@@ -272,6 +271,8 @@ def _probe(model: nn.Module, name: str, resolution: int) -> None:
         with torch.inference_mode():
             model.eval()(torch.zeros(1, 3, resolution, resolution))
     except (AssertionError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"model.name: {name} can't take images of {resolution} px ({_one_line(error)})") from error
     model.train()
 
@@ -282,7 +283,8 @@ def _load_weights(name: str, path: str, num_classes: int | None, resolution: int
     if info is not None and info.name != name:
         raise UserError(f"{path}: holds a {info.name}, but {name} was asked for")
     try:
-        state = load_state_dict(path, weights_only=True)
+        with _utf8_name(path) as file:
+            state = load_state_dict(file, weights_only=True)
     except Exception as error:  # torch's safe unpickler lets whatever a damaged file provokes pass through
         raise UserError(f"{path}: no weights could be read from it ({_one_line(error)})") from error
     config = timm.get_pretrained_cfg(name)

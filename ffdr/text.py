@@ -1,4 +1,4 @@
-"""How figures are said: times and sizes as a person would, tables as Markdown; and how verbs end."""
+"""How times, sizes and names are said, tables as Markdown, and how verbs end."""
 
 from __future__ import annotations
 
@@ -41,6 +41,11 @@ def ending(made: Iterable[tuple[Path, str, bool]], then: str) -> str:
         f"{path}: already complete ({what}); nothing to do" if done else f"{path}: {what}" for path, what, done in made
     )
     return f"{'; '.join(said)}; next: {then}"
+
+
+def readable(name: str) -> str:
+    """A file's or a class's name as text that every library takes: bytes that are not UTF-8 become ``\\xe9``."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def table_lines(headings: Sequence[str], rows: Iterable[Sequence[str]], padded: bool = False) -> list[str]:

@@ -63,5 +63,5 @@ def test_the_public_face_imports():
 def test_a_folder_that_cannot_be_written_to_is_one_line(digits):
     flags = ["--train.batch_size=25", "--train.resolution=32", "--model.name=test_efficientnet"]
     run = ffdr("train", f"--data.train={digits}", "--train.out=/proc/nowhere", *flags)
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert run.stderr == "ffdr train: /proc/nowhere: No such file or directory\n"

@@ -83,7 +83,7 @@ def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
     def dies(*_args, **_kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(models, "save_file", dies)
+    monkeypatch.setattr(models, "save", dies)
     with pytest.raises(OSError, match="disk full"):
         save_model(path, model, INFO)
     assert path.read_bytes() == before

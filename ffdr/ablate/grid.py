@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shlex
 import zlib
 from collections.abc import Iterable, Mapping
@@ -144,7 +145,7 @@ def _cut(options: AblateOptions, found: TrainRecipe, wanted: Mapping[str, str]) 
     full = Path(found.data.reinforced)
     parts = [f"-{key}{count}" for key, count in wanted.items() if count]
     # The path's checksum keeps files of the same name in different folders apart.
-    name = f"{full.stem}-{zlib.crc32(str(full).encode()):08x}{''.join(parts)}.beton"
+    name = f"{full.stem}-{zlib.crc32(os.fsencode(full)):08x}{''.join(parts)}.beton"
     flags = [f"--file={full}", f"--out={options.work}/subsets/{name}"]
     return recipe.parse("subset", [*flags, *(f"--{key}={count}" for key, count in wanted.items() if count)]).subset
 

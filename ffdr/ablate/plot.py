@@ -14,7 +14,7 @@ from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
 from ffdr.ablate.grid import SEED, Grid
 from ffdr.ablate.report import Group, Row, grouped
 from ffdr.ablate.scores import METRICS, mean_and_half_width
-from ffdr.models import aside
+from ffdr.beton.partial import aside
 from ffdr.pictures import Picture, legible
 
 _COLOURS = {"erm": "tab:gray", "kd": "tab:orange", "dr": "tab:blue"}
@@ -66,8 +66,8 @@ def _figure(file: Path, panels: Sequence[tuple[_Ladder, str]], rows: Sequence[Ro
     figure = Picture(figsize=(5.5 * len(panels), 4.2), layout="constrained")
     for axes, (ladder, key) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _draw(axes, ladder, key, grouped(rows))
-    with aside(file) as partial:
-        figure.savefig(partial, format="png", dpi=120)
+    with aside(file) as picture:
+        figure.savefig(picture, format="png", dpi=120)
     return file
 
 

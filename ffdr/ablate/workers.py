@@ -10,20 +10,21 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from ffdr.errors import UserError
+from ffdr.beton.workers import Spawn
+from ffdr.errors import UserError, WriteError
 from ffdr.train.control import Stopped, StopRequest
 
 Task = Callable[[], Any]
 """Runs in a worker; task and value must pickle."""
 _POLL = 0.2
 """Seconds between two looks at the world outside the workers."""
-_SPAWN = get_context("spawn")
+_SPAWN = Spawn()
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def _work(pipe: Connection) -> None:
             outcome = Outcome(task())
         except Stopped as stopped:
             raise SystemExit(stopped.status) from None
-        except UserError as error:
+        except (UserError, WriteError) as error:
             outcome = Outcome(error=str(error))
         except Exception as error:
             line = " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -279,7 +279,8 @@ def _batches(archive: Archive, rules: Rules, images: ImageBeton, written: np.nda
 def _import_part(source: _Source, images: ImageBeton, out: Path, progress: bool) -> ReinforcedBeton:
     """One of several archives, in a file of its own beside ``out``, which an earlier run may have finished."""
     header = _header([source], images)
-    digest = hashlib.sha256(header.pack() + source.archive.identity.encode()).hexdigest()[:_DIGITS]
+    identity = source.archive.identity.encode(errors="surrogateescape")
+    digest = hashlib.sha256(header.pack() + identity).hexdigest()[:_DIGITS]
     path = out.with_name(f"{out.name}.{digest}.part")
     if not path.exists():
         _import(source, header, images, path, progress)

@@ -3,7 +3,6 @@ and scikit-image (those in its package: nothing is downloaded), their betons, an
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from ffdr.beton.decode import blank_views
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.reinforced import ReinforcedWriter
+from ffdr.beton.workers import start_context
 from ffdr.beton.write import write_images
 from ffdr.options import WriteOptions
 
@@ -56,7 +56,7 @@ def make_photos_at_once(
         save(range(count))
         return folder
     portions = [range(first, count, processes) for first in range(processes)]
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("forkserver")) as pool:
+    with ProcessPoolExecutor(processes, start_context()) as pool:
         list(pool.map(save, portions))
     return folder
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ffdr.bench.statistics import Estimate
 from ffdr.bench.timing import Timing
+from ffdr.beton.partial import aside
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -29,7 +30,8 @@ def plot_loader(file: Path, timings: Mapping[str, Timing], stages: Mapping[str, 
     )
     _draw_rates(rates, {name: timing.rate for name, timing in timings.items()})
     _draw_stages(parts, stages)
-    figure.savefig(file, dpi=120)
+    with aside(file) as picture:
+        figure.savefig(picture, dpi=120)
     plt.close(figure)
 
 
@@ -47,7 +49,8 @@ def plot_bytes(file: Path, rates: Mapping[str, Estimate], sizes: Mapping[str, fl
     axes.set_xlabel("KiB an image")
     axes.set_ylabel("images a second on one core")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, dpi=120)
+    with aside(file) as picture:
+        figure.savefig(picture, dpi=120)
     plt.close(figure)
 
 

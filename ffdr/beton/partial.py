@@ -12,6 +12,7 @@ Record: uint32 length, uint32 CRC-32, the bytes.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -24,7 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from ffdr.errors import UserError
+from ffdr.errors import UserError, WriteError, is_bad_path
 
 if TYPE_CHECKING:
     from ffdr.beton.receipt import Work
@@ -108,12 +109,13 @@ class Partial:
         """Refuse at once a file of ``size`` bytes for which the disk has no room; what is written already counts.
 
         Raises:
-            UserError: both sizes.
+            WriteError: both sizes.
         """
         missing = size - os.fstat(self.file.fileno()).st_blocks * 512
         free = shutil.disk_usage(self.path.parent).free
         if missing > free:
-            raise UserError(f"{self.final}: needs {missing >> 20:,} MiB more, but {free >> 20:,} MiB are free there")
+            text = f"needs {missing >> 20:,} MiB more, but {free >> 20:,} MiB are free there"
+            raise WriteError(errno.ENOSPC, text, str(self.final))
 
     def publish(self) -> None:
         """Give the finished file, which must be complete and synced, its final name, and drop the journal.
@@ -192,24 +194,69 @@ def check_writable(final: Path) -> None:
 
 @contextmanager
 def told(path: Path) -> Iterator[None]:
-    """Tell a failure to write, a full disk above all, in one line."""
+    """Tell a failure to write in one line, whatever library it comes from.
+
+    Raises:
+        UserError: a place that can't be written to.
+        WriteError: a system that fails, a full disk above all.
+    """
     try:
         yield
-    except OSError as error:
+    except (UserError, WriteError):
+        raise
+    except (OSError, RuntimeError) as error:
+        cause = _system_error(error)
+        if cause is None:
+            raise
         place = nearest_existing(path.parent)
-        cause = error.strerror or error if place.is_dir() else f"{place} is not a folder"
-        raise UserError(f"{path}: can't be written: {cause}") from error
+        if not place.is_dir():
+            raise UserError(f"{path}: can't be written: {place} is not a folder") from error
+        text = f"can't be written: {cause.strerror or cause}"
+        if is_bad_path(cause):
+            raise UserError(f"{path}: {text}") from error
+        raise WriteError(cause.errno or errno.EIO, text, str(path)) from error
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    """What the system said: torch wraps it in errors of its own, one for each thing that it then fails to do."""
+    link: BaseException | None = error
+    while link is not None and not isinstance(link, OSError):
+        link = link.__cause__ or link.__context__
+    return link
+
+
+@contextmanager
+def aside(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the name ``path`` once all its bytes are on the disk.
+
+    The name never leads to half of it: a run that is killed, or fails, leaves the earlier file as it was.
+
+    Raises:
+        UserError, WriteError: as ``told`` does.
+    """
+    path = Path(path)
+    partial = partial_path(path)
+    with told(path):
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
+        sync_folder(path.parent)
 
 
 def write_aside(path: Path, text: str) -> None:
-    """Write a small file so that its name never leads to half of it."""
-    partial = partial_path(path)
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    sync_folder(path.parent)
+    """Write a small file so that its name never leads to half of it. See ``aside``.
+
+    UTF-8. A name that isn't text has lone surrogates, which become ``\\udcXX``: in JSON, the same string again.
+    """
+    with aside(path) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def sync_folder(folder: Path) -> None:

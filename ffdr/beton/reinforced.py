@@ -33,7 +33,7 @@ def file_bytes(header: ReinforcedHeader) -> int:
 
 def identity_of(header: ReinforcedHeader, identity: str) -> bytes:
     """What tells one partial file from another: the header and whatever else decides what is written."""
-    return b"reinforced\0" + header.pack() + identity.encode()
+    return b"reinforced\0" + header.pack() + identity.encode(errors="surrogateescape")
 
 
 def _part(header: ReinforcedHeader) -> Part:

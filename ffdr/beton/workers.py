@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
+import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import connection, parent_process
+from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
+from types import ModuleType
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -34,10 +39,7 @@ def run(task: Task[Result], portions: Sequence[list[int]], workers: int) -> Iter
     if workers <= 1:
         yield from map(task, portions)
         return
-    # A forked child would inherit this process's threads' locks; the fork server has no threads.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ffdr.beton.encode"])
-    pool = ProcessPoolExecutor(workers, context, _start, (task,))
+    pool = ProcessPoolExecutor(workers, start_context(["ffdr.beton.encode"]), _start, (task,))
     flying: deque[tuple[list[int], Future[Result]]] = deque()
     try:
         for portion in portions:
@@ -52,6 +54,60 @@ def run(task: Task[Result], portions: Sequence[list[int]], workers: int) -> Iter
         raise DeadWorkerError(flying[0][0][0], flying[-1][0][-1]) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def start_context(preload: Sequence[str] = ()) -> ForkServerContext | SpawnContext:
+    """How processes are started: by the fork server, which has no threads whose locks a child would inherit.
+
+    preload: modules that it imports once, for all. Where the temporary folder's name leaves no room for the path of its
+    socket, each process is started afresh.
+    """
+    if len(os.fsencode(tempfile.gettempdir())) + len("/pymp-xxxxxxxx/listener-xxxxxxxx") > _SOCKET_PATH:
+        return Spawn()
+    context = _ForkServer()
+    context.set_forkserver_preload(list(preload))
+    return context
+
+
+_SOCKET_PATH = 107
+"""Bytes of a socket's path in Linux."""
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """A process that starts meanwhile does not run its parent's script anew, as multiprocessing has it.
+
+    Our tasks need nothing of it; and without ``if __name__ == "__main__":`` it would start itself, for ever.
+    """
+    script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
+class _ForkServerProcess(ForkServerProcess):
+    @staticmethod
+    def _Popen(process: Any) -> Any:  # noqa: N802  (multiprocessing's name)
+        with _without_script():
+            return ForkServerProcess._Popen(process)
+
+
+class _SpawnProcess(SpawnProcess):
+    @staticmethod
+    def _Popen(process: Any) -> Any:  # noqa: N802
+        with _without_script():
+            return SpawnProcess._Popen(process)
+
+
+class _ForkServer(ForkServerContext):
+    Process = _ForkServerProcess
+
+
+class Spawn(SpawnContext):
+    """Multiprocessing's context ``spawn``, whose processes do not run their parent's script anew."""
+
+    Process = _SpawnProcess
 
 
 _task: Task[Any] | None = None
@@ -74,8 +130,6 @@ def _run(portion: Sequence[int]) -> Any:
 
 def _die_with_parent() -> None:
     """A worker waits for work for ever when its parent was killed: the queue's pipe is open in other workers too."""
-    import os
-
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

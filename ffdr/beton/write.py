@@ -120,14 +120,14 @@ class _Writer(Growing):
         return Encoder(self.source, self.options, self.coding)
 
     def name(self, i: int) -> str:
-        """Its origin."""
-        return self.source.origin(i)
+        """Where it lies."""
+        return self.source.place(self.source.origin(i))
 
     def check_skipped(self) -> None:
         """See :class:`Growing`."""
         if self.skipped and self.options.on_error == "stop":
             origin, cause = self.skipped[0]
-            place = Path(self.options.path) / origin
+            place = self.source.place(origin)
             raise UserError(f"{place}: can't be read: {cause}; --write.on_error=skip leaves such images out")
 
     def manifest(self, samples: np.ndarray) -> dict[str, Any]:

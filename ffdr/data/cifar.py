@@ -41,6 +41,10 @@ class Cifar100:
         """See :class:`ffdr.data.Source`. The dataset's own file names are not unique; the position is."""
         return f"{self._split}/{i:05d}"
 
+    def place(self, origin: str) -> str:
+        """See :class:`ffdr.data.Source`."""
+        return origin
+
     def read(self, i: int) -> Image.Image:
         """See :class:`ffdr.data.Source`."""
         return Image.fromarray(np.ascontiguousarray(self._images[i].transpose(1, 2, 0)))

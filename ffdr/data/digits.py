@@ -32,6 +32,10 @@ class Digits:
         """See :class:`ffdr.data.Source`."""
         return f"digits/{self._index[i]:04d}"
 
+    def place(self, origin: str) -> str:
+        """See :class:`ffdr.data.Source`."""
+        return origin
+
     def read(self, i: int) -> Image.Image:
         """See :class:`ffdr.data.Source`."""
         grey = np.rint(self._images[i] * (255 / 16)).astype(np.uint8)

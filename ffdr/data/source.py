@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ffdr.errors import UserError, nearest
 
@@ -31,8 +31,12 @@ class Source(Protocol):
         """Relative path that names image i for good, whatever folder the source lies in. Slashes separate."""
         ...
 
+    def place(self, origin: str) -> str:
+        """Where the image of that origin lies, for messages: a path that leads to it if it has a file of its own."""
+        ...
+
     def read(self, i: int) -> Image.Image:
-        """Image i in mode RGB, as Pillow's ``convert("RGB")`` gives it; EXIF orientation is ignored, as in torchvision.
+        """Image i in mode RGB, as ``to_rgb`` makes it; EXIF orientation is ignored, as in torchvision.
 
         Raises:
             ReadError: the image can't be read; names it and the cause.
@@ -53,14 +57,15 @@ class Source(Protocol):
 
 
 class ReadError(UserError):
-    """An image of a source that can't be read: its relative path and the cause."""
+    """An image of a source that can't be read: its relative path, the cause, and where it lies."""
 
-    def __init__(self, origin: str, cause: str) -> None:
-        super().__init__(f"{origin}: {cause}")
-        self.origin, self.cause = origin, cause
+    def __init__(self, origin: str, cause: str, place: str = "") -> None:
+        super().__init__(f"{place or origin}: {cause}")
+        self.origin, self.cause, self.place = origin, cause, place
 
     def __reduce__(self) -> tuple:
-        return (ReadError, (self.origin, self.cause))  # by default pickle would call it with the message alone
+        # By default pickle would call it with the message alone.
+        return (ReadError, (self.origin, self.cause, self.place))
 
 
 _OPENERS = {
@@ -114,14 +119,33 @@ def read_rgb(path: Path, origin: str) -> Image.Image:
     """
     try:
         with path.open("rb") as file:
-            return Image.open(file).convert("RGB")
+            return to_rgb(Image.open(file))
     except Exception as error:  # Pillow's decoders raise many kinds; all mean that the image can't be read
-        raise ReadError(origin, tell(error, path)) from error
+        raise ReadError(origin, tell(error, path), str(path)) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image in mode RGB, as Pillow's ``convert("RGB")`` gives it, but for grey pixels of more than 8 bits.
+
+    Pillow cuts those off at 255, which makes most of them white. Of 16 bits the high byte counts, as Pillow has it for
+    16-bit colour, so that a picture looks the same whether it was saved in grey or in colour.
+
+    Raises:
+        ValueError: grey pixels of 32 bits, integer or floating, whose black and white nobody knows.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # "I" there holds 16
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"grey pixels of 32 bits (Pillow's mode {image.mode}) have no known range; save 8 or 16 bits")
+    return image.convert("RGB")
 
 
 def tell(error: BaseException, path: Path) -> str:
     """What went wrong, in one line, without the path: the caller names the image by its origin."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, UnidentifiedImageError):  # it names a Python object
+        text = "cannot identify image file"
+    else:
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     text = " ".join(text.replace(str(path), path.name).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
@@ -160,6 +184,10 @@ class FileSource:
         """See :class:`Source`."""
         return self._names[i]
 
+    def place(self, origin: str) -> str:
+        """See :class:`Source`."""
+        return str(self.root / origin)
+
     def read(self, i: int) -> Image.Image:
         """See :class:`Source`."""
         return read_rgb(self.root / self._names[i], self._names[i])
@@ -181,4 +209,4 @@ class FileSource:
         try:
             return path.read_bytes()
         except OSError as error:
-            raise ReadError(self._names[i], tell(error, path)) from error
+            raise ReadError(self._names[i], tell(error, path), str(path)) from error

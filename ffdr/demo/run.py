@@ -60,7 +60,7 @@ def run_demo(options: DemoOptions) -> None:
     report.write_table(out / "table.md", runs, lines, measured)
     report.plot(out / "plot.png", runs)
     draw_views(out / "views.png", dataset, RESOLUTION)
-    print((out / "table.md").read_text())
+    print((out / "table.md").read_text(encoding="utf-8"))
     seconds = time.perf_counter() - start
     then = shlex.join(["ffdr", "inspect", str(reinforced), f"--images={betons['small']}"])
     print(f"{out}: summary.json, table.md, plot.png, views.png, made in {seconds:.0f} s; next: {then}")

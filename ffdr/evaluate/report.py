@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ffdr.beton.partial import write_aside
+from ffdr.beton.partial import aside, write_aside
 from ffdr.evaluate.feeding import feeding_text
 from ffdr.evaluate.metrics import ECE_BINS
-from ffdr.models import aside
+from ffdr.text import readable
 
 Report = dict[str, Any]
 """How the model was fed (``feeding.KEYS``; model, parameters, compiled); then the scores of one data set and ``data``,
@@ -114,11 +114,11 @@ def plot(path: Path, report: Report) -> None:
         share = [part["images"] / scores["images"] for part in scores["reliability"]]
         above.bar(places, accuracy, width=1 / ECE_BINS, edgecolor="white")
         above.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--")
-        above.set(title=f"{Path(name).name}, ECE {scores['ece']:.2%}", xlim=(0, 1), ylim=(0, 1))
+        above.set(title=f"{readable(Path(name).name)}, ECE {scores['ece']:.2%}", xlim=(0, 1), ylim=(0, 1))
         below.bar(places, share, width=1 / ECE_BINS, edgecolor="white", color="grey")
         below.set(xlabel="confidence", ylim=(0, None))
     axes[0, 0].set_ylabel("accuracy")
     axes[1, 0].set_ylabel("share of images")
     figure.suptitle(report["model"])
-    with aside(path) as partial:
-        figure.savefig(partial, format="png", dpi=100)
+    with aside(path) as file:
+        figure.savefig(file, format="png", dpi=100)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 import unicodedata
 from pathlib import Path
@@ -13,6 +12,7 @@ import matplotlib
 import numpy as np
 
 from ffdr.augment.view import FLIP, FRACTION, OPS
+from ffdr.beton.partial import aside
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton
 from ffdr.pictures import Picture, legible
@@ -111,8 +111,6 @@ def _width(text: str) -> int:
 
 
 def _save(figure: Figure, file: Path) -> None:
-    """Write aside, then rename: the name never leads to half a picture."""
-    partial = file.with_name(file.name + ".partial")
-    figure.savefig(partial, dpi=90, format="png")
+    with aside(file) as picture:
+        figure.savefig(picture, dpi=90, format="png")
     plt.close(figure)
-    os.replace(partial, file)

@@ -46,7 +46,7 @@ def inspect(options: InspectOptions) -> None:
     if options.grid:
         _draw(Path(options.grid), images, reinforced)
     if options.json:
-        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        print(json.dumps(facts, indent=2))
         return
     print(render(facts))
     drawn = f", drawn in {options.grid}" if options.grid else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import time
 from itertools import cycle, islice
@@ -10,7 +11,7 @@ from pathlib import Path
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.partial import nearest_existing, partial_path
 from ffdr.beton.reinforced import file_bytes
-from ffdr.errors import UserError
+from ffdr.errors import WriteError
 from ffdr.reinforce.labelling import Labeller
 from ffdr.reinforce.shards import SHARD_VIEWS
 from ffdr.text import duration
@@ -23,11 +24,11 @@ def check_space(out: Path, header: ReinforcedHeader, ranks: int) -> None:
     """Refuse to start what the disk can't hold: shards in flight and the file, less what a killed run has of it.
 
     Raises:
-        UserError: one line with the bytes that are needed and those that are free.
+        WriteError: one line with the bytes that are needed and those that are free.
     """
     needed, free = _needed(out, header, ranks), _free(out)
     if needed > free:
-        raise UserError(f"{out}: needs {needed:,} bytes, but only {free:,} are free there")
+        raise WriteError(errno.ENOSPC, f"needs {needed:,} bytes, but only {free:,} are free there", str(out))
 
 
 def _needed(out: Path, header: ReinforcedHeader, ranks: int) -> int:

@@ -63,7 +63,7 @@ class ShardFolder:
         """header, identity: what decides the bytes; a shard of anything else is not believed."""
         self.path = out.with_name(out.name + ".shards")
         self.header = header
-        self.work = hashlib.sha256(header.pack() + identity.encode()).digest()
+        self.work = hashlib.sha256(header.pack() + identity.encode(errors="surrogateescape")).digest()
 
     def create(self) -> None:
         """Make the folder, and clear away what killed runs left unfinished."""

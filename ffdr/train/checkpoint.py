@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from ffdr.beton.partial import aside
 from ffdr.errors import UserError
-from ffdr.models import aside
 
 _VERSION = 2
 _KEYS = (
@@ -35,8 +35,8 @@ class Checkpoints:
         if set(state) != set(_KEYS):
             raise ValueError(f"checkpoint: keys {sorted(state)}, but {sorted(_KEYS)} are needed")
         self.folder.mkdir(parents=True, exist_ok=True)
-        with aside(self.folder / f"{step:09d}.pt") as partial:
-            torch.save({"version": _VERSION, **state}, partial)
+        with aside(self.folder / f"{step:09d}.pt") as file:
+            torch.save({"version": _VERSION, **state}, file)
         paths = self.paths()
         upto = next(number for number, path in enumerate(paths, 1) if path.stem == f"{step:09d}")
         for path in (*paths[: max(0, upto - self.keep)], *paths[upto:]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,8 +12,9 @@ import timm
 import torch
 
 from ffdr import __version__
-from ffdr.beton.partial import write_aside
+from ffdr.beton.partial import told, write_aside
 from ffdr.errors import UserError
+from ffdr.text import readable
 from ffdr.train.report import write_report
 
 
@@ -26,7 +26,7 @@ class JsonLog:
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one record and hand it to the operating system."""
-        with open(self.path, "a", encoding="utf-8") as file:
+        with told(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
@@ -44,18 +44,18 @@ class JsonLog:
     def keep(self, epochs: int) -> None:
         """Drop the records after the first ``epochs`` epochs."""
         kept = [record for record in self.records() if record["epoch"] <= epochs]
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        os.replace(partial, self.path)
+        write_aside(self.path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 class RunLog(JsonLog):
     """The log of a run's folder, with what goes beside it."""
 
     def __init__(self, folder: str | Path, tensorboard: bool = False) -> None:
-        """Nothing is written yet. Raises UserError when TensorBoard is asked for but not installed."""
+        """Nothing is written yet. Raises UserError when TensorBoard is asked for but not installed, or can't write."""
         if tensorboard and find_spec("tensorboard") is None:
             raise UserError("train.tensorboard: the package tensorboard is not installed; install it or leave it out")
+        if tensorboard and str(folder) != readable(str(folder)):
+            raise UserError(f"train.tensorboard: TensorBoard can't write to {folder}, which is not UTF-8; leave it out")
         super().__init__(Path(folder) / "log.jsonl")
         self.folder, self._tensorboard = Path(folder), tensorboard
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from ffdr.beton.partial import write_aside
-from ffdr.models import aside
+from ffdr.beton.partial import aside, write_aside
 
 Record = dict[str, Any]
 
@@ -30,8 +29,8 @@ def write_report(folder: Path, title: str, records: list[Record]) -> None:
     if not records:
         return
     write_aside(folder / "report.md", _markdown(title, records))
-    with aside(folder / "report.png") as partial:
-        _plot(partial, title, records)
+    with aside(folder / "report.png") as file:
+        _plot(file, title, records)
 
 
 def _markdown(title: str, records: list[Record]) -> str:
@@ -64,7 +63,7 @@ def _summary(records: list[Record]) -> list[str]:
     return lines
 
 
-def _plot(path: Path, title: str, records: list[Record]) -> None:
+def _plot(file: BinaryIO, title: str, records: list[Record]) -> None:
     """Loss, accuracy and rate over the epochs, one below the other."""
     from ffdr.pictures import Picture  # half a second, and only at the end of a run
 
@@ -81,4 +80,4 @@ def _plot(path: Path, title: str, records: list[Record]) -> None:
     axes.set_xlabel("epoch")
     axes.set_ylim(bottom=0)
     figure.suptitle(title)
-    figure.savefig(path, format="png", dpi=100)
+    figure.savefig(file, format="png", dpi=100)

@@ -95,4 +95,4 @@ def _lessons(policy: Policy | None, reinforced: ReinforcedBeton | None, teacher:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]

@@ -22,7 +22,7 @@ from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.subset import subset
 from ffdr.beton.tables import read_tables
-from ffdr.errors import UserError
+from ffdr.errors import UserError, WriteError
 from ffdr.loader import ReinforcedDataset
 from ffdr.options import EvalOptions, ModelOptions, PackOptions, SplitOptions, SubsetOptions
 
@@ -303,7 +303,7 @@ def test_mistakes_are_told_before_anything_is_written(pair, packed, photos, digi
             pack(PackOptions(images, reinforced, str(tmp_path / out)), progress=False)
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(partial.shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(UserError, match=r"x.beton: needs \d+ MiB more, but 0 MiB are free"):
+    with pytest.raises(WriteError, match=r"x.beton: needs \d+ MiB more, but 0 MiB are free"):
         pack(PackOptions(images, reinforced, str(tmp_path / "x.beton")), progress=False)
     assert not (tmp_path / "x.beton").exists()
 

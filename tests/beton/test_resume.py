@@ -1,11 +1,9 @@
 """Killed at any moment, a write goes on and ends with the bytes of one that was not killed."""
 
-import resource
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 from betons import files_in, put
 from crashes import Ordeal, fresh_process
+from disks import full_disk
 
 from ffdr.augment.view import MIXED_DTYPE
 from ffdr.beton import partial
@@ -20,7 +19,7 @@ from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.beton.write import write_images
-from ffdr.errors import UserError
+from ffdr.errors import UserError, WriteError
 from ffdr.options import WriteOptions
 
 WRITE = """
@@ -112,17 +111,6 @@ def test_killed_at_random_moments(tmp_path):
     assert whole["x.beton"] == alone.read_bytes()
 
 
-@contextmanager
-def full_disk(room):
-    """No file of this process may grow beyond so many bytes."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 def test_a_full_disk_loses_nothing_finished(undisturbed, tmp_path, monkeypatch):
     from ffdr.data.digits import Digits
 
@@ -131,7 +119,7 @@ def test_a_full_disk_loses_nothing_finished(undisturbed, tmp_path, monkeypatch):
     out = tmp_path / "x.beton"
     with (
         full_disk(size(undisturbed) // 2),
-        pytest.raises(UserError, match=r"x\.beton: can't be written: File too large$"),
+        pytest.raises(WriteError, match=r"x\.beton: can't be written: File too large$"),
     ):
         write_images(options(out), progress=False)
     assert not out.exists()
@@ -309,7 +297,7 @@ def test_another_reinforcement_starts_afresh(undisturbed, tmp_path, capfd):
 def test_a_writer_that_can_not_start_lets_go(undisturbed, tmp_path):
     """Else the lock would be held for as long as the exception is."""
     images = ImageBeton.open(undisturbed)
-    with full_disk(1000), pytest.raises(UserError, match="File too large") as refused:
+    with full_disk(1000), pytest.raises(WriteError, match="File too large") as refused:
         ReinforcedWriter(tmp_path / "y.beton", header(images, policy={}), images)
     assert refused.traceback
     assert write_reinforced(tmp_path / "y.beton", images) == 0

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,6 +157,15 @@ def test_bad_image_stops_with_its_path(damaged, tmp_path, workers):
     assert not (tmp_path / "out" / "x.beton").exists()
 
 
+def test_a_message_names_a_path_that_exists(damaged, tmp_path, monkeypatch):
+    """The split's folder is part of it."""
+    monkeypatch.chdir(damaged.parent)
+    plan = options(".", tmp_path, workers=1, split=damaged.name)
+    with pytest.raises(UserError, match=r"^damaged/.*\.jpg: can't be read: ") as caught:
+        write_images(plan, progress=False)
+    assert Path(str(caught.value).split(": ")[0]).is_file()
+
+
 def test_bad_images_are_skipped_and_listed(photos, damaged, tmp_path):
     source = open_source("imagefolder", str(damaged), "")
     with pytest.raises(UserError, match="can't be read"):  # the skipping runs then resume what this one began
@@ -191,6 +201,9 @@ class DeadlySource:
     def state(self, index):
         return str(index.tolist())
 
+    def place(self, origin):
+        return origin
+
     def read(self, i):
         if i == 37:
             os._exit(9)
@@ -200,6 +213,28 @@ class DeadlySource:
 def test_dead_worker_is_reported(photos, tmp_path):
     with pytest.raises(UserError, match=r"worker process died.*image\d+ to image63"):
         write._Writer(options(photos, tmp_path, workers=2), DeadlySource(), np.arange(64)).run(False)
+
+
+UNGUARDED = """
+import sys
+from ffdr.beton.write import write_images
+from ffdr.options import WriteOptions
+print("started")
+write_images(WriteOptions(source="digits", mode="raw", per_class=9, out=sys.argv[1], workers=2), progress=False)
+"""
+
+
+@pytest.mark.parametrize("temporary", ["short", "long" * 30])
+def test_a_script_without_the_guard_may_use_workers(tmp_path, temporary):
+    """Nor does a temporary folder matter whose name leaves no room for that of a socket."""
+    (tmp_path / temporary).mkdir()
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "x.beton")]
+    environment = os.environ | {"TMPDIR": str(tmp_path / temporary)}
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "started\n", "")
+    alone = WriteOptions(source="digits", mode="raw", per_class=9, out=str(tmp_path / "y.beton"), workers=1)
+    assert (tmp_path / "x.beton").read_bytes() == write_images(alone, progress=False).read_bytes()
 
 
 class SizedSource(DeadlySource):

@@ -10,7 +10,7 @@ import pytest
 from betons import MIXING, PLAIN, files_in
 
 from ffdr.beton.read import ReinforcedBeton
-from ffdr.errors import UserError
+from ffdr.errors import UserError, WriteError
 from ffdr.options import ReinforceOptions, TeacherOptions
 from ffdr.reinforce import estimate
 from ffdr.reinforce.generate import generate
@@ -44,7 +44,7 @@ def test_a_disk_too_small_is_told_before_the_start(digits, teacher, tmp_path, mo
     plan = replace(plan, out=str(tmp_path / "new" / "y.beton"))
     needed = 2 * size + 16 * 100  # the file, as many bytes of shards at most, the journal
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, needed - 1))
-    with pytest.raises(UserError, match=rf"y\.beton: needs {needed:,} bytes, but only {needed - 1:,} are free there$"):
+    with pytest.raises(WriteError, match=rf"y\.beton: needs {needed:,} bytes, but only {needed - 1:,} are free there$"):
         generate(plan, PLAIN, models, progress=False)
     assert files_in(tmp_path) == ["x.beton"]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, needed))

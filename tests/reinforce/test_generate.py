@@ -10,7 +10,7 @@ from betons import MIXING, PLAIN, files_in
 from ffdr import ReinforcedDataset
 from ffdr.augment.draw import draw
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.errors import UserError
+from ffdr.errors import UserError, WriteError
 from ffdr.models import ModelInfo, build_model, save_model
 from ffdr.options import ModelOptions, ReinforceOptions, TeacherOptions
 from ffdr.reinforce import generate as generate_module
@@ -135,7 +135,7 @@ def test_a_full_disk_loses_nothing_finished(digits, teachers, tmp_path, monkeypa
 
     monkeypatch.setattr(generate_module, "_COLLECT_EVERY", 0)
     try:
-        with monkeypatch.context() as patched, pytest.raises(UserError, match=r"can't be written: File too large$"):
+        with monkeypatch.context() as patched, pytest.raises(WriteError, match=r"can't be written: File too large$"):
             patched.setattr(ShardFolder, "write", write)
             generate(plan, PLAIN, teachers, progress=False)
     finally:

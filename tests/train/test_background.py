@@ -66,8 +66,8 @@ def test_a_snapshot_keeps_what_was_there():
 
 
 def test_a_checkpoint_that_can_not_be_written_ends_the_run(tmp_path, monkeypatch):
-    def dies(state, partial):
-        partial.write_bytes(b"half")
+    def dies(state, file):
+        file.write(b"half")
         raise OSError("disk full")
 
     run = trainer(tmp_path)

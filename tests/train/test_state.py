@@ -39,8 +39,8 @@ def test_a_checkpoint_that_fails_to_write_leaves_the_old_one(tmp_path, monkeypat
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(2, state(1, 2))
 
-    def dies(_state, partial):
-        partial.write_bytes(b"half")
+    def dies(_state, file):
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(checkpoint.torch, "save", dies)

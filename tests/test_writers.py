@@ -1,0 +1,154 @@
+"""Whatever is written: a full disk is one line and status 1, in every library, and the earlier file stays as it was."""
+
+import errno
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from betons import PLAIN
+from disks import full_disk
+
+from ffdr.archive.exporting import export_archive
+from ffdr.bench.plot import plot_bytes
+from ffdr.bench.report import store
+from ffdr.bench.statistics import Estimate
+from ffdr.beton.pack import pack
+from ffdr.beton.partial import aside, told, write_aside
+from ffdr.beton.transcode import transcode
+from ffdr.beton.write import write_images
+from ffdr.cli import VERBS, main
+from ffdr.errors import UserError, WriteError
+from ffdr.evaluate import report as evaluation
+from ffdr.inspect.grid import _figure, _save
+from ffdr.models import ModelInfo, save_weights
+from ffdr.options import ExportOptions, PackOptions, TranscodeOptions, WriteOptions
+from ffdr.train.checkpoint import _KEYS, Checkpoints
+from ffdr.train.log import JsonLog
+from ffdr.train.report import write_report
+
+INFO = ModelInfo("test_vit", 10, 32, (0.5,) * 3, (0.5,) * 3)
+WEIGHTS = {"a": torch.zeros(100_000), "b": torch.zeros(7)}
+SCORES = {
+    "model": "m", "parameters": 1, "resolution": 32, "center": 1.0, "interpolation": "bilinear", "data": "x",
+    "images": 3, "top1": 0.5, "ece": 0.1, "reliability": [{"accuracy": 0.5, "images": 1}] * 15,
+}  # fmt: skip
+RECORD = {
+    "epoch": 1, "step": 9, "train_loss": 1.0, "val_top1": 0.5, "images_per_second": 9.0, "data_wait": 0.1, "seconds": 1,
+}  # fmt: skip
+
+
+def checkpoint(path):
+    path.rename(path.with_name("000000001.pt"))
+    Checkpoints(path.parent).save(1, {key: {} for key in _KEYS} | {"model": WEIGHTS})
+
+
+WRITERS = {
+    "weights": lambda path: save_weights(path, WEIGHTS, INFO),
+    "checkpoint": checkpoint,
+    "log": lambda path: JsonLog(path).append({"epoch": 1, "names": "x" * 9999}),
+    "text": lambda path: write_aside(path, "x" * 9999),
+    "evaluation's table": lambda path: evaluation.write_csv(path, SCORES),
+    "evaluation's plot": lambda path: evaluation.plot(path, SCORES),
+    "training's report": lambda path: write_report(path.parent, "title", [RECORD]),
+    "bench's figures": lambda path: store(str(path.with_suffix(".json")), "title", ["x" * 999], [], {}),
+    "bench's plot": lambda path: plot_bytes(path, {"x": Estimate(1.0, 0.5, 2.0, ())}, {"x": 9.0}),
+    "pictures of views": lambda path: _save(_figure(1, 1)[0], path),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_is_told_and_the_earlier_file_stays(tmp_path, writer):
+    path = tmp_path / "x.png"
+    path.write_bytes(b"earlier")
+    with full_disk(50), pytest.raises(WriteError, match=r"^/.*: can't be written: File too large$") as caught:
+        WRITERS[writer](path)
+    assert caught.value.errno == errno.EFBIG
+    assert not list(tmp_path.glob("*.partial"))
+    if writer != "log":
+        assert b"earlier" in [file.read_bytes() for file in tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("verb", ["write", "transcode", "pack", "export"])
+def test_a_full_disk_is_told_for_every_file_of_data(photos, reinforce, tmp_path, verb):
+    out, views = str(tmp_path / "x.tar.gz"), str(reinforce(photos, PLAIN))
+    verbs = {
+        "write": lambda: write_images(WriteOptions(source="digits", mode="raw", out=out, workers=1), progress=False),
+        "transcode": lambda: transcode(TranscodeOptions(str(photos), out=out, workers=1), progress=False),
+        "pack": lambda: pack(PackOptions(str(photos), views, out), progress=False),
+        "export": lambda: export_archive(ExportOptions(views, str(photos), out), progress=False),
+    }
+    with full_disk(5000), pytest.raises(WriteError, match=r"/x\.tar\.gz: can't be written: File too large$"):
+        verbs[verb]()
+
+
+def test_a_run_on_a_full_disk_ends_with_one_line_and_status_1(digits, tmp_path, monkeypatch, capsys):
+    real = torch.save
+
+    def save(state, file):
+        with full_disk(1000):
+            real(state, file)
+
+    monkeypatch.setattr(torch, "save", save)
+    flags = ["--train.batch_size=50", "--train.resolution=32", "--train.epochs=1", "--model.name=test_efficientnet"]
+    status = main(["train", f"--data.train={digits}", f"--train.out={tmp_path}", "--data.workers=1", *flags])
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert (status, told) == (1, f"ffdr train: {tmp_path}/checkpoints/000000002.pt: can't be written: File too large")
+
+
+def test_places_that_can_not_be_written_to_are_the_users(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path, cause in (("none/x", "No such file"), ("file/x", "file is not a folder"), ("folder", "Is a directory")):
+        with pytest.raises(UserError, match=f"{path}: can't be written: .*{cause}"):
+            write_aside(tmp_path / path, "text")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_what_happens_within_a_write_is_told_once(tmp_path):
+    line = r"^inner: can't be written: No space left on device$"
+    with pytest.raises(WriteError, match=line), told(tmp_path / "outer"), told(Path("inner")):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(RuntimeError, match=r"^a fault$"), told(tmp_path / "outer"):
+        raise RuntimeError("a fault")
+
+
+def test_files_have_the_permissions_that_the_umask_leaves(tmp_path):
+    before = os.umask(0o022)
+    try:
+        for name in WRITERS:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "x.png").touch()
+            WRITERS[name](tmp_path / name / "x.png")
+    finally:
+        os.umask(before)
+    modes = {str(path): oct(path.stat().st_mode & 0o777) for path in tmp_path.rglob("*.*")}
+    assert set(modes.values()) == {"0o644"}, modes
+
+
+def test_a_file_that_was_not_written_whole_has_no_name(tmp_path):
+    with pytest.raises(KeyboardInterrupt), aside(tmp_path / "x") as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: torch.empty(1 << 58, dtype=torch.uint8),
+        lambda: np.empty(1 << 60, np.uint8),
+        lambda: bytearray(1 << 62),
+        lambda: os.read(os.open("/dev/zero", os.O_RDONLY), 1 << 60),
+        lambda: cv2.resize(np.zeros((2, 2), np.uint8), (2**31 - 9, 2**31 - 9)),
+    ],
+    ids=["torch", "numpy", "python", "system", "opencv"],
+)
+def test_memory_that_is_not_there_is_one_line_and_status_1(use, monkeypatch, capsys):
+    monkeypatch.setitem(VERBS, "train", lambda options: use())
+    monkeypatch.setattr("ffdr.recipe.parse", lambda verb, words: None)
+    assert main(["train"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("ffdr train: out of memory") and told.count("\n") == 1
