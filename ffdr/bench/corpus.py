@@ -115,7 +115,7 @@ def _random_window(photo: Image.Image, size: tuple[int, int], rng: np.random.Gen
 
 def write_photos(photos: Path, out: Path, mode: str = "jpg", processes: int = 0) -> Path:
     """The image beton of such a folder. processes: that write; 0: one per core."""
-    options = WriteOptions(source="imagefolder", path=str(photos), split="", out=str(out), mode=mode, workers=processes)
+    options = WriteOptions("imagefolder", str(photos), "", str(out), mode, workers=processes, overwrite=True)
     return write_images(options, progress=False)
 
 

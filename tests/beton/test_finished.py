@@ -143,6 +143,13 @@ def test_what_is_not_known_is_not_replaced(here, verb, capsys):
     assert main(line.split()) == 0
 
 
+def test_images_that_are_not_learned_from_are_for_measuring(here, capsys):
+    assert main(f"{WRITE} --split=val --out=val.beton".split()) == 0
+    command = capsys.readouterr().out.strip().rpartition("; next: ")[2]
+    assert command == "ffdr eval --checkpoint=CHECKPOINT --data=val.beton"
+    assert recipe.parse("eval", command.split()[2:]).eval.data == "val.beton"
+
+
 def test_the_same_work_is_done_again_with_overwrite(here):
     line = f"{WRITE} {OUT}".split()
     assert main(line) == 0

@@ -80,7 +80,8 @@ def _betons(photos: Path, sizes: Sizes, processes: int) -> Path:
     """Beside the photographs; their folder."""
     folder = photos.parent
     images = write_photos(photos, folder / JPG, processes=processes)
-    transcode(TranscodeOptions(file=str(images), out=str(folder / DCT), mode="dct", workers=processes), progress=False)
+    packing = TranscodeOptions(str(images), str(folder / DCT), "dct", workers=processes, overwrite=True)
+    transcode(packing, progress=False)
     reinforce_untaught(images, folder / VIEWS, Policy(), sizes.views)
     _read_views(folder)
     return folder
