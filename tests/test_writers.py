@@ -73,15 +73,20 @@ def test_a_full_disk_is_told_and_the_earlier_file_stays(tmp_path, writer):
 
 @pytest.mark.parametrize("verb", ["write", "transcode", "pack", "export"])
 def test_a_full_disk_is_told_for_every_file_of_data(photos, reinforce, tmp_path, verb):
-    out, views = str(tmp_path / "x.tar.gz"), str(reinforce(photos, PLAIN))
-    verbs = {
-        "write": lambda: write_images(WriteOptions(source="digits", mode="raw", out=out, workers=1), progress=False),
-        "transcode": lambda: transcode(TranscodeOptions(str(photos), out=out, workers=1), progress=False),
-        "pack": lambda: pack(PackOptions(str(photos), views, out), progress=False),
-        "export": lambda: export_archive(ExportOptions(views, str(photos), out), progress=False),
-    }
+    views = str(reinforce(photos, PLAIN))
+
+    def run(name):
+        out = str(tmp_path / name)
+        {
+            "write": lambda: write_images(WriteOptions(source="digits", mode="raw", out=out, workers=1), False),
+            "transcode": lambda: transcode(TranscodeOptions(str(photos), out=out, workers=1), progress=False),
+            "pack": lambda: pack(PackOptions(str(photos), views, out), progress=False),
+            "export": lambda: export_archive(ExportOptions(views, str(photos), out), progress=False),
+        }[verb]()
+
+    run("kernels.tar.gz")  # they are compiled and written to their cache first, which the limit would hit as well
     with full_disk(5000), pytest.raises(WriteError, match=r"/x\.tar\.gz: can't be written: File too large$"):
-        verbs[verb]()
+        run("x.tar.gz")
 
 
 def test_a_run_on_a_full_disk_ends_with_one_line_and_status_1(digits, tmp_path, monkeypatch, capsys):
