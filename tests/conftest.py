@@ -1,6 +1,10 @@
 """Small real betons that many tests share: handwritten digits (raw), photographs (JPEG), and reinforced versions."""
 
+import os
 from dataclasses import asdict
+
+if len(os.sched_getaffinity(0)) < 2:  # tests ask for two decoding threads; Numba reads it when it is imported
+    os.environ.setdefault("NUMBA_NUM_THREADS", "2")
 
 import numpy as np
 import pytest

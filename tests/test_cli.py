@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit statuses, one-line errors before slow work, help."""
 
+import os
 import subprocess
 import sys
 
@@ -65,3 +66,27 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(digits):
     run = ffdr("train", f"--data.train={digits}", "--train.out=/proc/nowhere", *flags)
     assert run.returncode == 2
     assert run.stderr == "ffdr train: /proc/nowhere: No such file or directory\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["trian"]])
+@pytest.mark.parametrize("deaf", ["stdout", "stderr"])
+def test_nobody_who_listens_is_no_traceback(arguments, deaf):
+    """As in ``ffdr --help | head -1`` and ``ffdr trian 2>&1 | true``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    other = {"stdout": "stderr", "stderr": "stdout"}[deaf]
+    run = subprocess.run([sys.executable, "-m", "ffdr", *arguments], **{deaf: writer, other: subprocess.PIPE})
+    os.close(writer)
+    told_there = (deaf == "stderr") == (arguments == ["trian"])
+    if told_there:
+        assert (run.returncode, getattr(run, other)) == (141, b"")
+    else:
+        assert run.returncode == (2 if arguments == ["trian"] else 0)
+
+
+def test_an_output_that_is_full_is_one_line():
+    command = [sys.executable, "-m", "ffdr", "--version"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    assert (run.returncode, run.stderr) == (1, "ffdr --version: standard output: No space left on device\n")

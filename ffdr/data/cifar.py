@@ -67,7 +67,7 @@ def open_split(path: Path, split: str) -> Cifar100:
         labels = np.asarray(entry["fine_labels"]).astype(np.int64)
         names = [str(name) for name in meta["fine_label_names"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"write.path: {path / FOLDER}: not CIFAR-100: {error!r}") from None
+        raise UserError(f"write.path: {path / FOLDER}: not CIFAR-100: {type(error).__name__}: {error}") from None
     good = images.dtype == np.uint8 and labels.ndim == 1 and images.shape == (len(labels), 3072)
     if not (good and len(labels) and labels.min() >= 0 and labels.max() < len(names)):
         raise UserError(f"write.path: {path / FOLDER}: not CIFAR-100: {images.dtype} data of shape {images.shape}")

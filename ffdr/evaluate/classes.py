@@ -127,7 +127,8 @@ class ObjectNet:
                 for label, names in objects.items()
             }
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{mappings}: not the mapping that ObjectNet ships ({error!r} leads nowhere)") from error
+            cause = f"{type(error).__name__}: {error}"
+            raise UserError(f"{mappings}: not the mapping that ObjectNet ships ({cause})") from error
         if not found or any(not 0 <= number < NUM_CLASSES for numbers in found.values() for number in numbers):
             raise UserError(f"{mappings}: not the mapping that ObjectNet ships (classes beyond {NUM_CLASSES})")
         return cls(tuple(sorted(found)), tuple(found[folder] for folder in sorted(found)))
