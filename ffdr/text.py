@@ -1,7 +1,8 @@
-"""How figures are said: times as a person would, tables as Markdown."""
+"""How figures are said: times as a person would, tables as Markdown. How lists are written in one line."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -24,3 +25,8 @@ def table_lines(headings: Sequence[str], rows: Iterable[Sequence[str]], padded: 
         f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in lines
     )
     return [heading, rule, *body]
+
+
+def split_list(text: str) -> list[str]:
+    """The parts between commas; ``\\,`` is a comma within a part."""
+    return [part.replace("\\,", ",") for part in re.split(r"(?<!\\),", text)]

@@ -36,7 +36,7 @@ class Exam:
         """Scores of an ensemble (``NAME:CHECKPOINT,…``) on the evaluation view of that size and centre."""
         images = self.images
         info = ModelInfo(models, images.num_classes, resolution, images.mean, images.std, center)
-        teacher = Teacher.from_options(TeacherOptions(models=models), info.num_classes, best_device())
+        teacher = Teacher.from_options(TeacherOptions(models=models), info.num_classes, best_device(), images=images)
         return self._scores(_Ensemble(teacher, info), info)
 
     def _scores(self, model: nn.Module, info: ModelInfo) -> Scores:

@@ -72,7 +72,7 @@ class _Run:
         if options.resolution:
             teacher_options = replace(teacher_options, resolution=options.resolution)
         batches = self.images.num_images * options.views // (teacher_options.batch_size * ranks.size)
-        teacher = Teacher.from_options(teacher_options, self.images.num_classes, ranks.device(), batches)
+        teacher = Teacher.from_options(teacher_options, self.images.num_classes, ranks.device(), batches, self.images)
         self.header = _header(options, policy, self.images, teacher)
         self.shards = shards.cut(self.images.num_images, options.views, teacher.batch_size)
         self.identity = f"{teacher.identity()} in shards of {len(self.shards[0])}"

@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,11 +19,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from ffdr.beton.header import UNUSED
+from ffdr.beton.order import rank_and_world_size
+from ffdr.beton.read import ImageBeton
 from ffdr.beton.rounding import to_float16
 from ffdr.compiling import FixedBatch, float32_of, pays, set_backends, why_not
 from ffdr.errors import UserError
-from ffdr.models import autocast_dtype, load_named
+from ffdr.evaluate.classes import check_classes
+from ffdr.models import ModelInfo, autocast_dtype, check_name, load_named
 from ffdr.options import TeacherOptions
+from ffdr.timm_names import config_of, eval_size
+
+_COMMA = "a comma within a path is written \\,"
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class Member:
     """pixels a side; 0: as the images come"""
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    source: str = ""
+    """as it was asked for, NAME[:CHECKPOINT]"""
 
 
 class Teacher:
@@ -69,22 +78,33 @@ class Teacher:
 
     @classmethod
     def from_options(
-        cls, options: TeacherOptions, num_classes: int, device: torch.device | str, batches: int = 0
+        cls,
+        options: TeacherOptions,
+        num_classes: int,
+        device: torch.device | str,
+        batches: int = 0,
+        images: ImageBeton | None = None,
     ) -> Teacher:
-        """Load ``NAME[:CHECKPOINT],…``. batches: how many it will be asked about, as far as known.
+        """Load ``NAME[:CHECKPOINT],…``. batches: how many it will be asked about, as far as known; images: what it is
+        asked about, as far as known.
 
-        Raises UserError for an empty or malformed list, weights that can't be had, or a member with another number of
-        classes than the data, with both numbers.
+        Raises UserError for an empty or malformed list, weights that can't be had, a member with another number of
+        classes than the data, with both numbers, or with other class names than ``images``.
         """
         members = []
-        for name, checkpoint in parse_models(options.models):
+        for (name, checkpoint), source in zip(parse_models(options.models), options.models, strict=True):
             model, info = load_named(name, checkpoint, resolution=options.resolution, key="teacher.models")
             if info.num_classes != num_classes:
                 raise UserError(
                     f"teacher.models: {checkpoint or name} has {info.num_classes} classes, but the data has "
                     f"{num_classes}"
                 )
-            members.append(Member(name, model, info.resolution, info.mean, info.std))
+            if images is not None and options.classes == "same":
+                where = f"teacher.models: {checkpoint or name}: not for {images.path}"
+                check_classes(info, images.class_names, where, "teacher.classes")
+            if not options.resolution and not info.classes:
+                _tell_eval_size(info)
+            members.append(Member(name, model, info.resolution, info.mean, info.std, source))
         compile = options.compile == "on" or (options.compile == "auto" and _can_gain(torch.device(device), batches))
         return cls(members, num_classes, device, options.batch_size, options.precision, compile)
 
@@ -174,15 +194,36 @@ class Teacher:
         return FixedBatch(forward, "teacher.compile", self.batch_size, required=True) if self._compile else forward
 
 
-def parse_models(text: str) -> list[tuple[str, str]]:
-    """Name and checkpoint, empty for timm's own weights, of each model in ``NAME[:CHECKPOINT],…``.
+def parse_models(models: Sequence[str]) -> list[tuple[str, str]]:
+    """Name and checkpoint, empty for timm's own weights, of each model, given as ``NAME[:CHECKPOINT]``.
 
-    Raises UserError for an empty or malformed list.
+    Raises UserError for an empty or malformed list, an unknown name or a file that is not there.
     """
-    specs = [spec.strip() for spec in text.split(",")]
-    if any(not spec or spec.startswith(":") for spec in specs):
-        raise UserError(f"teacher.models: {text!r}: give NAME[:CHECKPOINT],… with timm's model names")
-    return [(name, checkpoint) for name, _, checkpoint in (spec.partition(":") for spec in specs)]
+    if not models:
+        raise UserError("teacher.models: give NAME[:CHECKPOINT],… with timm's model names")
+    parsed = [(name, checkpoint) for name, _, checkpoint in (model.partition(":") for model in models)]
+    for model, (name, checkpoint) in zip(models, parsed, strict=True):
+        said = f"teacher.models: {model!r}" + (f", one of {len(models)}" if len(models) > 1 else "")
+        if not name or "/" in name or Path(name).is_file():
+            raise UserError(f"{said}: give NAME[:CHECKPOINT],… with timm's model names; {_COMMA}")
+        if checkpoint and not Path(checkpoint).exists():
+            raise UserError(f"{said}: {checkpoint}: no such file; {_COMMA}")
+        check_name(name, "teacher.models")
+    return parsed
+
+
+def _tell_eval_size(info: ModelInfo) -> None:
+    """A line on standard error, from rank 0, where timm's weights are at their best on larger images than those that
+    they were trained on."""
+    config = config_of(info.name)
+    height, width = eval_size(config)
+    fed_as_trained = (info.resolution, info.resolution) == tuple(config.input_size[1:])
+    if fed_as_trained and height == width != info.resolution and rank_and_world_size(None, None)[0] == 0:
+        print(
+            f"teacher.resolution: timm evaluates {info.name} at {height} px; it sees {info.resolution} px here, as in "
+            f"its training; teacher.resolution={height} takes timm's size",
+            file=sys.stderr,
+        )
 
 
 def _can_gain(device: torch.device, batches: int) -> bool:

@@ -70,7 +70,7 @@ def build_trainer(recipe: TrainRecipe, progress: bool | None = None, ranks: Rank
         os_cache=data.os_cache,
         **normalisation,
     )
-    teacher = _teacher(recipe, loader, device, ranks) if train.task == "kd" else None
+    teacher = _teacher(recipe, images, loader, device, ranks) if train.task == "kd" else None
     info = DataInfo(
         **normalisation,
         center=data.center,
@@ -82,13 +82,15 @@ def build_trainer(recipe: TrainRecipe, progress: bool | None = None, ranks: Rank
     return Trainer(train, recipe.model, info, loader, val_loader, teacher, device, progress, ranks)
 
 
-def _teacher(recipe: TrainRecipe, loader: ReinforcedLoader, device: torch.device, ranks: Ranks) -> Teacher:
+def _teacher(
+    recipe: TrainRecipe, images: ImageBeton, loader: ReinforcedLoader, device: torch.device, ranks: Ranks
+) -> Teacher:
     """The live teacher, which is asked about a part of a batch at a time: compiled, it would fill up a smaller one."""
     train, options = recipe.train, recipe.teacher
     if device.type == "cuda":  # on a CPU earlier runs are told apart by the size that the recipe has
         part = -(-train.batch_size // (ranks.size * train.accumulate))
         options = replace(options, batch_size=min(options.batch_size, part))
-    return Teacher.from_options(options, loader.num_classes, device, batches=train.epochs * len(loader))
+    return Teacher.from_options(options, images.num_classes, device, train.epochs * len(loader), images)
 
 
 def _reinforced(data: DataOptions, images: ImageBeton) -> ReinforcedBeton:

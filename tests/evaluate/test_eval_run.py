@@ -127,7 +127,7 @@ def test_v2_is_no_plain_folder(reader, tmp_path):
 
 def test_another_view_than_timms_is_told(capsys):
     module._warn_of_other_view(ModelInfo("resnet50.a1_in1k", 1000, 224, (0.5,) * 3, (0.5,) * 3))
-    assert "with interpolation bicubic; ffdr's view is bilinear" in capsys.readouterr().err
+    assert "resnet50.a1_in1k at 288 px, with interpolation bicubic; ffdr's view is bilinear" in capsys.readouterr().err
     module._warn_of_other_view(ModelInfo("resnet50.tv_in1k", 1000, 224, (0.5,) * 3, (0.5,) * 3))
     assert capsys.readouterr().err == ""
 
