@@ -23,7 +23,7 @@ from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.errors import UserError
 from ffdr.options import ReinforceOptions, TeacherOptions
 from ffdr.ranks import Ranks
-from ffdr.reinforce import estimate, fidelity, shards
+from ffdr.reinforce import agreement, estimate, fidelity, shards
 from ffdr.reinforce.labelling import Labeller
 from ffdr.reinforce.shards import ShardFolder
 from ffdr.reinforce.teacher import Teacher, parse_models
@@ -38,7 +38,8 @@ _FIDELITY_VIEWS = 256
 def generate(options: ReinforceOptions, policy: Policy, teacher_options: TeacherOptions, progress: bool = True) -> Path:
     """Write the reinforced beton that the options ask for; a killed run goes on where it stopped.
 
-    progress: show a progress bar, and at the end what storage costs (``fidelity.py``).
+    progress: show a progress bar, and at the end what storage costs (``fidelity.py``) and how far each teacher agrees
+    with the labels (``agreement.py``).
 
     Returns its path. Every rank returns when there is nothing left for it to do; rank 0 when the file is complete.
 
@@ -96,10 +97,11 @@ class _Run:
             collector.collect_rest()
             self.folder.remove()
             writer.finish()
+        answers = self.labeller.views.answers(self.labeller.teacher, _FIDELITY_VIEWS)
         if progress:
-            count = min(_FIDELITY_VIEWS, self.images.num_images)
-            sample = np.linspace(0, self.images.num_images - 1, count).astype(np.int64)
-            print(fidelity.table(self.labeller.sample(sample), self.header.topk))
+            print(fidelity.table(answers.together, self.header.topk))
+            print(agreement.table(answers))
+        agreement.warn(answers)
 
     def _bar(self, done: int, progress: bool) -> tqdm:
         return tqdm(total=len(self.images), initial=done, unit="img", desc="reinforce", disable=not progress)

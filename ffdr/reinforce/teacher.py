@@ -25,7 +25,7 @@ from ffdr.beton.rounding import to_float16
 from ffdr.compiling import FixedBatch, float32_of, pays, set_backends, why_not
 from ffdr.errors import UserError
 from ffdr.evaluate.classes import check_classes
-from ffdr.models import ModelInfo, autocast_dtype, check_name, load_named
+from ffdr.models import ModelInfo, autocast_dtype, load_named
 from ffdr.options import TeacherOptions
 from ffdr.timm_names import config_of, eval_size
 
@@ -92,7 +92,9 @@ class Teacher:
         classes than the data, with both numbers, or with other class names than ``images``.
         """
         members = []
-        for (name, checkpoint), source in zip(parse_models(options.models), options.models, strict=True):
+        for number, (name, checkpoint) in enumerate(parse_models(options.models)):
+            if checkpoint and not Path(checkpoint).exists():
+                raise UserError(f"{_quoted(options.models, number)}: {checkpoint}: no such file; {_COMMA}")
             model, info = load_named(name, checkpoint, resolution=options.resolution, key="teacher.models")
             if info.num_classes != num_classes:
                 raise UserError(
@@ -104,7 +106,7 @@ class Teacher:
                 check_classes(info, images.class_names, where, "teacher.classes")
             if not options.resolution and not info.classes:
                 _tell_eval_size(info)
-            members.append(Member(name, model, info.resolution, info.mean, info.std, source))
+            members.append(Member(name, model, info.resolution, info.mean, info.std, options.models[number]))
         compile = options.compile == "on" or (options.compile == "auto" and _can_gain(torch.device(device), batches))
         return cls(members, num_classes, device, options.batch_size, options.precision, compile)
 
@@ -129,16 +131,16 @@ class Teacher:
         """
         return self.log_probs_at({0: pixels})
 
+    def each_log_probs_at(self, pixels: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """(M, B, C): what each of the M members says by itself; see ``log_probs_at``, which averages that."""
+        return self._chunked(self._each, _channels_first(pixels), (0.0,) * 3, (1 / 255,) * 3)
+
     def log_probs_at(self, pixels: Mapping[int, torch.Tensor]) -> torch.Tensor:
         """The same for images that come at several sizes: each member takes its own, without interpolation.
 
         pixels: resolution → uint8 images as above; key 0 serves the members whose resolution is not among the keys.
         """
-        for x in pixels.values():
-            if x.dtype != torch.uint8 or x.ndim != 4 or 3 not in (x.shape[1], x.shape[3]):
-                raise ValueError(f"pixels: {x.dtype} {tuple(x.shape)}, but uint8 (B, H, W, 3) is needed")
-        sizes = {side: x.permute(0, 3, 1, 2) if x.shape[3] == 3 else x for side, x in pixels.items()}
-        return self._chunked(sizes, (0.0,) * 3, (1 / 255,) * 3)
+        return self._chunked(self._average, _channels_first(pixels), (0.0,) * 3, (1 / 255,) * 3)
 
     def log_probs_normalised(self, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
         """The same for images (B, 3, H, W) that a loader normalised with mean and std, in units of [0, 1].
@@ -146,28 +148,36 @@ class Teacher:
         Undoing the loader's normalisation and applying a member's is one multiplication and one addition, and none
         where both agree.
         """
-        return self._chunked({0: images}, mean, std)
+        return self._chunked(self._average, {0: images}, mean, std)
 
     @torch.inference_mode()
-    def _chunked(self, sizes: Mapping[int, torch.Tensor], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-        """Label in chunks of ``batch_size``. images * std + mean are pixels in [0, 1]."""
+    def _chunked(
+        self,
+        answer: Callable[..., torch.Tensor],
+        sizes: Mapping[int, torch.Tensor],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> torch.Tensor:
+        """The answer, (…, B, C), in chunks of ``batch_size``. images * std + mean are pixels in [0, 1]."""
         parts = zip(*(images.split(self.batch_size) for images in sizes.values()), strict=True)
         chunks = [
-            self._average({side: x.to(self.device) for side, x in zip(sizes, part, strict=True)}, mean, std)
-            for part in parts
+            answer({side: x.to(self.device) for side, x in zip(sizes, part, strict=True)}, mean, std) for part in parts
         ]
         # A plain copy: an inference tensor could not be saved for a student's backward pass.
         with torch.inference_mode(False):
-            return torch.cat(chunks) if len(chunks) > 1 else chunks[0].clone()
+            return torch.cat(chunks, dim=-2) if len(chunks) > 1 else chunks[0].clone()
 
     def _average(self, sizes: Mapping[int, torch.Tensor], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-        """Log of the mean of the members' probabilities: log-sum-exp less log of their number."""
+        return averaged(self._each(sizes, mean, std))
+
+    def _each(self, sizes: Mapping[int, torch.Tensor], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+        """(M, B, C) of a chunk."""
         logs = []
         with float32_of(self.device, self._dtype):  # in KD the student's precision is at work around this
             for number, member in enumerate(self.members):
                 images = sizes[member.resolution if member.resolution in sizes else 0]
                 logs.append(self._forward(number, tuple(mean), tuple(std))(images))
-        return torch.stack(logs).logsumexp(0) - math.log(len(logs)) if len(logs) > 1 else logs[0]
+        return torch.stack(logs)
 
     def _new_forward(
         self, number: int, mean: tuple[float, ...], std: tuple[float, ...]
@@ -194,22 +204,36 @@ class Teacher:
         return FixedBatch(forward, "teacher.compile", self.batch_size, required=True) if self._compile else forward
 
 
+def averaged(log_probs: torch.Tensor) -> torch.Tensor:
+    """Log of the mean of M members' probabilities, (M, B, C) → (B, C): log-sum-exp less log of their number."""
+    return log_probs.logsumexp(0) - math.log(len(log_probs)) if len(log_probs) > 1 else log_probs[0]
+
+
+def _channels_first(pixels: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+    for x in pixels.values():
+        if x.dtype != torch.uint8 or x.ndim != 4 or 3 not in (x.shape[1], x.shape[3]):
+            raise ValueError(f"pixels: {x.dtype} {tuple(x.shape)}, but uint8 (B, H, W, 3) is needed")
+    return {side: x.permute(0, 3, 1, 2) if x.shape[3] == 3 else x for side, x in pixels.items()}
+
+
 def parse_models(models: Sequence[str]) -> list[tuple[str, str]]:
     """Name and checkpoint, empty for timm's own weights, of each model, given as ``NAME[:CHECKPOINT]``.
 
-    Raises UserError for an empty or malformed list, an unknown name or a file that is not there.
+    Raises UserError for an empty or malformed list.
     """
     if not models:
         raise UserError("teacher.models: give NAME[:CHECKPOINT],… with timm's model names")
     parsed = [(name, checkpoint) for name, _, checkpoint in (model.partition(":") for model in models)]
-    for model, (name, checkpoint) in zip(models, parsed, strict=True):
-        said = f"teacher.models: {model!r}" + (f", one of {len(models)}" if len(models) > 1 else "")
-        if not name or "/" in name or Path(name).is_file():
+    for number, (name, _) in enumerate(parsed):
+        if not name or "/" in name:
+            said = _quoted(models, number)
             raise UserError(f"{said}: give NAME[:CHECKPOINT],… with timm's model names; {_COMMA}")
-        if checkpoint and not Path(checkpoint).exists():
-            raise UserError(f"{said}: {checkpoint}: no such file; {_COMMA}")
-        check_name(name, "teacher.models")
     return parsed
+
+
+def _quoted(models: Sequence[str], number: int) -> str:
+    """How one of the models was read, for messages."""
+    return f"teacher.models: {models[number]!r}" + (f", one of {len(models)}" if len(models) > 1 else "")
 
 
 def _tell_eval_size(info: ModelInfo) -> None:

@@ -18,9 +18,14 @@ from ffdr.loader import ReinforcedLoader
 from ffdr.models import autocast_dtype, check_name, class_digest
 from ffdr.options import DataOptions, TrainRecipe
 from ffdr.ranks import Ranks
+from ffdr.reinforce import agreement
+from ffdr.reinforce.labelling import Views
 from ffdr.reinforce.teacher import Teacher
 from ffdr.train.fit import DataInfo, Trainer
 from ffdr.train.plan import dry_run
+
+_VIEWS_ASKED = 64
+"""Of the first epoch, about which a live teacher is asked before training: whether it agrees with the labels at all."""
 
 
 def run(recipe: TrainRecipe, progress: bool | None = None) -> dict[str, Any]:
@@ -90,7 +95,12 @@ def _teacher(
     if device.type == "cuda":  # on a CPU earlier runs are told apart by the size that the recipe has
         part = -(-train.batch_size // (ranks.size * train.accumulate))
         options = replace(options, batch_size=min(options.batch_size, part))
-    return Teacher.from_options(options, images.num_classes, device, train.epochs * len(loader), images)
+    teacher = Teacher.from_options(options, images.num_classes, device, train.epochs * len(loader), images)
+    if ranks.rank == 0 and train.teacher_weight > 0:
+        threads = ranks.threads(recipe.data.workers)
+        views = Views(images, recipe.policy, train.seed, (train.resolution,), threads)
+        agreement.warn(views.answers(teacher, _VIEWS_ASKED))
+    return teacher
 
 
 def _reinforced(data: DataOptions, images: ImageBeton) -> ReinforcedBeton:
