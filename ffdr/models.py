@@ -6,13 +6,9 @@ num_classes=..., checkpoint_path=path)`` reads it without ffdr. The file's metad
 
 from __future__ import annotations
 
-import hashlib
-import json
 import socket
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,74 +18,29 @@ import timm
 import torch
 import yaml
 from huggingface_hub import constants, try_to_load_from_cache
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from timm.models import PretrainedCfg, load_state_dict
+from timm.models import PretrainedCfg
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ffdr.beton.partial import aside
-from ffdr.errors import UserError, is_out_of_memory, nearest
+from ffdr.errors import UserError, is_out_of_memory
+from ffdr.model_files import ModelInfo, class_digest, read_info, read_weights
 from ffdr.options import ModelOptions
-from ffdr.text import readable
-
-_MARK = "ffdr_model"
-"""Metadata key that tells our files from others; its value is the ``ModelInfo`` as JSON."""
-
+from ffdr.timm_names import check_name, config_of, eval_crop, fixed_size
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """What timm asks the hub for."""
 
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a saved model must be used with."""
-
-    name: str
-    """timm model"""
-    num_classes: int
-    resolution: int
-    """pixels of the evaluation view"""
-    mean: tuple[float, ...]
-    """per-channel mean in [0, 1] that was subtracted"""
-    std: tuple[float, ...]
-    """per-channel standard deviation in [0, 1] that was divided by"""
-    center: float = 0.875
-    """share of the resized short side that the evaluation's centre crop keeps"""
-    classes: str = ""
-    """digest of the class names in order (``class_digest``); empty: unknown"""
-    fingerprint: str = ""
-    """fingerprint of the data that the model was trained on; empty: unknown"""
-    options: tuple[str, ...] = ()
-    """NAME=VALUE for timm's factory, as ``ModelOptions.options``"""
-
-    def to_metadata(self) -> dict[str, str]:
-        """The fields as one string: safetensors stores several in no particular order, and bytes must not vary."""
-        return {_MARK: json.dumps({"version": 1, **asdict(self)})}
-
-    @classmethod
-    def from_metadata(cls, text: dict[str, str]) -> ModelInfo:
-        """The reverse of ``to_metadata``. Raises KeyError, TypeError or ValueError for what it did not write."""
-        values = dict(json.loads(text[_MARK]))
-        version = values.pop("version")
-        if version != 1:
-            raise ValueError(f"layout version {version}, but this ffdr reads 1")
-        return cls(**(values | {key: tuple(values.get(key, ())) for key in ("mean", "std", "options")}))
+__all__ = [
+    "ModelInfo", "autocast_dtype", "best_device", "build_model", "check_name", "class_digest", "fixed_size",
+    "forward_flops", "load_model", "load_named", "read_info", "save_model", "save_weights",
+]  # fmt: skip
 
 
 def best_device() -> torch.device:
     """The GPU, if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def class_digest(names: Iterable[str]) -> str:
-    """16 hexadecimal digits that stand for the class names in order."""
-    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()[:16]
-
-
-def fixed_size(name: str) -> bool:
-    """Whether the model is built for one input size (a ViT's position embedding), by timm's own account."""
-    return bool(timm.get_pretrained_cfg(name).fixed_input_size)
 
 
 def autocast_dtype(precision: str, device: torch.device, key: str = "train.precision") -> torch.dtype | None:
@@ -104,16 +55,6 @@ def autocast_dtype(precision: str, device: torch.device, key: str = "train.preci
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if has_bf16 else None
     return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
-
-
-def check_name(name: str, key: str = "model.name") -> None:
-    """Raise UserError, with the nearest spelling, for a name that timm does not know. key: the option that gave it."""
-    if not timm.is_model(name):
-        raise UserError(f"{key}: timm has no model {name!r}{nearest(name, timm.list_models())}")
-    arch, _, tag = name.partition(".")
-    tags = [other.partition(".")[2] for other in timm.list_models(f"{arch}.*", pretrained=True)] if tag else []
-    if tag and tag not in tags:
-        raise UserError(f"{key}: {arch} has no weights {tag!r}{nearest(tag, tags)}; it has {', '.join(tags)}")
 
 
 def build_model(options: ModelOptions, num_classes: int, resolution: int) -> nn.Module:
@@ -135,7 +76,7 @@ def build_model(options: ModelOptions, num_classes: int, resolution: int) -> nn.
         model = _create(options.name, num_classes, resolution, **extra)
     if model.num_classes != num_classes:
         model.reset_classifier(num_classes)
-    _probe(model, options.name, resolution)
+    _probe(model, options, num_classes, resolution)
     return model
 
 
@@ -170,14 +111,16 @@ def save_weights(path: str | Path, state: Mapping[str, torch.Tensor], info: Mode
 
 
 def load_model(path: str | Path, resolution: int = 0) -> tuple[nn.Module, ModelInfo]:
-    """A model that ``save_model`` wrote, in evaluation mode; ``resolution`` other than 0 replaces the stored one.
+    """A model that ``save_model`` or a run's checkpoint holds, in evaluation mode; ``resolution`` other than 0 replaces
+    the stored one.
 
     Raises UserError for a file that is missing, damaged or not ours.
     """
     info = read_info(path)
     if info is None:
         raise UserError(
-            f"{path}: not a model written by ffdr train; name it as NAME:CHECKPOINT to load it through timm"
+            f"{path}: not a model written by ffdr train; to load it through timm, give its name, too: "
+            f"--model.name=NAME --model.checkpoint={path}"
         )
     check_name(info.name)
     info = replace(info, resolution=resolution or info.resolution)
@@ -187,13 +130,19 @@ def load_model(path: str | Path, resolution: int = 0) -> tuple[nn.Module, ModelI
 
 
 def load_named(
-    name: str, checkpoint: str = "", num_classes: int | None = None, resolution: int = 0, key: str = "model.name"
+    name: str,
+    checkpoint: str = "",
+    num_classes: int | None = None,
+    resolution: int = 0,
+    key: str = "model.name",
+    options: tuple[str, ...] = (),
 ) -> tuple[nn.Module, ModelInfo]:
     """A trained model in evaluation mode and how to feed it.
 
     checkpoint: a file of ours, whose metadata rules; any other that timm loads (without running code from it), fed as
     timm's pretrained configuration of ``name`` says; or empty, for the pretrained weights that timm fetches.
-    resolution other than 0 replaces the one so found. key: the option that gave the name, for messages.
+    resolution other than 0 replaces the one so found. key: the option that gave the name, for messages. options: of
+    timm's model, as ``ModelOptions.options``.
     Raises UserError for a file of another model, another number of classes than ``num_classes``, or weights that can't
     be had.
     """
@@ -201,54 +150,28 @@ def load_named(
     if info is not None:
         if name and name != info.name:
             raise UserError(f"{checkpoint}: holds a {info.name}, but {name} was asked for")
+        if options not in ((), info.options):
+            raise UserError(f"model.options: {checkpoint} says itself what its model has ({','.join(info.options)})")
         model, info = load_model(checkpoint, resolution)
     else:
         check_name(name, key)
-        info = _info_of_timm(name, resolution)
+        info, extra = _info_of_timm(name, resolution), _factory_options(options)
         if checkpoint:
-            model = _load_weights(name, checkpoint, num_classes, info.resolution).eval()
+            model = _load_weights(name, checkpoint, num_classes, info.resolution, **extra).eval()
         else:
-            model = _fetch(name, info.resolution, key).eval()
-        info = replace(info, num_classes=model.num_classes)
+            model = _fetch(name, info.resolution, key, **extra).eval()
+        info = replace(info, num_classes=model.num_classes, options=options)
     if num_classes is not None and info.num_classes != num_classes:
         raise UserError(f"{checkpoint or info.name}: has {info.num_classes} classes, but the data has {num_classes}")
     return model, info
 
 
-def read_info(path: str | Path) -> ModelInfo | None:
-    """The metadata of a file of ours, None for any other file. Raises UserError if missing or damaged."""
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        with _utf8_name(path) as name, safe_open(name, framework="pt") as file:
-            text = file.metadata() or {}
-    except SafetensorError as error:
-        if Path(path).suffix == ".safetensors":
-            raise UserError(f"{path}: damaged safetensors file ({error})") from error
-        return None
-    if _MARK not in text:
-        return None
-    try:
-        return ModelInfo.from_metadata(text)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: damaged metadata ({error})") from error
-
-
-@contextmanager
-def _utf8_name(path: str | Path) -> Iterator[str]:
-    """A name of the same file that safetensors takes, which refuses one that is not UTF-8."""
-    if readable(str(path)) == str(path):
-        yield str(path)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder, f"link{readable(Path(path).suffix)}")
-        link.symlink_to(Path(path).resolve())
-        yield str(link)
-
-
 def _factory_options(texts: tuple[str, ...]) -> dict[str, Any]:
     """NAME=VALUE texts as arguments, the values as YAML has them: true, 0.1, blur."""
-    return {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in texts)}
+    try:
+        return {name.strip(): yaml.safe_load(value) for name, _, value in (text.partition("=") for text in texts)}
+    except yaml.YAMLError as error:
+        raise UserError(f"model.options: {','.join(texts)}: a value is not YAML ({_one_line(error)})") from error
 
 
 def _create(name: str, num_classes: int, resolution: int, **extra: Any) -> nn.Module:
@@ -265,15 +188,22 @@ def _create(name: str, num_classes: int, resolution: int, **extra: Any) -> nn.Mo
         raise UserError(f"model.name: {name} can't be built for {resolution} px ({_one_line(error)})") from error
 
 
-def _probe(model: nn.Module, name: str, resolution: int) -> None:
-    """Show the model one black image: a size that it can't take is told now, not at the first batch."""
+def _probe(model: nn.Module, options: ModelOptions, num_classes: int, resolution: int) -> None:
+    """Show the model one black image: a size that it can't take is told now, not at the first batch, and so are options
+    that make it something else than a classifier."""
+    asked = f"model.name: {options.name}"
+    if options.options:
+        asked = f"model.options: {options.name} with {','.join(options.options)}"
     try:
         with torch.inference_mode():
-            model.eval()(torch.zeros(1, 3, resolution, resolution))
+            answer = model.eval()(torch.zeros(1, 3, resolution, resolution))
     except (AssertionError, RuntimeError, ValueError) as error:
         if is_out_of_memory(error):
             raise
-        raise UserError(f"model.name: {name} can't take images of {resolution} px ({_one_line(error)})") from error
+        raise UserError(f"{asked} can't take images of {resolution} px ({_one_line(error)})") from error
+    shape = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+    if shape != (1, num_classes):
+        raise UserError(f"{asked} gives {shape} for an image instead of {num_classes} classes")
     model.train()
 
 
@@ -282,12 +212,8 @@ def _load_weights(name: str, path: str, num_classes: int | None, resolution: int
     info = read_info(path)
     if info is not None and info.name != name:
         raise UserError(f"{path}: holds a {info.name}, but {name} was asked for")
-    try:
-        with _utf8_name(path) as file:
-            state = load_state_dict(file, weights_only=True)
-    except Exception as error:  # torch's safe unpickler lets whatever a damaged file provokes pass through
-        raise UserError(f"{path}: no weights could be read from it ({_one_line(error)})") from error
-    config = timm.get_pretrained_cfg(name)
+    state = read_weights(path)
+    config = config_of(name)
     head = config.classifier if isinstance(config.classifier, str) else (config.classifier or [""])[0]
     if f"{head}.weight" in state:
         num_classes = len(state[f"{head}.weight"])
@@ -304,7 +230,7 @@ def _load_weights(name: str, path: str, num_classes: int | None, resolution: int
 
 def _fetch(name: str, resolution: int, key: str = "model.name", **extra: Any) -> nn.Module:
     """The model with the pretrained weights of timm, from its cache or the network. key: the option, for messages."""
-    config = timm.get_pretrained_cfg(name)
+    config = config_of(name)
     try:
         _check_reachable(config)
         return _create(name, config.num_classes, resolution, pretrained=True, **extra)
@@ -330,14 +256,15 @@ def _check_reachable(config: PretrainedCfg) -> None:
 
 def _info_of_timm(name: str, resolution: int) -> ModelInfo:
     """How timm's pretrained weights of a model want to be fed."""
-    config = timm.get_pretrained_cfg(name)
+    config = config_of(name)
+    resolution = resolution or config.input_size[-1]
     return ModelInfo(
         name=name,
         num_classes=config.num_classes,
-        resolution=resolution or config.input_size[-1],
+        resolution=resolution,
         mean=tuple(config.mean),
         std=tuple(config.std),
-        center=config.crop_pct,
+        center=eval_crop(config, resolution),
     )
 
 

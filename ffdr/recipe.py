@@ -26,6 +26,7 @@ from fastargs.validation import Checker
 
 from ffdr.errors import UserError, nearest
 from ffdr.options import RECIPES
+from ffdr.text import split_list
 from ffdr.yaml_file import Text, read_mapping, without_marks
 
 R = TypeVar("R")
@@ -49,7 +50,7 @@ class _Typed(Checker):
         return self._scalar(self.kind, value)
 
     def _tuple(self, value: Any) -> tuple:
-        parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else list(value)
+        parts = [part for part in split_list(value) if part.strip()] if isinstance(value, str) else list(value)
         element, *others = get_args(self.kind)
         if Ellipsis not in others and len(parts) != 1 + len(others):
             raise ValueError

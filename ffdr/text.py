@@ -1,7 +1,8 @@
-"""How times, sizes and names are said, tables as Markdown, and how verbs end."""
+"""How times, sizes, names and lists are said, tables as Markdown, and how verbs end."""
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -57,3 +58,8 @@ def table_lines(headings: Sequence[str], rows: Iterable[Sequence[str]], padded: 
         f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in lines
     )
     return [heading, rule, *body]
+
+
+def split_list(text: str) -> list[str]:
+    """The parts between commas; ``\\,`` is a comma within a part."""
+    return [part.replace("\\,", ",") for part in re.split(r"(?<!\\),", text)]

@@ -173,7 +173,7 @@ def test_foreign_weights_of_another_model_are_refused(tmp_path):
     torch.save(build_model(ModelOptions("test_vit"), 5, 32).state_dict(), tmp_path / "vit.pt")
     with pytest.raises(UserError, match="not the weights of test_resnet"):
         load_named("test_resnet", str(tmp_path / "vit.pt"))
-    with pytest.raises(UserError, match="name it as NAME:CHECKPOINT"):
+    with pytest.raises(UserError, match=r"--model\.name=NAME --model\.checkpoint="):
         load_model(tmp_path / "vit.pt")
 
 
@@ -272,3 +272,54 @@ def test_options_reach_timms_model_and_its_saved_copy(tmp_path):
         build_model(ModelOptions("test_resnet", options=("no_such=1",)), 5, 32)
     with pytest.raises(UserError, match="not NAME=VALUE"):
         ModelOptions("test_resnet", options=("drop_rate",))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("num_classes=5", "the classes of the data decide it"),
+        ("features_only=true", "a classifier is wanted"),
+        ("pretrained=true", "give model.pretrained=true"),
+        ("checkpoint_path=x.pt", "give model.checkpoint"),
+        ("img_size=32", "train.resolution decides it"),
+        ("drop_rate=0.1,drop_rate=0.2", "drop_rate is given twice"),
+    ],
+)
+def test_arguments_that_are_no_options_of_a_model_are_refused_by_name(text, message):
+    with pytest.raises(UserError, match=rf"model\.options: .*{message}"):
+        ModelOptions("test_resnet", options=tuple(text.split(",")))
+
+
+def test_options_that_make_no_classifier_are_refused():
+    with pytest.raises(UserError, match=r"model.options: test_vit with .* gives \(1, .*\) for an image instead of 5"):
+        build_model(ModelOptions("test_vit", options=("global_pool=''",)), 5, 32)
+    with pytest.raises(UserError, match=r"model.options: test_resnet with .* can't take images of 32 px"):
+        build_model(ModelOptions("test_resnet", options=("global_pool=''",)), 5, 32)
+    with pytest.raises(UserError, match=r"model\.options: act_layer=\[: a value is not YAML"):
+        build_model(ModelOptions("test_resnet", options=("act_layer=[",)), 5, 32)
+    with pytest.raises(UserError, match=r"drop_path_rate is what model\.drop_path says"):
+        ModelOptions("test_resnet", drop_path=0.1, options=("drop_path_rate=0.2",))
+
+
+def test_foreign_weights_are_loaded_with_their_options(saved, tmp_path):
+    model, path = saved
+    torch.save(model.state_dict(), tmp_path / "foreign.pt")
+    loaded, info = load_named("test_resnet", str(tmp_path / "foreign.pt"), options=("drop_rate=0.5",))
+    assert (loaded.drop_rate, info.options) == (0.5, ("drop_rate=0.5",))
+    with pytest.raises(UserError, match="says itself what its model has"):
+        load_named("test_resnet", str(path), options=("drop_rate=0.5",))
+
+
+def test_a_model_without_a_configuration_of_timm(monkeypatch, tmp_path):
+    """As one that a user registers: timm goes on with its defaults, and so do we."""
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: None)
+    assert not models.fixed_size("test_resnet")
+    model = build_model(ModelOptions("test_resnet"), 5, 32)
+    save_model(tmp_path / "model.safetensors", model, INFO)
+    assert load_model(tmp_path / "model.safetensors")[1] == INFO
+    torch.save(build_model(ModelOptions("test_resnet"), 1000, 32).state_dict(), tmp_path / "foreign.pt")
+    _, info = load_named("test_resnet", str(tmp_path / "foreign.pt"))
+    assert (info.num_classes, info.resolution, info.center) == (1000, 224, 0.875)
+    with pytest.raises(UserError, match="no pretrained weights"):
+        monkeypatch.setattr(models.timm, "create_model", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("none")))
+        load_named("test_resnet")

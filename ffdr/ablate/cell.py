@@ -60,6 +60,9 @@ def make_job(recipe: TrainRecipe, work: str | Path, test: str, corruptions: bool
     identity = asdict(recipe)
     for key in ("out", "resume"):
         del identity["train"][key]
+    # What earlier studies were told apart by: one text, and no word of a check.
+    identity["teacher"]["models"] = ",".join(recipe.teacher.models)
+    del identity["teacher"]["classes"]
     identity["contents"] = _contents(recipe)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     out = str(Path(work) / "cells" / digest)
@@ -135,8 +138,8 @@ def _contents(recipe: TrainRecipe) -> dict[str, str]:
     contents = {key: _images(path) for key in ("train", "val") if (path := getattr(data, key))}
     if data.reinforced:
         contents["reinforced"] = _views(data.reinforced, data.train)
-    weights = [recipe.model.checkpoint, *(spec.partition(":")[2] for spec in recipe.teacher.models.split(","))]
-    return contents | {path.strip(): _bytes(path.strip()) for path in weights if path}
+    weights = [recipe.model.checkpoint, *(spec.partition(":")[2] for spec in recipe.teacher.models)]
+    return contents | {path: _bytes(path) for path in weights if path}
 
 
 @cache

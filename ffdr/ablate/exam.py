@@ -39,7 +39,7 @@ class Exam:
         images = self.images
         info = ModelInfo(models, images.num_classes, resolution, images.mean, images.std, center)
         options = TeacherOptions(models=models, precision="float32")  # as the students
-        teacher = Teacher.from_options(options, info.num_classes, best_device())
+        teacher = Teacher.from_options(options, info.num_classes, best_device(), images=images)
         return self._scores(examiner(_Ensemble(teacher, info), info, self.batch_size))
 
     def _scores(self, evaluator: Evaluator) -> Scores:

@@ -1,13 +1,14 @@
-"""Which of ImageNet's 1,000 classes an image is of: timm's tables, ReaL's labels, ObjectNet's mapping.
+"""Whether a model's classes are the data's, and which of ImageNet's 1,000 classes an image is of: timm's tables,
+ReaL's labels, ObjectNet's mapping.
 
-A class's number is its place among the sorted synsets (n01440764 is 0), as in torchvision and timm.
+A class of ImageNet has as number its place among the sorted synsets (n01440764 is 0), as in torchvision and timm.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -18,6 +19,7 @@ import numpy as np
 
 from ffdr.errors import UserError
 from ffdr.evaluate.metrics import NO_LABEL
+from ffdr.model_files import ModelInfo, class_digest
 
 NUM_CLASSES = 1000
 VAL_IMAGES = 50000
@@ -31,6 +33,54 @@ _OBJECTNET_FILES = (
     "imagenet_to_label_2012_v2",
     "pytorch_to_imagenet_2012_id.json",
 )
+
+
+_ORDERS: dict[str, Callable[[str], object]] = {
+    "sorted as text": str,
+    "sorted by number": lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)],
+    "sorted without regard to case": str.casefold,
+}
+
+
+def check_classes(info: ModelInfo, names: Sequence[str], where: object, key: str, remedy: str = "") -> None:
+    """Refuse a model whose class N is not the data's class N, as far as can be told: by the digest of the class names
+    that it was trained with; without one, ImageNet's classes in another order than timm's.
+
+    Args:
+        names: the data's class names, in order.
+        where: the data, for messages.
+        key: the option whose value ``any`` leaves this check out.
+        remedy: what else helps where numbers are sorted as text.
+
+    Raises:
+        UserError: one line with what differs, as far as a digest can tell.
+    """
+    if info.classes:
+        if info.classes != class_digest(names):
+            order = next((how for how in _ORDERS if _in_order(names, how) == info.classes), "")
+            order = f": the same names, but {order}" if order else ""
+            raise UserError(
+                f"{where}: its class names are not those that {info.name} was trained with{order} "
+                f"({key}=any if class N still means the same)"
+            )
+        return
+    if not info.num_classes == len(names) == NUM_CLASSES:
+        return
+    if all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int):
+        remedy = remedy or "name the folders 0000 to 0999"
+        raise UserError(
+            f"{where}: its classes are numbers, but sorted as text; {remedy} ({key}=any if {info.name} was trained so)"
+        )
+    if set(names) == set(synsets()) and tuple(names) != synsets():
+        raise UserError(
+            f"{where}: its classes are ImageNet's synsets, but not in timm's order, which is sorted ({key}=any if "
+            f"{info.name} was trained so)"
+        )
+
+
+def _in_order(names: Sequence[str], how: str) -> str:
+    """Digest of the names in one of ``_ORDERS``."""
+    return class_digest(sorted(names, key=_ORDERS[how]))
 
 
 @cache

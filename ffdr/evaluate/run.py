@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from torch import nn
 
@@ -16,7 +15,7 @@ from ffdr.beton.partial import write_aside
 from ffdr.beton.read import ImageBeton
 from ffdr.compiling import pays, set_backends
 from ffdr.errors import UserError
-from ffdr.evaluate.classes import NUM_CLASSES, synsets
+from ffdr.evaluate.classes import check_classes, synsets
 from ffdr.evaluate.corruptions import NAMES, SEVERITIES
 from ffdr.evaluate.evaluator import Evaluator, Images, open_images
 from ffdr.evaluate.feeding import INTERPOLATION, KEYS, run_options, validation_feeding
@@ -24,9 +23,10 @@ from ffdr.evaluate.report import Report, as_text, plot, write_csv
 from ffdr.evaluate.robustness import evaluate_corruptions
 from ffdr.evaluate.scoring import Scorer
 from ffdr.evaluate.suite import check_model, plan_suite, run_suite
-from ffdr.models import ModelInfo, autocast_dtype, best_device, class_digest, load_model, load_named
+from ffdr.models import ModelInfo, autocast_dtype, best_device, load_model, load_named
 from ffdr.options import EvalOptions, ModelOptions, SuiteOptions
 from ffdr.ranks import Ranks
+from ffdr.timm_names import config_of, eval_size
 
 _WEIGHTS = ("model.safetensors", "best.safetensors")
 """What a run of ``ffdr train`` leaves beside its ``options.json``."""
@@ -52,7 +52,7 @@ def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions |
         count *= 1 + len(NAMES) * len(SEVERITIES) * options.corruptions
         evaluator = _evaluator(options, model_options, ranks, count)
         if plan:
-            check_model(evaluator.info)
+            check_model(evaluator.info, any_names=options.classes == "any")
             scores = run_suite(evaluator, plan)
         else:
             scores = {"data": options.data, **_on_data(evaluator, images, options, ranks.rank)}
@@ -74,7 +74,12 @@ def _evaluator(options: EvalOptions, model_options: ModelOptions, ranks: Ranks, 
     if options.checkpoint:
         model, info = load_model(options.checkpoint, options.resolution)
     else:
-        model, info = load_named(model_options.name, model_options.checkpoint, resolution=options.resolution)
+        model, info = load_named(
+            model_options.name,
+            model_options.checkpoint,
+            resolution=options.resolution,
+            options=model_options.options,
+        )
     if ranks.rank == 0 and not info.classes:
         _warn_of_other_view(info)
     return Evaluator(
@@ -91,13 +96,17 @@ def _evaluator(options: EvalOptions, model_options: ModelOptions, ranks: Ranks, 
 
 
 def _warn_of_other_view(info: ModelInfo) -> None:
-    config = timm.get_pretrained_cfg(info.name)
-    theirs = {"interpolation": config.interpolation, "crop_mode": config.crop_mode}
-    other = [f"{key} {value}" for key, value in theirs.items() if value not in (INTERPOLATION, "center")]
-    if other:
+    config = config_of(info.name)
+    height, width = eval_size(config)
+    other_size = (height, width) != (info.resolution, info.resolution)
+    theirs = {"interpolation": (config.interpolation, INTERPOLATION), "crop_mode": (config.crop_mode, "center")}
+    said = [f"at {height} px" if height == width else f"at {height}×{width} px"] if other_size else []
+    said += [f"with {key} {value}" for key, (value, ours) in theirs.items() if value != ours]
+    if said:
+        remedy = f"; --eval.resolution={height} takes timm's size" if other_size and height == width else ""
         print(
-            f"ffdr eval: timm evaluates {info.name} with {' and '.join(other)}; ffdr's view is {INTERPOLATION}, "
-            "centre-cropped: expect a slightly different accuracy",
+            f"ffdr eval: timm evaluates {info.name} {', '.join(said)}; ffdr's view is {INTERPOLATION}, centre-cropped, "
+            f"of {info.resolution} px: expect another accuracy{remedy}",
             file=sys.stderr,
         )
 
@@ -105,7 +114,7 @@ def _warn_of_other_view(info: ModelInfo) -> None:
 def _on_data(evaluator: Evaluator, images: Images, options: EvalOptions, rank: int) -> Report:
     """Scores on one data set of the model's own classes, and under corruptions made of it if asked for."""
     info = evaluator.info
-    _check_classes(info, images, options.data)
+    _check_classes(info, images, options.data, any_names=options.classes == "any")
     scorer = Scorer(images.labels, images.class_names, info.num_classes)
     evaluator.mark(evaluator.loader(images), {"data": scorer}, Path(options.data).name)
     report = scorer.report()
@@ -178,15 +187,12 @@ def evaluation_pixels(images: Images, info: ModelInfo, workers: int = 0) -> tupl
     return pixels, images.labels.copy()
 
 
-def _check_classes(info: ModelInfo, images: Images, where: object) -> None:
+def _check_classes(info: ModelInfo, images: Images, where: object, any_names: bool = False) -> None:
     count = len(images.class_names)
     written = not isinstance(images, ImageBeton) or images.manifest
     if info.num_classes != count and (written or info.num_classes < count):
         raise UserError(
             f"{where}: {count} classes, but the model has {info.num_classes} (ImageNet's other sets go in a suite)"
         )
-    if info.classes and info.classes != class_digest(images.class_names):
-        raise UserError(f"{where}: its class names are not those that the model was trained with")
-    numbers = [int(name) for name in images.class_names if name.isdecimal()]
-    if written and not info.classes and len(numbers) == NUM_CLASSES and numbers != sorted(numbers):
-        raise UserError(f"{where}: its classes are numbers, but sorted as text; ImageNetV2 goes in a suite (suite.v2)")
+    if not any_names:
+        check_classes(info, images.class_names, where, "eval.classes", "ImageNetV2 goes in a suite (suite.v2)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ffdr.errors import UserError, between, one_of
+from ffdr.text import split_list
 
 TASKS = ("erm", "kd", "dr")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -12,6 +13,7 @@ RESIDUALS = ("smooth", "renormalise")
 OPTIMIZERS = ("sgd", "adamw")
 COMPILE = ("auto", "off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 SWITCH = ("auto", "on", "off")
+CLASSES = ("same", "any")
 ORDERS = ("random", "sequential", "quasi_random")
 _SWITCHED = {"true": "on", "yes": "on", "on": "on", "false": "off", "no": "off", "off": "off"}
 
@@ -25,8 +27,9 @@ def switched(value: str) -> str:
 class TeacherOptions:
     """The teacher: one model, or several averaged in probability space."""
 
-    models: str = ""
-    """NAME[:CHECKPOINT],… — timm models; a checkpoint of ffdr train or one that timm loads"""
+    models: tuple[str, ...] = ()
+    """NAME[:CHECKPOINT],… — timm models; a checkpoint of ffdr train or one that timm loads; a comma within a path is
+    written \\, or the list as YAML's"""
     resolution: int = 0
     """pixels the teacher sees; 0: what its checkpoint or timm's configuration says"""
     batch_size: int = 256
@@ -35,11 +38,18 @@ class TeacherOptions:
     """auto, float32, bfloat16 or float16; auto: bfloat16 where a GPU has it, else float32"""
     compile: str = "auto"
     """run every teacher through torch.compile: auto, on, off; auto: on a GPU, from 3,000 batches on"""
+    classes: str = "same"
+    """same: refuse teachers of other class names, or of another order, as far as can be told; any: of whatever names,
+    for class folders that were renamed"""
 
     def __post_init__(self) -> None:
+        if isinstance(self.models, str):  # of a caller in Python
+            object.__setattr__(self, "models", tuple(split_list(self.models)) if self.models else ())
+        object.__setattr__(self, "models", tuple(model.strip() for model in self.models))
         object.__setattr__(self, "compile", switched(self.compile))  # it was true or false once
         one_of("teacher.compile", self.compile, SWITCH)
         one_of("teacher.precision", self.precision, PRECISIONS)
+        one_of("teacher.classes", self.classes, CLASSES)
         between("teacher.batch_size", self.batch_size, 1, 10**6)
         between("teacher.resolution", self.resolution, 0, 4096)
 
@@ -119,6 +129,23 @@ class DataOptions:
                 between(f"data.{key}", number, 0 if key == "mean" else 1e-6, 1)
 
 
+_OTHERWISE = {
+    "num_classes": "the classes of the data decide it",
+    "in_chans": "images have three channels",
+    "img_size": "train.resolution decides it",
+    "features_only": "a classifier is wanted",
+    "out_indices": "a classifier is wanted",
+    "pretrained": "give model.pretrained=true",
+    "pretrained_cfg": "model.name names the weights, such as resnet50.a1_in1k",
+    "pretrained_cfg_overlay": "model.name names the weights, such as resnet50.a1_in1k",
+    "checkpoint_path": "give model.checkpoint",
+    "cache_dir": "set HF_HOME instead",
+    "device": "a GPU is used where there is one",
+    "dtype": "give train.precision",
+}
+"""Arguments of timm's factory that are no options of the model, and what to do instead."""
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """The model that is trained or evaluated."""
@@ -136,9 +163,16 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         between("model.drop_path", self.drop_path, 0, 0.99)
-        for text in self.options:
+        names = [text.partition("=")[0].strip() for text in self.options]
+        for text, name in zip(self.options, names, strict=True):
             if not all(text.partition("=")):
                 raise UserError(f"model.options: {text!r} is not NAME=VALUE")
+            if name in _OTHERWISE:
+                raise UserError(f"model.options: {text} is not an option of a model: {_OTHERWISE[name]}")
+            if names.count(name) > 1:
+                raise UserError(f"model.options: {name} is given twice")
+        if self.drop_path and "drop_path_rate" in names:
+            raise UserError("model.options: drop_path_rate is what model.drop_path says; give one of both")
 
 
 @dataclass(frozen=True)
@@ -276,6 +310,9 @@ class EvalOptions:
     """auto, float32, bfloat16 or float16; auto: bfloat16 where a GPU has it, else float32, as in training"""
     flip_average: bool = False
     """average the answers on the evaluation view and its mirror image"""
+    classes: str = "same"
+    """same: refuse data of other class names than the model's, or of another order, as far as can be told; any: of
+    whatever names, for class folders that were renamed"""
     compile: str = "auto"
     """run the model through torch.compile: auto, on, off; auto: on a GPU, from 3,000 batches on"""
     corruptions: bool = False
@@ -291,6 +328,7 @@ class EvalOptions:
         one_of("eval.precision", self.precision, PRECISIONS)
         object.__setattr__(self, "compile", switched(self.compile))
         one_of("eval.compile", self.compile, SWITCH)
+        one_of("eval.classes", self.classes, CLASSES)
         between("eval.batch_size", self.batch_size, 1, 10**6)
         between("eval.resolution", self.resolution, 0, 4096)
         between("eval.workers", self.workers, 0, 1024)

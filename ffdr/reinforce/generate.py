@@ -27,7 +27,7 @@ from ffdr.beton.reinforced import ReinforcedWriter, identity_of
 from ffdr.errors import UserError
 from ffdr.options import ReinforceOptions, TeacherOptions
 from ffdr.ranks import Ranks
-from ffdr.reinforce import estimate, fidelity, shards
+from ffdr.reinforce import agreement, estimate, fidelity, shards
 from ffdr.reinforce.labelling import Labeller
 from ffdr.reinforce.shards import ShardFolder
 from ffdr.reinforce.teacher import Teacher, parse_models
@@ -43,7 +43,8 @@ def generate(options: ReinforceOptions, policy: Policy, teacher_options: Teacher
     """Write the reinforced beton that the options ask for; a killed run goes on where it stopped, and what is there
     already is not made again.
 
-    progress: show a progress bar, and at the end what storage costs (``fidelity.py``) and what was made.
+    progress: show a progress bar, and at the end what storage costs (``fidelity.py``), how far each teacher agrees with
+    the labels (``agreement.py``) and what was made.
 
     Returns its path. Every rank returns when there is nothing left for it to do; rank 0 when the file is complete.
 
@@ -85,7 +86,7 @@ class _Run:
         if options.resolution:
             teacher_options = replace(teacher_options, resolution=options.resolution)
         batches = self.images.num_images * options.views // (teacher_options.batch_size * ranks.size)
-        teacher = Teacher.from_options(teacher_options, self.images.num_classes, ranks.device(), batches)
+        teacher = Teacher.from_options(teacher_options, self.images.num_classes, ranks.device(), batches, self.images)
         self.header = _header(options, policy, self.images, teacher)
         self.shards = shards.cut(self.images.num_images, options.views, teacher.batch_size)
         self.identity = f"{teacher.identity()} in shards of {len(self.shards[0])}"
@@ -130,10 +131,11 @@ class _Run:
             collector.collect_rest()
             self.folder.remove()
             writer.finish()
+        answers = self.labeller.views.answers(self.labeller.teacher, _FIDELITY_VIEWS)
         if progress:
-            count = min(_FIDELITY_VIEWS, self.images.num_images)
-            sample = np.linspace(0, self.images.num_images - 1, count).astype(np.int64)
-            print(fidelity.table(self.labeller.sample(sample), self.header.topk))
+            print(fidelity.table(answers.together, self.header.topk))
+            print(agreement.table(answers))
+        agreement.warn(answers)
 
     def _bar(self, done: int, progress: bool) -> tqdm:
         return tqdm(total=len(self.images), initial=done, unit="img", desc="reinforce", disable=not progress)

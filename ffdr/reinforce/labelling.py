@@ -19,10 +19,12 @@ import torch
 
 from ffdr.augment.draw import draw_batch, pack_policy
 from ffdr.augment.policy import Policy
-from ffdr.augment.view import MIX_DTYPE, MIXED_DTYPE, VIEW_DTYPE
+from ffdr.augment.view import MIX_DTYPE, MIXED_DTYPE, VIEW_DTYPE, share_of_first
 from ffdr.beton.decode import Replayer, blank_views
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton
+from ffdr.errors import UserError
+from ffdr.reinforce.agreement import Answers
 from ffdr.reinforce.shards import Labelled
 from ffdr.reinforce.teacher import Teacher, TopK
 
@@ -42,6 +44,65 @@ class _Batch:
     """of its shard"""
 
 
+class Views:
+    """Draws views and replays them."""
+
+    def __init__(self, images: ImageBeton, policy: Policy, seed: int, sides: Iterable[int], threads: int) -> None:
+        """sides: the resolutions to replay at; threads: of the replay."""
+        self.images, self.seed = images, seed
+        self._policy = pack_policy(policy)
+        self._replayers = {side: Replayer(images, side, threads) for side in sides}
+
+    def draw(self, index: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first ``count`` views of each image, image after image: views (n·count, 2), mixes (n·count,)."""
+        views, mixes = np.empty((len(index), count, 2), VIEW_DTYPE), np.empty((len(index), count), MIX_DTYPE)
+        for k in range(count):
+            drawn, mixed = blank_views(len(index))
+            draw_batch(self._policy, self.seed, k, index, self.images.original_sizes, drawn, mixed)
+            views[:, k], mixes[:, k] = drawn, mixed
+        return views.reshape(-1, 2), mixes.ravel()
+
+    def replay(
+        self, index: np.ndarray, views: np.ndarray, mixes: np.ndarray, pinned: bool = False
+    ) -> dict[int, torch.Tensor]:
+        """(B, R, R, 3) uint8 on the CPU for each resolution R. pinned: in memory that can travel to a GPU while the
+        CPU goes on; torch keeps and reuses it."""
+        pixels = {}
+        for side, replayer in self._replayers.items():
+            pixels[side] = torch.empty((len(index), *replayer.shape), dtype=torch.uint8, pin_memory=pinned)
+            replayer(replayer.spans(index), views, mixes, pixels[side].numpy())
+        return pixels
+
+    def labels(self, index: np.ndarray, mixes: np.ndarray) -> np.ndarray:
+        """(B,) int64; of a mixed view that of the image that has the larger share."""
+        labels = self.images.labels
+        return np.where(share_of_first(mixes) >= 0.5, labels[index], labels[mixes["partner"]])
+
+    def answers(self, teacher: Teacher, count: int) -> Answers:
+        """What each member of a teacher says of view 0 of ``count`` images, at most all, evenly from first to last.
+
+        A member takes its own resolution, where there is one such, else the first one. Raises UserError for answers
+        that are no numbers.
+        """
+        last = len(self.images) - 1
+        index = np.linspace(0, last, min(count, last + 1)).astype(np.int64)
+        sources = tuple(member.source or member.name for member in teacher.members)
+        views, mixes = self.draw(index, 1)
+        parts = [slice(at, at + teacher.batch_size) for at in range(0, len(index), teacher.batch_size)]
+        logs = []
+        for part in parts:
+            pixels = self.replay(index[part], views[part], mixes[part])
+            logs.append(teacher.each_log_probs_at({0: next(iter(pixels.values())), **pixels}))
+        answers = Answers(sources, torch.cat(logs, dim=1), self.labels(index, mixes))
+        for source, bad in zip(sources, answers.log_probs.isnan().any(2).sum(1).tolist(), strict=True):
+            if bad:
+                raise UserError(
+                    f"teacher.models: {source} answers {bad} of {len(index)} views with what is no number; its weights "
+                    "are damaged, or too large for teacher.precision: try float32"
+                )
+        return answers
+
+
 class Labeller:
     """Draws, replays and labels; what one rank does all day."""
 
@@ -49,11 +110,10 @@ class Labeller:
         self, images: ImageBeton, policy: Policy, header: ReinforcedHeader, teacher: Teacher, threads: int
     ) -> None:
         """threads: of the replay, which runs while the teacher works."""
-        self.images, self.header, self.teacher = images, header, teacher
-        self._policy = pack_policy(policy)
+        self.header, self.teacher = header, teacher
         # Members that agree on a resolution share one replay.
         sides = sorted({member.resolution for member in teacher.members})
-        self._replayers = {side: Replayer(images, side, threads) for side in sides}
+        self.views = Views(images, policy, header.seed, sides, threads)
 
     def label(self, shards: Iterable[range]) -> Iterator[Labelled]:
         """Make shards, one after the other."""
@@ -77,40 +137,16 @@ class Labeller:
         if before is not None:
             yield before[0], before[1].result()
 
-    def sample(self, index: np.ndarray) -> torch.Tensor:
-        """(B, C) float32: all that the teacher says of view 0 of images ``index`` (B,)."""
-        views, mixes = self._draw(index, 1)
-        size = self.teacher.batch_size
-        parts = [slice(at, at + size) for at in range(0, len(index), size)]
-        return torch.cat([self._ask(self._replay(index[part], views[part], mixes[part])) for part in parts])
-
     def _batches(self, shards: Iterable[range]) -> Iterator[_Batch]:
+        pinned = self.teacher.device.type == "cuda"
         for shard in shards:
             index = np.repeat(np.arange(shard.start, shard.stop), self.header.views)
-            views, mixes = self._draw(np.arange(shard.start, shard.stop), self.header.views)
+            views, mixes = self.views.draw(np.arange(shard.start, shard.stop), self.header.views)
             records = self._records(views, mixes).reshape(len(shard), self.header.views)
             for at in range(0, len(index), self.teacher.batch_size):
                 part = slice(at, at + self.teacher.batch_size)
-                pixels = self._replay(index[part], views[part], mixes[part])
+                pixels = self.views.replay(index[part], views[part], mixes[part], pinned)
                 yield _Batch(shard, records, pixels, part.stop >= len(index))
-
-    def _draw(self, index: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The first ``count`` views of each image, image after image: views (n·count, 2), mixes (n·count,)."""
-        views, mixes = np.empty((len(index), count, 2), VIEW_DTYPE), np.empty((len(index), count), MIX_DTYPE)
-        for k in range(count):
-            drawn, mixed = blank_views(len(index))
-            draw_batch(self._policy, self.header.seed, k, index, self.images.original_sizes, drawn, mixed)
-            views[:, k], mixes[:, k] = drawn, mixed
-        return views.reshape(-1, 2), mixes.ravel()
-
-    def _replay(self, index: np.ndarray, views: np.ndarray, mixes: np.ndarray) -> dict[int, torch.Tensor]:
-        pixels = {}
-        for side, replayer in self._replayers.items():
-            # Pinned memory can travel to the GPU while the CPU goes on; torch keeps and reuses it.
-            pinned = self.teacher.device.type == "cuda"
-            pixels[side] = torch.empty((len(index), *replayer.shape), dtype=torch.uint8, pin_memory=pinned)
-            replayer(replayer.spans(index), views, mixes, pixels[side].numpy())
-        return pixels
 
     def _ask(self, pixels: dict[int, torch.Tensor]) -> torch.Tensor:
         device = self.teacher.device

@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,11 +19,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from ffdr.beton.header import UNUSED
+from ffdr.beton.order import rank_and_world_size
+from ffdr.beton.read import ImageBeton
 from ffdr.beton.rounding import to_float16
 from ffdr.compiling import FixedBatch, float32_of, pays, set_backends, why_not
 from ffdr.errors import UserError
-from ffdr.models import autocast_dtype, load_named
+from ffdr.evaluate.classes import check_classes
+from ffdr.models import ModelInfo, autocast_dtype, load_named
 from ffdr.options import TeacherOptions
+from ffdr.timm_names import config_of, eval_size
+
+_COMMA = "a comma within a path is written \\,"
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class Member:
     """pixels a side; 0: as the images come"""
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    source: str = ""
+    """as it was asked for, NAME[:CHECKPOINT]"""
 
 
 class Teacher:
@@ -69,22 +78,35 @@ class Teacher:
 
     @classmethod
     def from_options(
-        cls, options: TeacherOptions, num_classes: int, device: torch.device | str, batches: int = 0
+        cls,
+        options: TeacherOptions,
+        num_classes: int,
+        device: torch.device | str,
+        batches: int = 0,
+        images: ImageBeton | None = None,
     ) -> Teacher:
-        """Load ``NAME[:CHECKPOINT],…``. batches: how many it will be asked about, as far as known.
+        """Load ``NAME[:CHECKPOINT],…``. batches: how many it will be asked about, as far as known; images: what it is
+        asked about, as far as known.
 
-        Raises UserError for an empty or malformed list, weights that can't be had, or a member with another number of
-        classes than the data, with both numbers.
+        Raises UserError for an empty or malformed list, weights that can't be had, a member with another number of
+        classes than the data, with both numbers, or with other class names than ``images``.
         """
         members = []
-        for name, checkpoint in parse_models(options.models):
+        for number, (name, checkpoint) in enumerate(parse_models(options.models)):
+            if checkpoint and not Path(checkpoint).exists():
+                raise UserError(f"{_quoted(options.models, number)}: {checkpoint}: no such file; {_COMMA}")
             model, info = load_named(name, checkpoint, resolution=options.resolution, key="teacher.models")
             if info.num_classes != num_classes:
                 raise UserError(
                     f"teacher.models: {checkpoint or name} has {info.num_classes} classes, but the data has "
                     f"{num_classes}"
                 )
-            members.append(Member(name, model, info.resolution, info.mean, info.std))
+            if images is not None and options.classes == "same":
+                where = f"teacher.models: {checkpoint or name}: not for {images.path}"
+                check_classes(info, images.class_names, where, "teacher.classes")
+            if not options.resolution and not info.classes:
+                _tell_eval_size(info)
+            members.append(Member(name, model, info.resolution, info.mean, info.std, options.models[number]))
         compile = options.compile == "on" or (options.compile == "auto" and _can_gain(torch.device(device), batches))
         return cls(members, num_classes, device, options.batch_size, options.precision, compile)
 
@@ -109,16 +131,16 @@ class Teacher:
         """
         return self.log_probs_at({0: pixels})
 
+    def each_log_probs_at(self, pixels: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """(M, B, C): what each of the M members says by itself; see ``log_probs_at``, which averages that."""
+        return self._chunked(self._each, _channels_first(pixels), (0.0,) * 3, (1 / 255,) * 3)
+
     def log_probs_at(self, pixels: Mapping[int, torch.Tensor]) -> torch.Tensor:
         """The same for images that come at several sizes: each member takes its own, without interpolation.
 
         pixels: resolution → uint8 images as above; key 0 serves the members whose resolution is not among the keys.
         """
-        for x in pixels.values():
-            if x.dtype != torch.uint8 or x.ndim != 4 or 3 not in (x.shape[1], x.shape[3]):
-                raise ValueError(f"pixels: {x.dtype} {tuple(x.shape)}, but uint8 (B, H, W, 3) is needed")
-        sizes = {side: x.permute(0, 3, 1, 2) if x.shape[3] == 3 else x for side, x in pixels.items()}
-        return self._chunked(sizes, (0.0,) * 3, (1 / 255,) * 3)
+        return self._chunked(self._average, _channels_first(pixels), (0.0,) * 3, (1 / 255,) * 3)
 
     def log_probs_normalised(self, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
         """The same for images (B, 3, H, W) that a loader normalised with mean and std, in units of [0, 1].
@@ -126,28 +148,36 @@ class Teacher:
         Undoing the loader's normalisation and applying a member's is one multiplication and one addition, and none
         where both agree.
         """
-        return self._chunked({0: images}, mean, std)
+        return self._chunked(self._average, {0: images}, mean, std)
 
     @torch.inference_mode()
-    def _chunked(self, sizes: Mapping[int, torch.Tensor], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-        """Label in chunks of ``batch_size``. images * std + mean are pixels in [0, 1]."""
+    def _chunked(
+        self,
+        answer: Callable[..., torch.Tensor],
+        sizes: Mapping[int, torch.Tensor],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> torch.Tensor:
+        """The answer, (…, B, C), in chunks of ``batch_size``. images * std + mean are pixels in [0, 1]."""
         parts = zip(*(images.split(self.batch_size) for images in sizes.values()), strict=True)
         chunks = [
-            self._average({side: x.to(self.device) for side, x in zip(sizes, part, strict=True)}, mean, std)
-            for part in parts
+            answer({side: x.to(self.device) for side, x in zip(sizes, part, strict=True)}, mean, std) for part in parts
         ]
         # A plain copy: an inference tensor could not be saved for a student's backward pass.
         with torch.inference_mode(False):
-            return torch.cat(chunks) if len(chunks) > 1 else chunks[0].clone()
+            return torch.cat(chunks, dim=-2) if len(chunks) > 1 else chunks[0].clone()
 
     def _average(self, sizes: Mapping[int, torch.Tensor], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-        """Log of the mean of the members' probabilities: log-sum-exp less log of their number."""
+        return averaged(self._each(sizes, mean, std))
+
+    def _each(self, sizes: Mapping[int, torch.Tensor], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+        """(M, B, C) of a chunk."""
         logs = []
         with float32_of(self.device, self._dtype):  # in KD the student's precision is at work around this
             for number, member in enumerate(self.members):
                 images = sizes[member.resolution if member.resolution in sizes else 0]
                 logs.append(self._forward(number, tuple(mean), tuple(std))(images))
-        return torch.stack(logs).logsumexp(0) - math.log(len(logs)) if len(logs) > 1 else logs[0]
+        return torch.stack(logs)
 
     def _new_forward(
         self, number: int, mean: tuple[float, ...], std: tuple[float, ...]
@@ -174,15 +204,50 @@ class Teacher:
         return FixedBatch(forward, "teacher.compile", self.batch_size, required=True) if self._compile else forward
 
 
-def parse_models(text: str) -> list[tuple[str, str]]:
-    """Name and checkpoint, empty for timm's own weights, of each model in ``NAME[:CHECKPOINT],…``.
+def averaged(log_probs: torch.Tensor) -> torch.Tensor:
+    """Log of the mean of M members' probabilities, (M, B, C) → (B, C): log-sum-exp less log of their number."""
+    return log_probs.logsumexp(0) - math.log(len(log_probs)) if len(log_probs) > 1 else log_probs[0]
+
+
+def _channels_first(pixels: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+    for x in pixels.values():
+        if x.dtype != torch.uint8 or x.ndim != 4 or 3 not in (x.shape[1], x.shape[3]):
+            raise ValueError(f"pixels: {x.dtype} {tuple(x.shape)}, but uint8 (B, H, W, 3) is needed")
+    return {side: x.permute(0, 3, 1, 2) if x.shape[3] == 3 else x for side, x in pixels.items()}
+
+
+def parse_models(models: Sequence[str]) -> list[tuple[str, str]]:
+    """Name and checkpoint, empty for timm's own weights, of each model, given as ``NAME[:CHECKPOINT]``.
 
     Raises UserError for an empty or malformed list.
     """
-    specs = [spec.strip() for spec in text.split(",")]
-    if any(not spec or spec.startswith(":") for spec in specs):
-        raise UserError(f"teacher.models: {text!r}: give NAME[:CHECKPOINT],… with timm's model names")
-    return [(name, checkpoint) for name, _, checkpoint in (spec.partition(":") for spec in specs)]
+    if not models:
+        raise UserError("teacher.models: give NAME[:CHECKPOINT],… with timm's model names")
+    parsed = [(name, checkpoint) for name, _, checkpoint in (model.partition(":") for model in models)]
+    for number, (name, _) in enumerate(parsed):
+        if not name or "/" in name:
+            said = _quoted(models, number)
+            raise UserError(f"{said}: give NAME[:CHECKPOINT],… with timm's model names; {_COMMA}")
+    return parsed
+
+
+def _quoted(models: Sequence[str], number: int) -> str:
+    """How one of the models was read, for messages."""
+    return f"teacher.models: {models[number]!r}" + (f", one of {len(models)}" if len(models) > 1 else "")
+
+
+def _tell_eval_size(info: ModelInfo) -> None:
+    """A line on standard error, from rank 0, where timm's weights are at their best on larger images than those that
+    they were trained on."""
+    config = config_of(info.name)
+    height, width = eval_size(config)
+    fed_as_trained = (info.resolution, info.resolution) == tuple(config.input_size[1:])
+    if fed_as_trained and height == width != info.resolution and rank_and_world_size(None, None)[0] == 0:
+        print(
+            f"teacher.resolution: timm evaluates {info.name} at {height} px; it sees {info.resolution} px here, as in "
+            f"its training; teacher.resolution={height} takes timm's size",
+            file=sys.stderr,
+        )
 
 
 def _can_gain(device: torch.device, batches: int) -> bool:

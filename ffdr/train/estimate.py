@@ -83,7 +83,7 @@ def measure(recipe: TrainRecipe, model: nn.Module, classes: int, device: torch.d
     """
     train = recipe.train
     read, validated = _reading(recipe, device)
-    teacher = _teacher(recipe, classes, device)
+    teacher = _teacher(recipe, device)
     step = _still_step(train, model, classes, teacher, device)
     image, batch = {}, 0
     for side in sorted({*resolutions(train)}, reverse=True):  # what the largest allows, the others do
@@ -125,13 +125,14 @@ def _seconds_per_image(loader: ReinforcedLoader) -> float:
     return seconds / count
 
 
-def _teacher(recipe: TrainRecipe, classes: int, device: torch.device) -> Teacher | None:
-    """The live teacher, if it is on this machine: an estimate fetches nothing."""
+def _teacher(recipe: TrainRecipe, device: torch.device) -> Teacher | None:
+    """The live teacher, if it and the images are on this machine: an estimate fetches nothing."""
     if recipe.train.task != "kd":
         return None
-    there = all(Path(checkpoint).is_file() for _, checkpoint in parse_models(recipe.teacher.models) if checkpoint)
-    named = all(checkpoint for _, checkpoint in parse_models(recipe.teacher.models))
-    return live_teacher(recipe, classes, 0, device, Ranks()) if there and named else None
+    checkpoints = [checkpoint for _, checkpoint in parse_models(recipe.teacher.models)]
+    if not all(Path(file).is_file() for file in (recipe.data.train, *checkpoints)):
+        return None
+    return live_teacher(recipe, ImageBeton.open(recipe.data.train), 0, device, Ranks())
 
 
 def _still_step(

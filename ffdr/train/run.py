@@ -70,7 +70,7 @@ def build_trainer(recipe: TrainRecipe, progress: bool | None = None, ranks: Rank
     reinforced = stored_views(recipe, images)
     loader = training_loader(recipe, images, reinforced, device, ranks)
     val_loader = validation_loader(recipe, images, device, ranks) if data.val else None
-    teacher = live_teacher(recipe, loader.num_classes, len(loader), device, ranks)
+    teacher = live_teacher(recipe, images, len(loader), device, ranks)
     info = DataInfo(
         **normalisation(recipe, images),
         center=data.center,

@@ -6,20 +6,28 @@ from dataclasses import replace
 
 import torch
 
+from ffdr.beton.read import ImageBeton
 from ffdr.errors import UserError
 from ffdr.options import TrainRecipe
 from ffdr.ranks import Ranks
+from ffdr.reinforce import agreement
+from ffdr.reinforce.labelling import Views
 from ffdr.reinforce.teacher import Teacher
 from ffdr.train.step import bad_teacher
 
+_VIEWS_ASKED = 64
+"""Of the first epoch, about which a live teacher is asked before training: whether it agrees with the labels at all."""
+
 
 def live_teacher(
-    recipe: TrainRecipe, num_classes: int, batches: int, device: torch.device, ranks: Ranks
+    recipe: TrainRecipe, images: ImageBeton, batches: int, device: torch.device, ranks: Ranks
 ) -> Teacher | None:
     """Loaded and tried, or None for a task without one. batches: of an epoch.
 
     It is asked about a part of a batch at a time: compiled, it would fill up a smaller one.
-    Raises UserError for weights that can't be had or don't answer in numbers, and images that it can't take.
+    One that hardly agrees with the labels is warned of.
+    Raises UserError for weights that can't be had or don't answer in numbers, other classes, and images that it can't
+    take.
     """
     train, options = recipe.train, recipe.teacher
     if train.task != "kd":
@@ -27,8 +35,11 @@ def live_teacher(
     if device.type == "cuda":  # on a CPU earlier runs are told apart by the size that the recipe has
         part = -(-train.batch_size // (ranks.size * train.accumulate))
         options = replace(options, batch_size=min(options.batch_size, part))
-    teacher = Teacher.from_options(options, num_classes, device, batches=train.epochs * batches)
+    teacher = Teacher.from_options(options, images.num_classes, device, train.epochs * batches, images)
     _try(teacher, train.resolution)
+    if ranks.rank == 0 and train.teacher_weight > 0:
+        views = Views(images, recipe.policy, train.seed, (train.resolution,), ranks.threads(recipe.data.workers))
+        agreement.warn(views.answers(teacher, _VIEWS_ASKED))
     return teacher
 
 

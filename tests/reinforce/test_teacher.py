@@ -1,16 +1,22 @@
 """The teacher: averaging, feeding each member as it wants, and what is stored of its answers."""
 
 import functools
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from ffdr import recipe
 from ffdr.beton.header import UNUSED
 from ffdr.errors import UserError
-from ffdr.models import ModelInfo, build_model, save_model
+from ffdr.evaluate.classes import synsets
+from ffdr.models import ModelInfo, build_model, class_digest, save_model
 from ffdr.options import ModelOptions, TeacherOptions
+from ffdr.reinforce import teacher as teacher_module
 from ffdr.reinforce.teacher import Member, Teacher, topk
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -176,11 +182,107 @@ def test_a_teacher_that_cannot_be_compiled_is_one_line(monkeypatch):
         Teacher([member()], 5, "cpu", compile=True).log_probs(pixels())
 
 
+def test_a_path_may_hold_commas_and_colons(checkpoint, tmp_path):
+    """Escaped on the command line, as they are in a list of YAML's; spaces around an entry do not count."""
+    odd = tmp_path / "a,b:c, d.safetensors"
+    odd.write_bytes(Path(checkpoint[1]).read_bytes())
+    escaped = str(odd).replace(",", "\\,")
+    file = tmp_path / "r.yaml"
+    file.write_text(f"teacher: {{models: ['test_resnet:{odd}', 'test_resnet:{checkpoint[1]}']}}\n")
+    flags = ["--reinforce.images=i.beton", "--reinforce.out=o.beton"]
+    asked = [
+        recipe.parse("reinforce", [*flags, f"--teacher.models=test_resnet:{escaped}, test_resnet:{checkpoint[1]}"]),
+        recipe.parse("reinforce", [*flags, "--config-file", str(file)]),
+    ]
+    for options in (asked[0].teacher, asked[1].teacher, TeacherOptions(models=asked[0].teacher.models)):
+        members = Teacher.from_options(options, 5, "cpu").members
+        assert [member.source for member in members] == [f"test_resnet:{odd}", f"test_resnet:{checkpoint[1]}"]
+
+
+def named(names, path="i.beton"):
+    """What a teacher must know of the images."""
+    return SimpleNamespace(class_names=tuple(names), num_classes=len(names), path=path)
+
+
+def save_named(path, names, order=None):
+    model = build_model(ModelOptions("test_resnet"), len(names), 32)
+    save_model(path, model, ModelInfo("test_resnet", len(names), 32, MEAN, STD, classes=class_digest(order or names)))
+    return TeacherOptions(models=f"test_resnet:{path}")
+
+
+def test_a_teacher_of_other_class_names_is_refused(tmp_path):
+    words = ["zero", "one", "two", "three", "four"]
+    options = save_named(tmp_path / "t.safetensors", words)
+    Teacher.from_options(options, 5, "cpu", images=named(words))
+    with pytest.raises(UserError, match=r"t\.safetensors: not for i\.beton: its class names are not those") as error:
+        Teacher.from_options(options, 5, "cpu", images=named("01234"))
+    assert "teacher.classes=any" in str(error.value) and "\n" not in str(error.value)
+    Teacher.from_options(replace(options, classes="any"), 5, "cpu", images=named("01234"))
+    with pytest.raises(UserError, match=r"teacher\.classes: 'all' is not one of same, any"):
+        replace(options, classes="all")
+
+
+def test_an_ensemble_that_disagrees_on_the_classes_is_refused(tmp_path):
+    one, two = (save_named(tmp_path / f"{name}.safetensors", list(names)) for name, names in (("a", "ab"), ("b", "ba")))
+    with pytest.raises(UserError, match=r"b\.safetensors: not for"):
+        Teacher.from_options(TeacherOptions(models=(*one.models, *two.models)), 2, "cpu", images=named("ab"))
+
+
+@pytest.mark.parametrize(
+    ("order", "text"), [(sorted, "sorted as text"), (lambda names: sorted(names, key=int), "sorted by number")]
+)
+def test_the_same_names_in_another_order_are_told_so(tmp_path, order, text):
+    names = ["0", "10", "9", "1"]
+    options = save_named(tmp_path / "t.safetensors", names, order(names))
+    with pytest.raises(UserError, match=f"trained with: the same names, but {text}"):
+        Teacher.from_options(options, 4, "cpu", images=named(names))
+
+
+def test_imagenets_classes_in_another_order_than_timms(checkpoint, monkeypatch):
+    """Weights without a digest: what can be told is told."""
+    info = ModelInfo("resnet50.a1_in1k", 1000, 224, MEAN, STD)
+    monkeypatch.setattr(teacher_module, "load_named", lambda *_, **__: (torch.nn.Identity(), info))
+    options, numbers = TeacherOptions(models="resnet50.a1_in1k"), [str(number) for number in range(1000)]
+    for names, text in (
+        (sorted(numbers), r"not for i\.beton: its classes are numbers, but sorted as text; name the folders 0000 to"),
+        (synsets()[::-1], "ImageNet's synsets, but not in timm's order"),
+    ):
+        with pytest.raises(UserError, match=text):
+            Teacher.from_options(options, 1000, "cpu", images=named(names))
+        Teacher.from_options(replace(options, classes="any"), 1000, "cpu", images=named(names))
+    for names in (numbers, synsets(), [f"class {number}" for number in numbers]):
+        Teacher.from_options(options, 1000, "cpu", images=named(names))
+
+
+def test_a_size_at_which_timm_itself_evaluates_is_told(checkpoint, monkeypatch, capsys):
+    """Only of weights that are fed as timm says, and only where nobody asked for a size."""
+    for name, resolution, told in (
+        ("convnext_tiny.fb_in1k", 0, True),
+        ("convnext_tiny.fb_in1k", 224, False),
+        ("resnet50.tv_in1k", 0, False),
+    ):
+        info = ModelInfo(name, 5, 224, MEAN, STD)
+        with monkeypatch.context() as patched:
+            patched.setattr(teacher_module, "load_named", lambda *_, info=info, **__: (torch.nn.Identity(), info))
+            Teacher.from_options(TeacherOptions(models=name, resolution=resolution), 5, "cpu")
+        said = capsys.readouterr().err
+        assert (f"timm evaluates {name} at 288 px; it sees 224 px here" in said) is told
+        assert "teacher.resolution=288" in said or not told
+    Teacher.from_options(TeacherOptions(models=f"test_resnet:{checkpoint[1]}"), 5, "cpu")
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("models", "message"),
     [
         ("", "give NAME"),
-        ("test_resnet:{path},", "give NAME"),
+        ("test_resnet:{path},", "'', one of 2: give NAME"),
+        ("{path}", "give NAME"),
+        (
+            "test_resnet:/a/b,c.pt",
+            r"'test_resnet:/a/b', one of 2: /a/b: no such file; a comma within a path is",
+        ),
+        ("tf_efficientnet_b0_ns", r"timm now calls it tf_efficientnet_b0\.ns_jft_in1k"),
         ("test_resnet:{path}", "has 5 classes, but the data has 7"),
         ("test_vit:{path}", "holds a test_resnet, but test_vit"),
         ("test_resnt:nowhere.pt", "nowhere.pt: no such file"),
