@@ -1,9 +1,9 @@
 """FFCV's process cache, made safe: pages of the file are read into memory of this process, ahead of their batches.
 
-Which page is in memory when is FFCV's plan (``compute_schedule``), and FFCV's decoders find the pages. The reading is
-ours, because FFCV's has these faults: what a failed or short read leaves in memory is taken for the page; a reading
-thread that dies leaves the loader waiting for ever; threads are not waited for when an epoch ends; pages of fields that
-nobody decodes are read; and a plan that needs more memory than the machine has is carried out.
+Which page is in memory when is FFCV's plan (``compute_schedule``). The reading is ours, because FFCV's has these
+faults: what a failed or short read leaves in memory is taken for the page; a reading thread that dies leaves the loader
+waiting for ever; threads are not waited for when an epoch ends; pages of fields that nobody decodes are read; and a
+plan that needs more memory than the machine has is carried out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-from ffcv.memory_managers import MemoryContext, ProcessCacheManager
 from ffcv.memory_managers.process_cache.schedule import compute_schedule
 
 from ffdr.beton.read import ImageBeton
@@ -27,19 +26,17 @@ READERS = 12
 
 
 class PageCache:
-    """Plans and holds the pages of one epoch after another; takes the place of FFCV's ``ProcessCacheManager``.
+    """Plans and holds the pages of one epoch after another.
 
     Raises:
         UserError: an image that does not lie on one page, as FFCV's format asks.
     """
 
-    def __init__(self, images: ImageBeton, manager: ProcessCacheManager) -> None:
-        self.path = images.path
-        self.page_size = int(manager.reader.page_size)
-        self.ptrs, self.sizes = manager.ptrs, manager.sizes
-        start = images.data_ptr.astype(np.int64)
-        self.page_N = start // self.page_size
-        end = (start + np.maximum(images.data_size.astype(np.int64), 1) - 1) // self.page_size
+    def __init__(self, images: ImageBeton) -> None:
+        self.path, self.page_size = images.path, images.page_size
+        self.start_N, self.size_N = images.data_ptr.astype(np.int64), images.data_size
+        self.page_N = self.start_N // self.page_size
+        end = (self.start_N + np.maximum(self.size_N.astype(np.int64), 1) - 1) // self.page_size
         crossing = np.flatnonzero(self.page_N != end)
         if len(crossing):
             raise UserError(
@@ -49,12 +46,12 @@ class PageCache:
         self.memory_bytes = 0
         """Bytes of the pages that the current epoch holds."""
 
-    def schedule_epoch(self, batches: Sequence[np.ndarray]) -> PageContext:
+    def plan(self, batches: Sequence[np.ndarray]) -> PagePlan:
         """The pages for these batches, whose image indices are (B,) each."""
-        return PageContext(self, batches)
+        return PagePlan(self, batches)
 
 
-class PageContext(MemoryContext):
+class PagePlan:
     """The pages of one epoch: entered before its first batch, exited after its last or early.
 
     Raises:
@@ -66,12 +63,7 @@ class PageContext(MemoryContext):
         self.cache, self.batches = cache, batches
         self._reading: dict[int, Future] = {}
 
-    @property
-    def state(self) -> tuple[np.ndarray, ...]:
-        """What FFCV's compiled reader takes: pages (slots, bytes), regions' pointers and sizes, slot of each page."""
-        return self.memory, self.cache.ptrs, self.cache.sizes, self.page_to_slot
-
-    def __enter__(self) -> PageContext:
+    def __enter__(self) -> PagePlan:
         page_N, size = self.cache.page_N, self.cache.page_size
         self.schedule = compute_schedule([np.unique(page_N[batch]).tolist() for batch in self.batches])
         needed, present = self.schedule.num_slots * size, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -83,7 +75,7 @@ class PageContext(MemoryContext):
         self.memory = np.zeros((self.schedule.num_slots, size), np.uint8)
         self.cache.memory_bytes = self.memory.nbytes
         slots = self.schedule.page_to_slot
-        self.page_to_slot = np.zeros(max(slots, default=-1) + 1, np.uint32)
+        self.page_to_slot = np.zeros(max(slots, default=-1) + 1, np.int64)
         self.page_to_slot[list(slots)] = list(slots.values())
         self._file = open(self.cache.path, "rb", buffering=0)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ffdr-pages")
@@ -95,6 +87,14 @@ class PageContext(MemoryContext):
             self._reading[page] = self._readers.submit(self._read, page, self.schedule.page_to_slot[page])
         for page in self.schedule.entering_at[batch]:
             self._reading.pop(page).result()
+
+    def spans(self, index: np.ndarray) -> np.ndarray:
+        """Where the images of a batch that was started lie in memory: (B, 3) uint64 index, address, size."""
+        cache = self.cache
+        page = cache.page_N[index]
+        place = (self.page_to_slot[page] - page) * cache.page_size + cache.start_N[index]
+        address = place.astype(np.uint64) + np.uint64(self.memory.ctypes.data)
+        return np.stack([index.astype(np.uint64), address, cache.size_N[index]], axis=1)
 
     def __exit__(self, *_: object) -> None:
         """Cancel reads that have not begun, wait for those that have, and let go of the pages."""

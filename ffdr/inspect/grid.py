@@ -16,7 +16,7 @@ from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton
 
 if TYPE_CHECKING:
-    from ffdr.loader import ReinforcedDataset
+    from ffdr.dataset import ReinforcedDataset
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
