@@ -83,7 +83,7 @@ class ReinforcedLoader(OneProcess):
         RuntimeError: while iterating, a pass that a newer one has ended; other ranks than batches were counted for.
     """
 
-    instead = "build a loader in each process; the state_dict of one tells another where to go on"
+    noun, instead = "loader", "build a loader in each process; the state_dict of one tells another where to go on"
 
     def __init__(
         self,
@@ -347,6 +347,6 @@ def _device(device: str | torch.device) -> torch.device:
         raise UserError(f"device: {shown(device)} is none here; cpu, cuda and cuda:N are usual ({reason})") from None
     if found.type == "cuda":
         count = torch.cuda.device_count()
-        if (found.index or 0) >= count:
+        if not 0 <= (found.index or 0) < count:  # a number beyond 127 wraps around
             raise UserError(f"device: {device}, but torch finds {count or 'no'} CUDA device{'s' * (count != 1)} here")
     return found

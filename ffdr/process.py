@@ -13,8 +13,8 @@ class OneProcess:
     A copy would read memory that is freed or isn't there; a fork would wait for threads that it doesn't have.
     """
 
-    instead = "make one in each process"
-    """What to do instead, for the message."""
+    noun, instead = "object", "make one in each process"
+    """What it is, and what to do instead, for the messages."""
 
     def __init__(self) -> None:
         self._process = os.getpid()
@@ -27,10 +27,10 @@ class OneProcess:
     def check_process(self) -> None:
         """Raise RuntimeError unless this is the process that made the object."""
         if not self.is_at_home:
-            raise RuntimeError(f"{type(self).__name__}: this is a fork of the process that made it; {self.instead}")
+            raise RuntimeError(f"this process is a fork of the one that made the {self.noun}; {self.instead}")
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{type(self).__name__}: can't be copied or pickled; {self.instead}")
+        raise TypeError(f"a {self.noun} can't be copied or pickled; {self.instead}")
 
 
 _pool_is_lost = False

@@ -221,7 +221,7 @@ class Replayer(OneProcess):
         UserError: a resolution that is none.
     """
 
-    instead = "make one in each process, of the images there"
+    noun = "replayer"
 
     def __init__(self, images: ImageBeton, resolution: int, threads: int, portable: bool = False) -> None:
         super().__init__()

@@ -50,6 +50,8 @@ class BatchStream(OneProcess):
         os_cache: read through the memory map; otherwise into this process's own pages.
     """
 
+    noun, instead = "loader", "build a loader in each process"
+
     def __init__(
         self,
         images: ImageBeton,

@@ -18,8 +18,8 @@ def epoch_order(kind, count, **options):
     """An order of images of about 7 kB on pages of 64 KiB."""
     data_ptr = np.arange(count, dtype=np.uint64) * np.uint64(7000)
     place = Place(options.pop("rank", 0), options.pop("world_size", 1))
-    options = {"batch_size": 8, "drop_last": False, "seed": 5, **options}
-    return EpochOrder(kind, data_ptr, page_size=PAGE_BYTES, place=place, **options)
+    options = {"batch_size": 8, "drop_last": False, "seed": 5, "place": place, **options}
+    return EpochOrder(kind, data_ptr, page_size=PAGE_BYTES, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +141,40 @@ def test_ranks_default_to_torch_distributed(monkeypatch):
     for bad in ((3, 3), (-1, 2), (0, None), (None, 2)):
         with pytest.raises(UserError, match="rank"):
             rank_and_world_size(*bad)
+
+
+def test_a_place_is_settled_when_it_is_needed(monkeypatch):
+    """An order that is older than the process group is shared by its ranks; one that was counted before is refused."""
+    early, counted, crowded = (epoch_order("random", 100, batch_size=20, place=Place()) for _ in range(3))
+    given, group = epoch_order("random", 100, batch_size=20, rank=0, world_size=2), []
+    assert len(counted) == 5
+    counted.place.confirm()
+
+    def start(rank, size):
+        group[:] = rank, size
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: bool(group))
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: group[0])
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: group[1])
+    start(1, 2)
+    early.place.confirm()
+    given.place.confirm()
+    assert len(early) == 3 and early.global_batches == 3 and early.global_batch_size == 40
+    whole = chain(*batches_of(early), *batches_of(given))
+    assert sorted(whole) == list(range(100))
+    assert len(counted) == 5  # what was counted once stays
+    text = r"as rank 0 of 1, but torch.distributed now has rank 1 of 2; build a loader after init_process_group, or"
+    with pytest.raises(RuntimeError, match=text) as caught:
+        counted.place.confirm()
+    assert "\n" not in str(caught.value)
+    start(0, 1)
+    with pytest.raises(RuntimeError, match=r"as rank 1 of 2, but torch.distributed now has rank 0 of 1"):
+        early.place.confirm()
+    assert len(early) == 3
+    start(0, 8)
+    crowded.drop_last = True
+    with pytest.raises(UserError, match="100 images do not fill one batch of 160 \\(20 on each of 8 ranks\\)"):
+        len(crowded)
 
 
 def test_impossible_orders_are_refused():
