@@ -272,7 +272,9 @@ class ReinforcedLoader(OneProcess):
 
     def set_epoch(self, epoch: int) -> None:
         """The next pass is this epoch, from its first batch."""
-        self._next = self._at = (integer("epoch", epoch, 0), 0)
+        at = (integer("epoch", epoch, 0), 0)
+        with self._stream.lock:  # after the pass that another thread is just beginning
+            self._next = self._at = at
 
     def set_resolution(self, resolution: int) -> None:
         """Views of the coming passes have this side, in pixels; nothing is compiled anew. Ends an unfinished pass.
@@ -309,7 +311,8 @@ class ReinforcedLoader(OneProcess):
         for key in ("fingerprint", "seed", "order", "global_batch_size"):
             if state.get(key) != mine[key]:
                 raise UserError(f"loader state: {key} was {state.get(key)}, but this loader's is {mine[key]}")
-        self._next = self._at = (int(state["epoch"]), int(state["batch"]))
+        with self._stream.lock:
+            self._next = self._at = (int(state["epoch"]), int(state["batch"]))
 
     def close(self) -> None:
         """End the decoding thread of an unfinished pass."""

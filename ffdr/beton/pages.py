@@ -1,22 +1,19 @@
 """FFCV's process cache, made safe: pages of the file are read into memory of this process, ahead of their batches.
 
-Which page is in memory when is FFCV's plan (``compute_schedule``). The reading is ours, because FFCV's has these
-faults: what a failed or short read leaves in memory is taken for the page; a reading thread that dies leaves the loader
-waiting for ever; threads are not waited for when an epoch ends; pages of fields that nobody decodes are read; and a
-plan that needs more memory than the machine has is carried out.
+Which page is in memory when is FFCV's schedule, which ``ffcv_loader.py`` asks for. The reading is ours, because FFCV's
+has these faults: what a failed or short read leaves in memory is taken for the page; a reading thread that dies leaves
+the loader waiting for ever; threads are not waited for when an epoch ends; pages of fields that nobody decodes are
+read; and a schedule that needs more memory than the machine has is carried out.
 """
 
 from __future__ import annotations
 
-import ffdr.beton.lean_ffcv  # noqa: F401
-
-# isort: split
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
-from ffcv.memory_managers.process_cache.schedule import compute_schedule
 
 from ffdr.beton.read import ImageBeton
 from ffdr.errors import UserError
@@ -25,8 +22,19 @@ READERS = 12
 """Threads that read pages, as many as FFCV has."""
 
 
+class Schedule(Protocol):
+    """Which page is read into which slot of memory, and when: FFCV's."""
+
+    num_slots: int
+    page_to_slot: Mapping[int, int]
+    can_prefetch_at: Mapping[int, set[int]]
+    """By batch: pages that may be read from its start on."""
+    entering_at: Mapping[int, set[int]]
+    """By batch: pages that must have been read by then."""
+
+
 class PageCache:
-    """Plans and holds the pages of one epoch after another.
+    """The pages of an image beton, and those that the current epoch holds.
 
     Raises:
         UserError: an image that does not lie on one page, as FFCV's format asks.
@@ -34,9 +42,9 @@ class PageCache:
 
     def __init__(self, images: ImageBeton) -> None:
         self.path, self.page_size = images.path, images.page_size
-        self.start_N, self.size_N = images.data_ptr.astype(np.int64), images.data_size
-        self.page_N = self.start_N // self.page_size
-        end = (self.start_N + np.maximum(self.size_N.astype(np.int64), 1) - 1) // self.page_size
+        start = images.data_ptr.astype(np.int64)
+        self.page_N = start // self.page_size
+        end = (start + np.maximum(images.data_size.astype(np.int64), 1) - 1) // self.page_size
         crossing = np.flatnonzero(self.page_N != end)
         if len(crossing):
             raise UserError(
@@ -46,26 +54,25 @@ class PageCache:
         self.memory_bytes = 0
         """Bytes of the pages that the current epoch holds."""
 
-    def plan(self, batches: Sequence[np.ndarray]) -> PagePlan:
-        """The pages for these batches, whose image indices are (B,) each."""
-        return PagePlan(self, batches)
+    def pages_of(self, batches: Sequence[np.ndarray]) -> list[list[int]]:
+        """The pages of each batch, whose image indices are (B,)."""
+        return [np.unique(self.page_N[batch]).tolist() for batch in batches]
 
 
 class PagePlan:
     """The pages of one epoch: entered before its first batch, exited after its last or early.
 
     Raises:
-        UserError: on entering, if the plan needs more memory than this machine has; on starting a batch, if a page
+        UserError: on entering, if the schedule needs more memory than this machine has; on starting a batch, if a page
             can't be read.
     """
 
-    def __init__(self, cache: PageCache, batches: Sequence[np.ndarray]) -> None:
-        self.cache, self.batches = cache, batches
+    def __init__(self, cache: PageCache, schedule: Schedule) -> None:
+        self.cache, self.schedule = cache, schedule
         self._reading: dict[int, Future] = {}
 
     def __enter__(self) -> PagePlan:
-        page_N, size = self.cache.page_N, self.cache.page_size
-        self.schedule = compute_schedule([np.unique(page_N[batch]).tolist() for batch in self.batches])
+        size = self.cache.page_size
         needed, present = self.schedule.num_slots * size, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if needed > present:
             raise UserError(
@@ -75,11 +82,16 @@ class PagePlan:
         self.memory = np.zeros((self.schedule.num_slots, size), np.uint8)
         self.cache.memory_bytes = self.memory.nbytes
         slots = self.schedule.page_to_slot
-        self.page_to_slot = np.zeros(max(slots, default=-1) + 1, np.int64)
+        self.page_to_slot = np.zeros(max(slots, default=-1) + 1, np.uint64)
         self.page_to_slot[list(slots)] = list(slots.values())
         self._file = open(self.cache.path, "rb", buffering=0)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ffdr-pages")
         return self
+
+    @property
+    def state(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where a page is: memory (slots, page_size) uint8, and the slot of each page, uint64."""
+        return self.memory, self.page_to_slot
 
     def start_batch(self, batch: int) -> None:
         """Wait for the pages of this batch, while those of the next ones are being read."""
@@ -87,14 +99,6 @@ class PagePlan:
             self._reading[page] = self._readers.submit(self._read, page, self.schedule.page_to_slot[page])
         for page in self.schedule.entering_at[batch]:
             self._reading.pop(page).result()
-
-    def spans(self, index: np.ndarray) -> np.ndarray:
-        """Where the images of a batch that was started lie in memory: (B, 3) uint64 index, address, size."""
-        cache = self.cache
-        page = cache.page_N[index]
-        place = (self.page_to_slot[page] - page) * cache.page_size + cache.start_N[index]
-        address = place.astype(np.uint64) + np.uint64(self.memory.ctypes.data)
-        return np.stack([index.astype(np.uint64), address, cache.size_N[index]], axis=1)
 
     def __exit__(self, *_: object) -> None:
         """Cancel reads that have not begun, wait for those that have, and let go of the pages."""

@@ -4,10 +4,7 @@ Buffers, scratch memory and the thread belong to one pass at a time. ``BatchStre
 pass before, waits until its thread has stopped and its consumer is done with the batch at hand, and only then starts
 the next one. A consumer reads a batch through a function that it gives, within which nothing is written anew.
 
-This is what FFCV's Loader does for its own pipelines, without what made it unfit: it generates and compiles code for
-each loader and keeps it for good; parses the file a second time; leaves the consumer waiting for ever when its thread
-fails; keeps thread and buffers of an iterator that is dropped half-way; allocates (and pins) all buffers anew in every
-epoch; overwrites a buffer from which a GPU still copies; and changes torch's and Numba's number of threads.
+The thread runs FFCV's pipeline, a batch at a time (``ffcv_loader.py``).
 """
 
 from __future__ import annotations
@@ -16,24 +13,23 @@ import atexit
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from queue import Empty, Full, Queue
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 import numpy as np
 import torch
 from numba import set_num_threads
 
-from ffdr.beton.decode import Replayer, blank_views
+from ffdr.beton.decode import Replayer
+from ffdr.beton.ffcv_loader import Batch, BetonLoader, Replay
 from ffdr.beton.order import EpochOrder
-from ffdr.beton.pages import PageCache, PagePlan
+from ffdr.beton.pages import PageCache
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.views import ViewSource
 from ffdr.process import OneProcess, check_pool
 
-Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""images (B, H, W, 3) uint8, ids (B, T) int32, log_probs (B, T) float32, index (B,) int64: buffers, written again."""
 Made = TypeVar("Made")
 
 
@@ -65,9 +61,10 @@ class BatchStream(OneProcess):
     ) -> None:
         super().__init__()
         check_pool()
-        self.images, self.views, self.order, self.batches_ahead = images, views, order, batches_ahead
-        self.replayer = Replayer(images, resolution, threads)
+        self.images, self.batches_ahead = images, batches_ahead
         self.pages = None if os_cache else PageCache(images)
+        self.replay = Replay(views, Replayer(images, resolution, threads))
+        self.loader = BetonLoader(images, order, self.replay, self.pages)
         self.lock = threading.RLock()
         """Held while one pass replaces another."""
         self.buffers: Batch | None = None
@@ -77,6 +74,11 @@ class BatchStream(OneProcess):
         self._pass: Pass | None = None
 
     @property
+    def replayer(self) -> Replayer:
+        """Holds the scratch memory; it has the views' resolution."""
+        return self.replay.replayer
+
+    @property
     def slots(self) -> int:
         """Batches that there are buffers for: those ahead, the one being written and the one being read."""
         return self.batches_ahead + 2
@@ -84,7 +86,7 @@ class BatchStream(OneProcess):
     @property
     def memory_bytes(self) -> int:
         """Bytes of the batch buffers, the replayer's scratch and the pages that the current epoch holds."""
-        buffers = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in self._shapes())
+        buffers = sum(int(np.prod(shape)) * kind.itemsize for shape, kind in self._shapes())
         scratch = sum(part.nbytes for part in self.replayer._room)
         return buffers + scratch + (self.pages.memory_bytes if self.pages else 0)
 
@@ -94,7 +96,7 @@ class BatchStream(OneProcess):
         with self.lock:
             self.end()
             if self.replayer.shape[0] != resolution:
-                self.replayer = Replayer(self.images, resolution, self.replayer.threads)
+                self.replay.replayer = Replayer(self.images, resolution, self.replayer.threads)
                 self.buffers = None
 
     def begin(self, epoch: int, first_batch: int = 0, device: torch.device | None = None) -> Pass:
@@ -111,7 +113,8 @@ class BatchStream(OneProcess):
             self.end(RuntimeError("this pass was ended by a newer one over the same loader, which reads one at a time"))
             if self.buffers is None:
                 self._allocate(gpu)
-            self._pass = Pass(self, epoch, self.order.batches(epoch, first_batch), gpu)
+            self.replay.epoch = epoch
+            self._pass = Pass(self, self.loader.batches(epoch, first_batch), gpu)
             return self._pass
 
     def end(self, error: Exception | None = None) -> None:
@@ -127,15 +130,10 @@ class BatchStream(OneProcess):
                 with self._pass.reading:
                     self._pass = None
 
-    def _shapes(self) -> tuple[tuple[tuple[int, ...], str], ...]:
-        rows = self.slots, self.order.batch_size
-        entries = self.views.entries
-        return (
-            ((*rows, *self.replayer.shape), "uint8"),
-            ((*rows, entries), "int32"),
-            ((*rows, entries), "float32"),
-            (rows, "int64"),
-        )
+    def _shapes(self) -> list[tuple[tuple[int, ...], np.dtype]]:
+        """Of each part of the buffers, and its dtype."""
+        rows = self.slots, self.loader.batch_size
+        return [((*rows, *query.shape), query.dtype) for query in self.replay.queries]
 
     def _allocate(self, gpu: torch.device | None) -> None:
         """Buffers for this and all coming passes, pinned for a GPU."""
@@ -144,13 +142,13 @@ class BatchStream(OneProcess):
         pinned, parts = gpu is not None, []
         for shape, kind in self._shapes():
             try:
-                part = torch.empty(shape, dtype=getattr(torch, kind), pin_memory=pinned)
+                part = torch.empty(shape, dtype=getattr(torch, kind.name), pin_memory=pinned)
             except RuntimeError:
                 if not pinned:
                     raise MemoryError(f"{self.memory_bytes >> 20} MiB for a loader's batches") from None
                 print("loader: its buffers can't be pinned (ulimit -l?); copies to the GPU are slow", file=sys.stderr)
                 pinned = False
-                part = torch.empty(shape, dtype=getattr(torch, kind))
+                part = torch.empty(shape, dtype=getattr(torch, kind.name))
             parts.append(part.numpy())
         self.buffers = tuple(parts)
         self.in_use = [None] * self.slots
@@ -159,11 +157,9 @@ class BatchStream(OneProcess):
 class Pass(threading.Thread):
     """One pass: the thread that decodes ahead, and what its consumer calls."""
 
-    def __init__(
-        self, stream: BatchStream, epoch: int, batches: list[np.ndarray], gpu: torch.device | None = None
-    ) -> None:
+    def __init__(self, stream: BatchStream, batches: list[np.ndarray], gpu: torch.device | None = None) -> None:
         super().__init__(name="ffdr-decode", daemon=True)
-        self.stream, self.epoch, self.batches, self.gpu = stream, epoch, batches, gpu
+        self.stream, self.batches, self.gpu = stream, batches, gpu
         self.reading = threading.RLock()
         """Held by the consumer while it reads a batch, or waits for one."""
         self.closed = False
@@ -179,32 +175,25 @@ class Pass(threading.Thread):
             if self.gpu is not None:
                 torch.cuda.set_device(self.gpu)  # a new thread's is GPU 0, on which it would open a context
             set_num_threads(self.stream.replayer.threads)
-            with self.stream.pages.plan(self.batches) if self.stream.pages else nullcontext() as pages:
-                self._produce(pages)
+            with self.stream.loader.storage(self.batches) as storage:
+                self._produce(storage)
         except BaseException as error:  # whatever it is, the consumer must see it rather than wait
             self.error = error
         self._put(None)
 
-    def _produce(self, pages: PagePlan | None) -> None:
-        in_use, place = self.stream.in_use, pages or self.stream.replayer
+    def _produce(self, storage: Any) -> None:
+        in_use = self.stream.in_use
         for number, index in enumerate(self.batches):
             slot = number % len(in_use)
             if in_use[slot] is not None:
                 in_use[slot].synchronize()
-            if pages is not None:
-                pages.start_batch(number)
-            batch = tuple(part[slot, : len(index)] for part in self.stream.buffers)
-            self._fill(index, place.spans(index), batch)
+            batch = self._fill(number, index, storage, slot)
             if not self._put((slot, batch)):
                 return
 
-    def _fill(self, index: np.ndarray, spans: np.ndarray, batch: Batch) -> None:
-        """Make a batch of the images whose bytes lie at ``spans``."""
-        images, ids, log_probs, numbers = batch
-        numbers[:] = index
-        views, mixes = blank_views(len(index))
-        self.stream.views.fill(self.epoch, index, views, mixes, ids, log_probs)
-        self.stream.replayer(spans, views, mixes, images)
+    def _fill(self, number: int, index: np.ndarray, storage: Any, slot: int) -> Batch:
+        """Run FFCV's pipeline for a batch of the images ``index`` (B,)."""
+        return self.stream.loader.make(number, index, storage, self.stream.buffers, slot)
 
     def _put(self, item: tuple[int, Batch] | None) -> bool:
         """Queue an item unless the consumer has gone; whether to go on."""
