@@ -430,7 +430,7 @@ def test_a_loader_finds_its_rank_at_its_first_pass(paged, monkeypatch):
             assert (len(loader), loader.state_dict()["global_batch_size"]) == (5, 20)
         assert sorted(parts[0] + parts[1]) == list(range(100))
         if counted is not None:
-            with pytest.raises(RuntimeError, match="as rank 0 of 1, but torch.distributed now has rank 1 of 2"):
+            with pytest.raises(RuntimeError, match=r"as rank 0 of 1, but torch.distributed now has rank 1 of 2"):
                 next(iter(counted))
     with pytest.raises(UserError, match="100 images do not fill one batch of 120"):
         ReinforcedLoader(paged, policy=PLAIN, **{**U8, "batch_size": 60})
