@@ -5,7 +5,8 @@ The map, bottom up (arrows between folders point one way):
 - ``augment/``   policies, view records, drawing them, and the Numba kernels that replay them
 - ``beton/``     image betons and reinforced betons: write, read, check; the FFCV decoders
 - ``data/``      source datasets: digits, image folders, torchvision's
-- ``loader.py``  ``ReinforcedLoader`` and ``ReinforcedDataset``; ``protocol.py`` is what training asks of a loader
+- ``loader.py``  ``ReinforcedLoader``; ``dataset.py`` ``ReinforcedDataset``; ``protocol.py`` is what training asks of a
+  loader
 - ``targets.py`` and ``models.py``: sparse targets; timm models built, saved and loaded
 - ``ranks.py``   the processes that share one run
 - ``reinforce/`` teachers, and making a reinforced beton; ``archive/`` imports and exports the published format
@@ -27,7 +28,7 @@ __version__ = "0.1.0"
 
 _FACE = {
     "ReinforcedLoader": "ffdr.loader",
-    "ReinforcedDataset": "ffdr.loader",
+    "ReinforcedDataset": "ffdr.dataset",
     "SparseTargetLoss": "ffdr.train.losses",
     "SparseTargets": "ffdr.targets",
 }

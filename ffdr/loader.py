@@ -1,4 +1,4 @@
-"""``ReinforcedLoader`` for training and evaluation, ``ReinforcedDataset`` for a look at single views."""
+"""``ReinforcedLoader``: batches of views for training and evaluation."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from typing import Any
 import numpy as np
 import torch
 
+from ffdr.arguments import fraction, integer, per_channel, shown, switch
 from ffdr.augment.policy import Policy
-from ffdr.beton.decode import Replayer
-from ffdr.beton.order import EpochOrder, rank_and_world_size
-from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.beton.stream import Batch, BatchStream
+from ffdr.beton.order import EpochOrder, Place
+from ffdr.beton.read import ReinforcedBeton
+from ffdr.beton.stream import Batch, BatchStream, Pass
 from ffdr.beton.views import DrawnViews, FixedView, SomeStored, StoredViews, ViewSource
 from ffdr.cores import thread_count
+from ffdr.dataset import Images, open_images, open_reinforced
 from ffdr.errors import UserError
+from ffdr.process import OneProcess
 from ffdr.targets import SparseTargets
 
-Images = str | Path | ImageBeton
 DeviceBatch = tuple[torch.Tensor, SparseTargets, torch.Tensor]
 """images (B, 3, H, W), targets, index (B,)"""
 
 
-class ReinforcedLoader:
+_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class ReinforcedLoader(OneProcess):
     """Batches of replayed views and their targets: a drop-in for any PyTorch training loop.
 
     What a batch shows depends on what is given besides the images:
@@ -36,13 +40,14 @@ class ReinforcedLoader:
     Iterating yields ``(images, targets, index)``: images (B, 3, H, W) in channels_last memory format on ``device``;
     :class:`~ffdr.targets.SparseTargets` on ``device``; index (B,) int64 of the images in the beton, on the CPU. Same
     seed, same bytes, for any number of threads. Each pass is an epoch; ``set_epoch`` names the next one. One pass is
-    read at a time: with the first batch of a newer one, the older raises RuntimeError.
+    read at a time: with the first batch of a newer one, in whatever thread, the older raises RuntimeError. A loader
+    belongs to its process: it can't be pickled, and a fork of the process can't use it.
 
     On several ranks, all of the same ``batch_size``, batch b of all ranks together is batch b of a single process with
     ``batch_size`` × ``world_size``. Training shows full batches only, the evaluation view every image once: the last
     batch is shared out, so a rank may have one batch less.
 
-    Memory: (``batches_ahead`` + 2) × ``batch_size`` × (3 × ``resolution``² + 8 × T + 32) bytes of buffers, with T
+    Memory: (``batches_ahead`` + 2) × ``batch_size`` × (3 × ``resolution``² + 8 × T + 8) bytes of buffers, with T
     target entries an image, and scratch for each decoding thread; with ``os_cache=False`` also the file's pages for the
     images on their way, of which a random order has nearly all. ``memory_bytes`` is the sum.
 
@@ -51,7 +56,7 @@ class ReinforcedLoader:
         reinforced: reinforced beton of these images (path or opened); with a packed beton the same file once more.
         batch_size: images a batch, on this rank.
         resolution: side of the square views, in pixels.
-        device: where batches go.
+        device: where batches go; of "cuda" the GPU that is current at the first pass.
         dtype: torch.uint8 for the pixels as they are, 0..255; a floating dtype normalises them on the device.
         policy: what may be drawn, for training on labels.
         reinforced_share: share of samples that show stored views; the others are drawn from ``policy`` and learned by
@@ -63,18 +68,22 @@ class ReinforcedLoader:
             than that. None: random, sequential for the evaluation view.
         drop_last: leave out an incomplete last batch; None: unless it is the evaluation view.
         workers: decoding threads; 0: one per core, but one for the thread that launches a GPU's work.
-        mean, std: per channel, of pixels in [0, 1]; None: the manifest's.
+        mean, std: per channel, of pixels in [0, 1], as a sequence, array or tensor; None: the manifest's.
         batches_ahead: batches decoded in advance.
         os_cache: read the images through the operating system's cache, which all processes share; False: into memory
             of this process, a page of the file at a time. Not for views that mix images.
-        rank, world_size: of this process among those that share an epoch; None: as torch.distributed has it.
+        rank, world_size: of this process among those that share an epoch; None: as torch.distributed has it at the
+            first pass, or when ``len`` or ``state_dict`` first asks.
         reuse_buffers: with uint8 on the CPU, hand out the decoder's own buffer, valid until the next batch, instead
             of a copy.
 
     Raises:
         UserError: files that don't fit together, impossible options; while iterating, a page that can't be read.
         ReplayError: while iterating, a sample that can't be decoded, by its number.
+        RuntimeError: while iterating, a pass that a newer one has ended; other ranks than batches were counted for.
     """
+
+    noun, instead = "loader", "build a loader in each process; the state_dict of one tells another where to go on"
 
     def __init__(
         self,
@@ -92,72 +101,77 @@ class ReinforcedLoader:
         order: str | None = None,
         drop_last: bool | None = None,
         workers: int = 0,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: Sequence[float] | np.ndarray | torch.Tensor | None = None,
+        std: Sequence[float] | np.ndarray | torch.Tensor | None = None,
         batches_ahead: int = 3,
         os_cache: bool = True,
         rank: int | None = None,
         world_size: int | None = None,
         reuse_buffers: bool = False,
     ) -> None:
-        self.images = _open_images(images)
-        if reinforced is not None and (policy is not None) != (reinforced_share < 1):
-            raise UserError(
-                "reinforced, policy: a reinforced beton already holds drawn views; give one of both, or "
-                "both with a reinforced_share below 1"
-            )
-        evaluation = reinforced is None and policy is None
-        self.device = torch.device(device)
-        self.dtype = dtype
-        self.batch_size = batch_size
-        self.seed = seed
-        self.mean = tuple(mean or self.images.mean)
-        self.std = tuple(std or self.images.std)
-        self._copy = not reuse_buffers
+        super().__init__()
+        self.images = open_images(images)
+        self.seed = integer("seed", seed, 0, 2**63 - 1)
+        self.batch_size = integer("batch_size", batch_size, 1)
+        self.device, self.dtype = _device(device), _dtype(dtype)
+        self.mean = self.images.mean if _is_missing(mean) else per_channel("mean", mean)
+        self.std = self.images.std if _is_missing(std) else per_channel("std", std)
+        self._copy = not switch("reuse_buffers", reuse_buffers)
         self._labels = self.images.labels
-        rank, world_size = rank_and_world_size(rank, world_size)
+        share, center = fraction("reinforced_share", reinforced_share), fraction("center", center, 1e-3)
+        views = self._view_source(reinforced, policy, share, center)
+        evaluation = reinforced is None and policy is None
         self._order = EpochOrder(
-            order or ("sequential" if evaluation else "random"),
+            ("sequential" if evaluation else "random") if order is None else order,
             self.images.data_ptr,
-            seed,
-            batch_size=batch_size,
-            drop_last=not evaluation if drop_last is None else drop_last,
-            rank=rank,
-            world_size=world_size,
+            self.seed,
+            page_size=self.images.page_size,
+            batch_size=self.batch_size,
+            drop_last=not evaluation if drop_last is None else switch("drop_last", drop_last),
+            place=Place(rank, world_size),
         )
-        views = self._view_source(reinforced, policy, reinforced_share, center)
-        if not os_cache and views.mixes:
+        if not switch("os_cache", os_cache) and views.mixes:
             raise UserError("os_cache=False: a partner's page need not be in memory when images are mixed; use True")
         self._stream = BatchStream(
             self.images,
             views,
             self._order,
             resolution,
-            threads=thread_count(workers, gpu=self.device.type == "cuda"),
-            batches_ahead=batches_ahead,
+            threads=thread_count(integer("workers", workers, 0), gpu=self.device.type == "cuda"),
+            batches_ahead=integer("batches_ahead", batches_ahead, 1),
             os_cache=os_cache,
-            device=self.device,
         )
-        self._scale = 1.0 / (255.0 * torch.tensor(self.std, device=self.device).view(1, 3, 1, 1))
-        self._shift = 255.0 * torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1)
-        # One for all passes: the caching allocator keeps the memory of each stream apart.
-        self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._normalisation: tuple[torch.Tensor, torch.Tensor] | None = None
+        """what to subtract and by what to multiply, (1, 3, 1, 1) on the device; made with the first pass"""
+        self._side: torch.cuda.Stream | None = None
         self._next = self._at = (0, 0)  # (epoch, batches handed out): of the coming pass, of the current one
+        self._current: Pass | None = None
 
     def _view_source(
         self, reinforced: str | Path | ReinforcedBeton | None, policy: Policy | None, share: float, center: float
     ) -> ViewSource:
-        if reinforced is not None:
-            reinforced = _open_reinforced(reinforced, self.images)
-            self.num_classes = reinforced.header.num_classes
-            stored = StoredViews(reinforced, self.seed)
-            if policy is None:
-                return stored
-            return SomeStored(stored, DrawnViews(policy, self.seed, self.images), share, self.seed)
-        self.num_classes = self.images.num_classes
-        if policy is not None:
-            return DrawnViews(policy, self.seed, self.images)
-        return FixedView(self.images.labels, center)
+        if policy is not None and not isinstance(policy, Policy):
+            raise UserError(f"policy: {shown(policy)} is not a Policy")
+        if reinforced is None:
+            if share != 1:
+                raise UserError(
+                    f"reinforced_share: {share:g}, but there is no reinforced beton; give it, or leave it out"
+                )
+            self.num_classes = self.images.num_classes
+            if policy is not None:
+                return DrawnViews(policy, self.seed, self.images)
+            return FixedView(self._labels, center)
+        if (policy is not None) != (share < 1):
+            raise UserError(
+                "reinforced, policy: a reinforced beton already holds drawn views; give one of both, or "
+                "both with a reinforced_share below 1"
+            )
+        reinforced = open_reinforced(reinforced, self.images)
+        self.num_classes = reinforced.header.num_classes
+        stored = StoredViews(reinforced, self.seed)
+        if policy is None:
+            return stored
+        return SomeStored(stored, DrawnViews(policy, self.seed, self.images), share, self.seed)
 
     @property
     def num_images(self) -> int:
@@ -171,47 +185,77 @@ class ReinforcedLoader:
 
     def __len__(self) -> int:
         """Batches in a full epoch, on this rank."""
-        return len(self._stream)
+        return len(self._order)
 
     def __iter__(self) -> Iterator[DeviceBatch]:
-        epoch, first = self._at = self._next
-        self._next = (epoch + 1, 0)
-        batches = self._stream.epoch(epoch, first)
-        ahead = self._copied_ahead(batches) if self.device.type == "cuda" else map(self._to_device, batches)
+        current, at = self._begin()
+        ahead = self._copied_ahead(current) if self.device.type == "cuda" else self._taken(current)
         try:
-            for number, batch in enumerate(ahead, first + 1):
+            for batch in ahead:
                 # Counted before it is handed out: a state taken in the loop's body includes the batch at hand.
-                self._at = (epoch, number)
+                at = (at[0], at[1] + 1)
+                self._count(current, at)
                 yield batch
-            if self._at == (epoch, len(self)):  # the last batch of all ranks may have no part for this one
-                self._at = (epoch + 1, 0)
+            if at[1] == len(self):  # the last batch of all ranks may have no part for this one
+                self._count(current, (at[0] + 1, 0))
         finally:
-            if isinstance(ahead, Generator):
-                ahead.close()
-            batches.close()
+            ahead.close()
+            current.close()
 
-    def _copied_ahead(self, batches: Iterator[Batch]) -> Generator[DeviceBatch, None, None]:
+    def _begin(self) -> tuple[Pass, tuple[int, int]]:
+        """The coming pass, and where it begins, at once for all threads: what another thread reads ends."""
+        self.check_process()
+        with self._stream.lock:
+            self._order.place.confirm()
+            self._settle_device()
+            at = self._next
+            self._current = self._stream.begin(*at, self.device)
+            self._at, self._next = at, (at[0] + 1, 0)
+            return self._current, at
+
+    def _count(self, current: Pass, at: tuple[int, int]) -> None:
+        """Where the loader stands, unless a newer pass has begun."""
+        with self._stream.lock:
+            if self._current is current:
+                self._at = at
+
+    def _settle_device(self) -> None:
+        """With the first pass: a process may choose its GPU after it has built the loader."""
+        if self._normalisation is not None:
+            return
+        if self.device.type == "cuda":
+            if self.device.index is None:
+                self.device = torch.device("cuda", torch.cuda.current_device())
+            # One for all passes: the caching allocator keeps the memory of each stream apart.
+            self._side = torch.cuda.Stream(self.device)
+        mean, std = (255.0 * torch.tensor(x, device=self.device).view(1, 3, 1, 1) for x in (self.mean, self.std))
+        self._normalisation = mean, 1.0 / std
+
+    def _taken(self, current: Pass) -> Generator[DeviceBatch, None, None]:
+        while (batch := current.take(self._to_device)) is not None:
+            yield batch
+
+    def _copied_ahead(self, current: Pass) -> Generator[DeviceBatch, None, None]:
         """One batch ahead of the consumer, on a stream of its own: copies and normalisation go on beside the step."""
         side = self._side
         ready: tuple[DeviceBatch, torch.cuda.Event] | None = None
         try:
             while True:
-                # Asking for a batch gives the buffer of the one before back, once this stream has copied from it.
                 with torch.cuda.stream(side):
-                    batch = next(batches, None)
-                    following = None if batch is None else (self._to_device(batch), side.record_event())
+                    batch = current.take(self._to_device)
+                    following = None if batch is None else (batch, side.record_event())
                 if ready is not None:
                     yield _handed_over(*ready)
                 if following is None:
                     return
                 ready = following
         finally:
-            side.synchronize()  # the buffers may be written again
+            side.synchronize()  # nothing of this pass is under way when its memory is let go
 
     def _to_device(self, batch: Batch) -> DeviceBatch:
         pixels, ids, log_probs, index = (torch.from_numpy(part) for part in batch)
         index = index.clone()
-        # FFCV's buffers are pinned on a GPU machine, so they travel as they are and are converted there. The copies
+        # The buffers are pinned for a GPU, so they travel as they are and are converted there. The copies
         # matter on a CPU too: the next batch overwrites the buffers.
         targets = SparseTargets(
             ids.to(self.device, non_blocking=True).long(),
@@ -220,20 +264,23 @@ class ReinforcedLoader:
         )
         images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         if self.dtype is not torch.uint8:
-            images = torch.sub(images, self._shift).mul_(self._scale).to(self.dtype)
+            mean, scale = self._normalisation
+            images = torch.sub(images, mean).mul_(scale).to(self.dtype)
         elif self._copy and self.device.type == "cpu":
             images = images.clone(memory_format=torch.channels_last)
         return images, targets, index
 
     def set_epoch(self, epoch: int) -> None:
         """The next pass is this epoch, from its first batch."""
-        self._next = self._at = (epoch, 0)
+        at = (integer("epoch", epoch, 0), 0)
+        with self._stream.lock:  # after the pass that another thread is just beginning
+            self._next = self._at = at
 
     def set_resolution(self, resolution: int) -> None:
         """Views of the coming passes have this side, in pixels; nothing is compiled anew. Ends an unfinished pass.
 
         Raises:
-            UserError: no pixel at all.
+            UserError: no pixel at all, or too many.
         """
         self._stream.set_resolution(resolution)
 
@@ -264,52 +311,12 @@ class ReinforcedLoader:
         for key in ("fingerprint", "seed", "order", "global_batch_size"):
             if state.get(key) != mine[key]:
                 raise UserError(f"loader state: {key} was {state.get(key)}, but this loader's is {mine[key]}")
-        self._next = self._at = (int(state["epoch"]), int(state["batch"]))
+        with self._stream.lock:
+            self._next = self._at = (int(state["epoch"]), int(state["batch"]))
 
     def close(self) -> None:
         """End the decoding thread of an unfinished pass."""
-        self._stream.close()
-
-
-class ReinforcedDataset:
-    """Random access to the views of a reinforced beton, for notebooks, pictures and tests.
-
-    Args:
-        images: image beton (path or opened).
-        reinforced: reinforced beton of these images (path or opened); None: the images are a packed beton's.
-    """
-
-    def __init__(self, images: Images, reinforced: str | Path | ReinforcedBeton | None = None) -> None:
-        self.images = _open_images(images)
-        path = self.images.path if reinforced is None else reinforced
-        self.reinforced = reinforced = _open_reinforced(path, self.images)
-        self._source = StoredViews(reinforced, seed=0)
-        self._replayers: dict[int, Replayer] = {}
-
-    def __len__(self) -> int:
-        return self.images.num_images
-
-    @property
-    def num_views(self) -> int:
-        """K, the views an image."""
-        return self.reinforced.header.views
-
-    def view(self, image: int, view: int, resolution: int = 224) -> tuple[np.ndarray, SparseTargets]:
-        """One view: pixels (resolution, resolution, 3) uint8 and its targets, a batch of one.
-
-        Raises:
-            IndexError: there is no such image or view.
-        """
-        if not 0 <= image < len(self) or not 0 <= view < self.num_views:
-            raise IndexError(f"image {image}, view {view}: there are {len(self)} images of {self.num_views} views")
-        views, mixes, ids, log_probs = self._source.read(image, view)
-        if resolution not in self._replayers:
-            self._replayers[resolution] = Replayer(self.images, resolution, threads=1)
-        replayer = self._replayers[resolution]
-        pixels = np.empty((1, *replayer.shape), np.uint8)
-        replayer(replayer.spans(np.array([image])), views, mixes, pixels)
-        label = torch.from_numpy(self.images.labels[[image]])
-        return pixels[0], SparseTargets(torch.from_numpy(ids).long(), torch.from_numpy(log_probs), label)
+        self._stream.end()
 
 
 def _handed_over(batch: DeviceBatch, copied: torch.cuda.Event) -> DeviceBatch:
@@ -322,13 +329,27 @@ def _handed_over(batch: DeviceBatch, copied: torch.cuda.Event) -> DeviceBatch:
     return images, targets, index
 
 
-def _open_images(images: Images) -> ImageBeton:
-    return images if isinstance(images, ImageBeton) else ImageBeton.open(images)
+def _is_missing(values: object) -> bool:
+    """Whether no mean or no deviation is given: None, or nothing in it."""
+    return values is None or (hasattr(values, "__len__") and len(values) == 0)
 
 
-def _open_reinforced(reinforced: str | Path | ReinforcedBeton, images: ImageBeton) -> ReinforcedBeton:
-    """The reinforced beton, which must be of these images, whoever opened it."""
-    if not isinstance(reinforced, ReinforcedBeton):
-        return ReinforcedBeton.open(reinforced, images)
-    reinforced.header.check_images(reinforced.path, images)
-    return reinforced
+def _dtype(dtype: torch.dtype) -> torch.dtype:
+    if dtype not in _DTYPES:
+        raise UserError(f"dtype: {shown(dtype)} is not one of {', '.join(map(str, _DTYPES))}")
+    return dtype
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+        if found.type != "cuda":
+            torch.empty(0, device=found)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"device: {shown(device)} is none here; cpu, cuda and cuda:N are usual ({reason})") from None
+    if found.type == "cuda":
+        count = torch.cuda.device_count()
+        if not 0 <= (found.index or 0) < count:  # a number beyond 127 wraps around
+            raise UserError(f"device: {device}, but torch finds {count or 'no'} CUDA device{'s' * (count != 1)} here")
+    return found

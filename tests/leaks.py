@@ -40,9 +40,8 @@ for count, os_cache in ((1000, True), (200, False)):
 before = rss()
 large = ReinforcedLoader(sys.argv[1], batch_size=100, resolution=320, **options)
 list(large)
-for parts in large._stream._loader.buffers["operation"].values():
-    for part in parts if isinstance(parts, tuple) else (parts,):
-        part.fill(0)  # an epoch of one batch has only touched one slot
+for part in large._stream.buffers:
+    part.fill(0)  # an epoch of one batch has only touched one slot
 used = rss() - before
 print("uses", used >> 20, "MiB of the stated", large.memory_bytes >> 20)
 assert 0.95 < used / large.memory_bytes < 1.2

@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -293,25 +292,14 @@ def test_random_access_refuses_what_is_not_there(digits, reinforce):
 
 def test_the_same_resolution_allocates_nothing(digits, reinforced_digits):
     loader = ReinforcedLoader(digits, reinforced_digits, **U8)
-    buffers, replayer = loader._stream._loader.buffers, loader._stream._replay.replayer
+    next(iter(loader))
+    buffers, replayer = loader._stream.buffers, loader._stream.replayer
     loader.set_resolution(40)
-    assert loader._stream._loader.buffers is buffers and loader._stream._replay.replayer is replayer
+    next(iter(loader))
+    assert loader._stream.buffers is buffers and loader._stream.replayer is replayer
     loader.set_resolution(48)
-    assert loader._stream._loader.buffers is not buffers
+    assert loader._stream.buffers is not buffers
     assert next(iter(loader))[0].shape == (8, 3, 48, 48)
-
-
-def test_a_pass_draws_no_cuda_streams(digits, reinforced_digits, monkeypatch):
-    """FFCV draws five for each, and the allocator keeps memory apart for every one of them."""
-    from ffcv.loader import epoch_iterator
-
-    monkeypatch.setattr(epoch_iterator, "IS_CUDA", True)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda *_: pytest.fail("drew a stream"))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: None)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    loader = ReinforcedLoader(digits, reinforced_digits, **U8)
-    assert len(list(loader)) == len(list(loader)) == 12
-    assert epoch_iterator.IS_CUDA
 
 
 def test_a_core_is_left_for_the_thread_that_launches_kernels(monkeypatch):

@@ -80,13 +80,13 @@ def mapped_bytes(path):
 def test_own_pages_give_the_same_bytes(paged, reinforce, monkeypatch, kind):
     sources = {"random": {"policy": PLAIN}, "sequential": {}, "quasi_random": {"reinforced": reinforce(paged, PLAIN)}}
     options = {**U8, "order": kind, "drop_last": False, "seed": 3, **sources[kind]}
-    read, real = [], pages.PageContext._read
+    read, real = [], pages.PagePlan._read
 
     def read_page(self, page, slot):
         read.append(page)
         real(self, page, slot)
 
-    monkeypatch.setattr(pages.PageContext, "_read", read_page)
+    monkeypatch.setattr(pages.PagePlan, "_read", read_page)
     gc.collect()
     own = ReinforcedLoader(paged, os_cache=False, **options)
     the_map = own.images.memmap
@@ -114,7 +114,7 @@ def test_quasi_random_holds_few_pages(paged):
     for kind in ("random", "quasi_random"):
         loader = ReinforcedLoader(paged, order=kind, policy=PLAIN, os_cache=False, **{**U8, "batch_size": 4})
         next(iter(loader))
-        held[kind] = loader._stream._loader.memory_manager.memory_bytes
+        held[kind] = loader._stream.pages.memory_bytes
     assert held["quasi_random"] <= 10 * PAGE_BYTES  # 4 in use, and those of the batches ahead
     assert held["random"] >= 18 * PAGE_BYTES
 
@@ -195,8 +195,8 @@ def test_a_newer_pass_ends_the_older_one(paged):
 def test_a_waiting_consumer_is_told(paged, monkeypatch):
     """The older consumer waits for a batch, in a thread of its own, when the newer begins."""
     loader = ReinforcedLoader(paged, **U8)
-    slow, real = threading.Event(), stream._Epoch.run_pipeline
-    monkeypatch.setattr(stream._Epoch, "run_pipeline", lambda *a: slow.wait(5) and real(*a))
+    slow, real = threading.Event(), stream.Pass._fill
+    monkeypatch.setattr(stream.Pass, "_fill", lambda *a: slow.wait(5) and real(*a))
     caught = []
 
     def consume():
@@ -207,7 +207,7 @@ def test_a_waiting_consumer_is_told(paged, monkeypatch):
 
     consumer = threading.Thread(target=consume)
     consumer.start()
-    assert wait_until(lambda: loader._stream._epoch is not None)
+    assert wait_until(lambda: loader._stream._pass is not None)
     threading.Timer(0.1, slow.set).start()
     assert len(list(loader)) == len(loader)
     consumer.join(5)
@@ -241,7 +241,7 @@ def test_the_collector_may_run_in_the_producer(paged, monkeypatch):
     loader = ReinforcedLoader(paged, policy=PLAIN, **U8)
     expected = [snapshot(batch) for batch in loader]
     closed = threading.Event()
-    real = stream._Epoch._put
+    real = stream.Pass._put
 
     def put(self, item):
         if not closed.is_set():
@@ -250,7 +250,7 @@ def test_the_collector_may_run_in_the_producer(paged, monkeypatch):
             time.sleep(0.1)
         return real(self, item)
 
-    monkeypatch.setattr(stream._Epoch, "_put", put)
+    monkeypatch.setattr(stream.Pass, "_put", put)
     loader.set_epoch(0)
 
     def abandon():
@@ -269,24 +269,25 @@ def test_a_slot_is_not_written_while_the_device_reads_it(paged, monkeypatch):
     device_done = threading.Event()
 
     class Pending:
-        def record(self, stream):
-            pass
+        def record_event(self):
+            return self
 
         def synchronize(self):
             device_done.wait(10)
 
-    loader = ReinforcedLoader(paged, policy=PLAIN, reuse_buffers=True, **U8)
-    monkeypatch.setattr(stream, "IS_CUDA", True)
-    monkeypatch.setattr(torch.cuda, "Event", Pending)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: None)
-    batches = iter(loader)
-    held = [next(batches)[0] for _ in range(2)]
-    first = held[0].clone()
+    for name in ("set_device", "synchronize"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Pending())
+    loader = ReinforcedLoader(paged, policy=PLAIN, **U8)
+    current = loader._stream.begin(0, device=torch.device("cuda", 0))
+    held = [current.take(lambda batch: batch[0]) for _ in range(2)]
+    first = held[0].copy()
     time.sleep(0.2)
-    assert torch.equal(held[0], first)
+    assert np.array_equal(held[0], first)
     device_done.set()
-    list(batches)
-    assert not torch.equal(held[0], first)
+    while current.take(lambda batch: batch[0]) is not None:
+        pass
+    assert not np.array_equal(held[0], first)
 
 
 def test_another_resolution_compiles_nothing(paged):
@@ -342,9 +343,9 @@ def test_a_rank_without_a_part_of_the_last_batch_ends_its_epoch_too(paged):
 
 def test_memory_is_what_the_formula_says(paged):
     loader = ReinforcedLoader(paged, policy=MIXING, batches_ahead=2, **U8)
-    replayer = loader._stream._replay.replayer
+    replayer = loader._stream.replayer
     scratch = sum(part.nbytes for part in replayer._room)
-    assert loader.memory_bytes == 4 * 8 * (3 * 24 * 24 + 8 * 2 + 32) + scratch
+    assert loader.memory_bytes == 4 * 8 * (3 * 24 * 24 + 8 * 2 + 8) + scratch
     before = loader.memory_bytes
     loader.set_resolution(48)
     grown = loader.memory_bytes - before

@@ -196,7 +196,7 @@ def _loaders(files: Files, resolution: int) -> dict[str, ReinforcedLoader]:
         PORTABLE: make(files.packed, files.full),
     }
     slow = Replayer(ImageBeton.open(files.packed), resolution, threads=1, portable=True)
-    loaders[PORTABLE]._stream._replay.replayer = slow  # no user would choose it, so there is no option
+    loaders[PORTABLE]._stream.replay.replayer = slow  # no user would choose it, so there is no option
     if len(os.sched_getaffinity(0)) > 1:
         loaders[TWO] = make(files.jpg, files.full, workers=2)
         loaders[PACKED_TWO] = make(files.packed, files.full, workers=2)

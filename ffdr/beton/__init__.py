@@ -16,6 +16,6 @@ Files, bottom up:
 - ``pixels.py``      single images in Python
 - ``fields.py``      the custom fields as FFCV knows them
 
-- ``splice.py``, ``decode.py``, ``views.py``, ``order.py``, ``pages.py``, ``stream.py``: from stored bytes to finished
-  batches, inside FFCV
+- ``splice.py``, ``decode.py``, ``views.py``, ``order.py``, ``pages.py``, ``ffcv_loader.py``, ``stream.py``: from stored
+  bytes to finished batches, by FFCV's pipeline; only ``ffcv_loader.py`` touches FFCV's Loader
 """

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange, set_num_threads
 
+from ffdr.arguments import integer
 from ffdr.augment.check import OK, STATUS_TEXT, check_mix, check_view
 from ffdr.augment.geometry import view_region
 from ffdr.augment.jit import address_of, bytes_at, kernel, numba_threads, parallel_kernel, take_number
@@ -28,6 +29,10 @@ from ffdr.dct.blocks import Tables, make_tables
 from ffdr.dct.decode import CANVAS_SLACK, decode_packed
 from ffdr.dct.decode import scratch_bytes as packed_scratch_bytes
 from ffdr.errors import UserError
+from ffdr.process import OneProcess
+
+MAX_RESOLUTION = 26_754
+"""Side of the largest square view below 2 GiB, which is as far as the kernels count."""
 
 # Statuses of this stage; those of a bad view record come from augment.check.
 BAD_JPEG = 1001
@@ -46,6 +51,10 @@ class ReplayError(UserError):
     def __init__(self, path: object, sample: int, status: int) -> None:
         super().__init__(f"{path}: sample {sample}: {_STATUS_TEXT[status]}")
         self.sample = sample
+        self._told = (path, sample, status)
+
+    def __reduce__(self) -> tuple:
+        return (ReplayError, self._told)  # by default pickle would call it with the message alone
 
 
 class _Stored(NamedTuple):
@@ -200,16 +209,23 @@ def _replay_batch(
             i = take_number(place)
 
 
-class Replayer:
+class Replayer(OneProcess):
     """Turns (image, view record) into pixels, in ``threads`` threads, at one resolution.
 
     Holds all scratch memory: per thread one decoded image of the largest stored size, one JPEG of the most stored
     bytes, the kernels' scratch and one output. Not to be called from two Python threads at once.
 
     portable: unpack coefficients without AVX2, as other processors do; the pixels are the same.
+
+    Raises:
+        UserError: a resolution that is none.
     """
 
+    noun = "replayer"
+
     def __init__(self, images: ImageBeton, resolution: int, threads: int, portable: bool = False) -> None:
+        super().__init__()
+        resolution = view_side(resolution)
         self.images = images
         self.threads = threads
         self.shape = (resolution, resolution, 3)
@@ -250,6 +266,7 @@ class Replayer:
         Raises:
             ReplayError: naming the first sample that could not be replayed.
         """
+        self.check_process()
         status = np.zeros(len(spans), np.int32)
         set_num_threads(self.threads)  # of the calling thread; Numba keeps it per thread
         with numba_threads():
@@ -257,6 +274,29 @@ class Replayer:
         bad = np.flatnonzero(status)
         if len(bad):
             raise ReplayError(self.images.path, int(spans[bad[0], 0]), int(status[bad[0]]))
+
+    def one(self, image: int, views: np.ndarray, mixes: np.ndarray) -> np.ndarray:
+        """One view, by the calling thread alone, so that a fork can have it, too: (H, W, 3) uint8.
+
+        views, mixes: as in a batch of one.
+
+        Raises:
+            ReplayError: it could not be replayed.
+        """
+        out, span = np.empty(self.shape, np.uint8), self.spans(np.array([image]))[0]
+        status = _replay_sample(self._stored, span, views, mixes, 0, out, self._room, 0)
+        if status != OK:
+            raise ReplayError(self.images.path, image, int(status))
+        return out
+
+
+def view_side(resolution: object) -> int:
+    """The side of square views, in pixels.
+
+    Raises:
+        UserError: it is none.
+    """
+    return integer("resolution", resolution, 1, MAX_RESOLUTION, "; views are square")
 
 
 def blank_views(count: int) -> tuple[np.ndarray, np.ndarray]:

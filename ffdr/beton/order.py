@@ -9,14 +9,10 @@ Shapes: N images, P pages of the file.
 
 from __future__ import annotations
 
-import ffdr.beton.lean_ffcv  # noqa: F401
-
-# isort: split
 import numpy as np
 import torch
-from ffcv.loader import Loader
-from ffcv.traversal_order.base import TraversalOrder
 
+from ffdr.arguments import integer
 from ffdr.augment.jit import kernel
 from ffdr.augment.random import ORDER, uniform
 from ffdr.errors import UserError, nearest
@@ -29,8 +25,54 @@ BUFFER_PAGES = 128
 _SHUFFLE, _PAGE, _WITHIN_PAGE, _JITTER = range(4)
 
 
-class EpochOrder(TraversalOrder):
-    """One rank's images of an epoch, batch after batch, as FFCV's Loader asks for them.
+class Place:
+    """Which of how many processes that share an epoch this one is: as given, else as torch.distributed has it.
+
+    torch.distributed is asked when the place is first needed, since a loader may be older than the process group. What
+    was answered once stays, because batches were counted with it.
+
+    Raises:
+        UserError: one of both without the other; a rank that is not below the world size.
+    """
+
+    def __init__(self, rank: int | None = None, world_size: int | None = None) -> None:
+        self._is_given = rank is not None or world_size is not None
+        self._known = rank_and_world_size(rank, world_size) if self._is_given else None
+
+    @property
+    def so_far(self) -> tuple[int, int]:
+        """Rank and world size, as they are if nobody needs them before they change."""
+        return self._known or rank_and_world_size(None, None)
+
+    @property
+    def rank(self) -> int:
+        """This process's number, below ``world_size``."""
+        self._known = self.so_far
+        return self._known[0]
+
+    @property
+    def world_size(self) -> int:
+        """Processes that share an epoch."""
+        self._known = self.so_far
+        return self._known[1]
+
+    def confirm(self) -> None:
+        """Before a pass: batches were counted for the place that torch.distributed has now.
+
+        Raises:
+            RuntimeError: they were not.
+        """
+        rank, size, now = self.rank, self.world_size, rank_and_world_size(None, None)
+        if not self._is_given and now != (rank, size):
+            raise RuntimeError(
+                f"this loader counted its batches (for a pass, len or state_dict) as rank {rank} of {size}, but "
+                f"torch.distributed now has rank {now[0]} of {now[1]}; build a loader after init_process_group, or "
+                "give it rank and world_size"
+            )
+
+
+class EpochOrder:
+    """One rank's images of an epoch, batch after batch.
 
     A global batch has ``batch_size`` × ``world_size`` images; rank r takes its contiguous part r. With ``drop_last``
     only full global batches are shown, and all ranks have equally many; without, the last one is shared out as evenly
@@ -40,13 +82,14 @@ class EpochOrder(TraversalOrder):
         kind: one of ``ORDERS``.
         data_ptr: (N,) uint64 where in the file each image lies.
         seed: of the order.
+        page_size: bytes of a page of the file.
         batch_size: images a batch of this rank.
         drop_last: leave out an incomplete last global batch.
-        rank: of this process, below ``world_size``.
-        world_size: processes that share an epoch.
+        place: of this process among those that share an epoch.
 
     Raises:
-        UserError: an order that does not exist, or too few images for one batch.
+        UserError: an order that does not exist, or too few images for one batch; the latter also later, by whatever
+            asks for the place first, if it was not known before.
     """
 
     def __init__(
@@ -55,38 +98,34 @@ class EpochOrder(TraversalOrder):
         data_ptr: np.ndarray,
         seed: int = 0,
         *,
+        page_size: int,
         batch_size: int,
         drop_last: bool,
-        rank: int = 0,
-        world_size: int = 1,
+        place: Place | None = None,
     ) -> None:
         if kind not in ORDERS:
             raise UserError(f"order: {kind!r} is not one of {', '.join(ORDERS)}{nearest(str(kind), ORDERS)}")
-        if batch_size < 1:
-            raise UserError(f"batch_size: {batch_size}, but a batch has at least one image")
         self.kind, self.seed, self.drop_last = kind, seed, drop_last
-        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        self.first_batch = 0
-        """Batches already consumed, when an epoch is resumed half-way."""
+        self.batch_size, self.place = batch_size, place or Place()
         self._data_ptr = data_ptr
-        self._page_N = np.zeros(0, np.int64)
-        if drop_last and len(data_ptr) < self.global_batch_size:
-            ranks = f" ({batch_size} on each of {world_size} ranks)" if world_size > 1 else ""
+        self._page_N = page_numbers(data_ptr, page_size) if kind == "quasi_random" else np.zeros(0, np.int64)
+        self._check_size(batch_size * self.place.so_far[1])
+
+    def _check_size(self, images: int) -> None:
+        """Raise UserError if there are fewer than ``images``, which make one batch."""
+        if self.drop_last and len(self._data_ptr) < images:
+            ranks = f" ({self.batch_size} on each of {images // self.batch_size} ranks)" * (images > self.batch_size)
             raise UserError(
-                f"batch_size: {len(data_ptr)} images do not fill one batch of {self.global_batch_size}{ranks}; "
+                f"batch_size: {len(self._data_ptr)} images do not fill one batch of {images}{ranks}; "
                 "use a smaller batch"
             )
-
-    def __call__(self, loader: Loader) -> EpochOrder:
-        """FFCV instantiates an order with the loader; this one only learns the file's page size."""
-        if self.kind == "quasi_random":
-            self._page_N = page_numbers(self._data_ptr, int(loader.reader.page_size))
-        return self
 
     @property
     def global_batch_size(self) -> int:
         """Images a batch over all ranks."""
-        return self.batch_size * self.world_size
+        size = self.batch_size * self.place.world_size
+        self._check_size(size)
+        return size
 
     @property
     def global_batches(self) -> int:
@@ -99,14 +138,19 @@ class EpochOrder(TraversalOrder):
         start, stop = self._last_part()
         return len(self._data_ptr) // self.global_batch_size + (stop > start)
 
-    def sample_order(self, epoch: int) -> np.ndarray:
-        """(n,) int64 images of this rank, from ``first_batch`` on."""
+    def batches(self, epoch: int, first: int = 0) -> list[np.ndarray]:
+        """The images of this rank's batches, (B,) int64 each, without the ``first`` ones."""
+        images = self.sample_order(epoch, first)
+        return [images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size)]
+
+    def sample_order(self, epoch: int, first: int = 0) -> np.ndarray:
+        """(n,) int64 images of this rank, without its ``first`` batches."""
         order_N = global_order(self.kind, len(self._data_ptr), self.seed, epoch, self._page_N)
-        size, part = self.global_batch_size, slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        size, rank = self.global_batch_size, self.place.rank
+        part = slice(rank * self.batch_size, (rank + 1) * self.batch_size)
         full = len(order_N) // size
-        first = min(self.first_batch, full)
-        batches = order_N[: full * size].reshape(full, size)[first:, part].ravel()
-        if self.first_batch > full:
+        batches = order_N[: full * size].reshape(full, size)[min(first, full) :, part].ravel()
+        if first > full:
             return batches
         start, stop = self._last_part()
         return np.concatenate([batches, order_N[start:stop]])
@@ -116,7 +160,12 @@ class EpochOrder(TraversalOrder):
         count = len(self._data_ptr)
         rest = 0 if self.drop_last else count % self.global_batch_size
         start = count - rest
-        return start + rest * self.rank // self.world_size, start + rest * (self.rank + 1) // self.world_size
+        rank, ranks = self.place.rank, self.place.world_size
+        return start + rest * rank // ranks, start + rest * (rank + 1) // ranks
+
+
+def _has_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:
@@ -126,15 +175,11 @@ def rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, 
         UserError: one of both without the other; a rank that is not below the world size.
     """
     if rank is None and world_size is None:
-        distributed = torch.distributed
-        if distributed.is_available() and distributed.is_initialized():
-            return distributed.get_rank(), distributed.get_world_size()
-        return 0, 1
+        return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if _has_group() else (0, 1)
     if rank is None or world_size is None:
         raise UserError(f"rank {rank}, world_size {world_size}: give both or none")
-    if not 0 <= rank < world_size:
-        raise UserError(f"rank: {rank} is not one of the {world_size} ranks from 0 on")
-    return rank, world_size
+    world_size = integer("world_size", world_size, 1)
+    return integer("rank", rank, 0, world_size - 1, f" (world_size is {world_size})"), world_size
 
 
 def page_numbers(data_ptr: np.ndarray, page_size: int) -> np.ndarray:

@@ -1,23 +1,19 @@
 """FFCV's process cache, made safe: pages of the file are read into memory of this process, ahead of their batches.
 
-Which page is in memory when is FFCV's plan (``compute_schedule``), and FFCV's decoders find the pages. The reading is
-ours, because FFCV's has these faults: what a failed or short read leaves in memory is taken for the page; a reading
-thread that dies leaves the loader waiting for ever; threads are not waited for when an epoch ends; pages of fields that
-nobody decodes are read; and a plan that needs more memory than the machine has is carried out.
+Which page is in memory when is FFCV's schedule, which ``ffcv_loader.py`` asks for. The reading is ours, because FFCV's
+has these faults: what a failed or short read leaves in memory is taken for the page; a reading thread that dies leaves
+the loader waiting for ever; threads are not waited for when an epoch ends; pages of fields that nobody decodes are
+read; and a schedule that needs more memory than the machine has is carried out.
 """
 
 from __future__ import annotations
 
-import ffdr.beton.lean_ffcv  # noqa: F401
-
-# isort: split
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
-from ffcv.memory_managers import MemoryContext, ProcessCacheManager
-from ffcv.memory_managers.process_cache.schedule import compute_schedule
 
 from ffdr.beton.read import ImageBeton
 from ffdr.errors import UserError
@@ -26,17 +22,26 @@ READERS = 12
 """Threads that read pages, as many as FFCV has."""
 
 
+class Schedule(Protocol):
+    """Which page is read into which slot of memory, and when: FFCV's."""
+
+    num_slots: int
+    page_to_slot: Mapping[int, int]
+    can_prefetch_at: Mapping[int, set[int]]
+    """By batch: pages that may be read from its start on."""
+    entering_at: Mapping[int, set[int]]
+    """By batch: pages that must have been read by then."""
+
+
 class PageCache:
-    """Plans and holds the pages of one epoch after another; takes the place of FFCV's ``ProcessCacheManager``.
+    """The pages of an image beton, and those that the current epoch holds.
 
     Raises:
         UserError: an image that does not lie on one page, as FFCV's format asks.
     """
 
-    def __init__(self, images: ImageBeton, manager: ProcessCacheManager) -> None:
-        self.path = images.path
-        self.page_size = int(manager.reader.page_size)
-        self.ptrs, self.sizes = manager.ptrs, manager.sizes
+    def __init__(self, images: ImageBeton) -> None:
+        self.path, self.page_size = images.path, images.page_size
         start = images.data_ptr.astype(np.int64)
         self.page_N = start // self.page_size
         end = (start + np.maximum(images.data_size.astype(np.int64), 1) - 1) // self.page_size
@@ -49,31 +54,25 @@ class PageCache:
         self.memory_bytes = 0
         """Bytes of the pages that the current epoch holds."""
 
-    def schedule_epoch(self, batches: Sequence[np.ndarray]) -> PageContext:
-        """The pages for these batches, whose image indices are (B,) each."""
-        return PageContext(self, batches)
+    def pages_of(self, batches: Sequence[np.ndarray]) -> list[list[int]]:
+        """The pages of each batch, whose image indices are (B,)."""
+        return [np.unique(self.page_N[batch]).tolist() for batch in batches]
 
 
-class PageContext(MemoryContext):
+class PagePlan:
     """The pages of one epoch: entered before its first batch, exited after its last or early.
 
     Raises:
-        UserError: on entering, if the plan needs more memory than this machine has; on starting a batch, if a page
+        UserError: on entering, if the schedule needs more memory than this machine has; on starting a batch, if a page
             can't be read.
     """
 
-    def __init__(self, cache: PageCache, batches: Sequence[np.ndarray]) -> None:
-        self.cache, self.batches = cache, batches
+    def __init__(self, cache: PageCache, schedule: Schedule) -> None:
+        self.cache, self.schedule = cache, schedule
         self._reading: dict[int, Future] = {}
 
-    @property
-    def state(self) -> tuple[np.ndarray, ...]:
-        """What FFCV's compiled reader takes: pages (slots, bytes), regions' pointers and sizes, slot of each page."""
-        return self.memory, self.cache.ptrs, self.cache.sizes, self.page_to_slot
-
-    def __enter__(self) -> PageContext:
-        page_N, size = self.cache.page_N, self.cache.page_size
-        self.schedule = compute_schedule([np.unique(page_N[batch]).tolist() for batch in self.batches])
+    def __enter__(self) -> PagePlan:
+        size = self.cache.page_size
         needed, present = self.schedule.num_slots * size, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if needed > present:
             raise UserError(
@@ -83,11 +82,16 @@ class PageContext(MemoryContext):
         self.memory = np.zeros((self.schedule.num_slots, size), np.uint8)
         self.cache.memory_bytes = self.memory.nbytes
         slots = self.schedule.page_to_slot
-        self.page_to_slot = np.zeros(max(slots, default=-1) + 1, np.uint32)
+        self.page_to_slot = np.zeros(max(slots, default=-1) + 1, np.uint64)
         self.page_to_slot[list(slots)] = list(slots.values())
         self._file = open(self.cache.path, "rb", buffering=0)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ffdr-pages")
         return self
+
+    @property
+    def state(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where a page is: memory (slots, page_size) uint8, and the slot of each page, uint64."""
+        return self.memory, self.page_to_slot
 
     def start_batch(self, batch: int) -> None:
         """Wait for the pages of this batch, while those of the next ones are being read."""

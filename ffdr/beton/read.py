@@ -6,18 +6,19 @@ N images, K views an image, T stored teacher entries a view (top-k).
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ffdr.arguments import per_channel
 from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
 from ffdr.beton import layout
 from ffdr.beton.header import ReinforcedHeader, check_logits, check_views
 from ffdr.beton.layout import DCT, JPG, RAW
-from ffdr.beton.tables import Regions, Tables, locked, read_tables, refuse, sample_checksum
+from ffdr.beton.reopen import Reopened
+from ffdr.beton.tables import Regions, Tables, beton_path, locked, read_tables, refuse, sample_checksum
 from ffdr.dct.format import BLOCKS_A_HEAD, RECORD_DTYPE, TRAILER
 from ffdr.errors import DamagedError, UserError
 
@@ -34,7 +35,7 @@ _PIXELS_A_BYTE = 1024
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ImageBeton:
+class ImageBeton(Reopened):
     """An opened image beton, ours or one that stock FFCV wrote. Immutable; pickles as its path.
 
     A beton without a manifest (stock FFCV's) has its class numbers as class names and ImageNet's mean and std; one
@@ -69,6 +70,8 @@ class ImageBeton:
     """Of the packed images; None in a file that can't hold any."""
     field_names: tuple[str, ...]
     """All fields of the file, in order."""
+    page_size: int
+    """Bytes of a page of the file; no image lies on two."""
     memmap: np.ndarray
     """(bytes,) uint8, the whole file, read-only."""
     _regions: tuple[Regions, ...]
@@ -80,8 +83,13 @@ class ImageBeton:
         Raises:
             UserError: one line saying what is wrong with the file or its manifest.
         """
-        path = Path(path)
+        path = beton_path(path)
         return _open_images(path, _read_manifest(manifest_path(path)))
+
+    @property
+    def stamp(self) -> tuple:
+        """Stands for all that is in the file, and for labels and origins where it has no checksums."""
+        return (*super().stamp, self.fingerprint)
 
     @property
     def num_classes(self) -> int:
@@ -110,9 +118,6 @@ class ImageBeton:
 
     def __repr__(self) -> str:
         return f"ImageBeton({str(self.path)!r}, {self.num_images} images, {self.num_classes} classes)"
-
-    def __reduce__(self) -> tuple:
-        return (ImageBeton.open, (str(self.path),))
 
 
 def check_intact(beton: ImageBeton | ReinforcedBeton, i: int) -> None:
@@ -175,11 +180,12 @@ def _open_images(path: Path, manifest: dict[str, Any] | None) -> ImageBeton:
         manifest=manifest,
         class_names=class_names,
         fingerprint=found,
-        mean=tuple(manifest["mean"]) if manifest else IMAGENET_MEAN,
-        std=tuple(manifest["std"]) if manifest else IMAGENET_STD,
+        mean=per_channel("mean", manifest["mean"]) if manifest else IMAGENET_MEAN,
+        std=per_channel("std", manifest["std"]) if manifest else IMAGENET_STD,
         checksums=tables.checksums,
         coding=tables.coding,
         field_names=names,
+        page_size=tables.page_size,
         memmap=tables.memmap,
         _regions=tables.all_regions() if tables.checksums is not None else (),
     )
@@ -236,14 +242,6 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
 
 
 def _check_manifest(path: Path, manifest: dict[str, Any], count: int, found: str) -> None:
-    def numbers(key: str, lowest: float) -> bool:
-        value = manifest.get(key)
-        return (
-            isinstance(value, list)
-            and len(value) == 3
-            and all(isinstance(x, float | int) and lowest <= x <= 1 for x in value)
-        )
-
     names = manifest.get("class_names")
     text = ""
     if manifest.get("num_images") != count or manifest.get("fingerprint") != found:
@@ -253,14 +251,24 @@ def _check_manifest(path: Path, manifest: dict[str, Any], count: int, found: str
         )
     elif not (isinstance(names, list) and 0 < len(names) <= MAX_CLASSES and all(isinstance(n, str) for n in names)):
         text = "class_names must be a list of names"
-    elif not (numbers("mean", 0) and numbers("std", 1e-9)):
-        text = "mean and std must be three numbers each, in [0, 1], std above 0"
+    else:
+        text = _trouble_with_normalisation(manifest)
     if text:
         raise DamagedError(f"{manifest_path(path)}: not the manifest of this beton: {text}")
 
 
+def _trouble_with_normalisation(manifest: dict[str, Any]) -> str:
+    """What is wrong with the manifest's mean or std; empty: nothing."""
+    try:
+        for key in ("mean", "std"):
+            per_channel(key, manifest.get(key))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class ReinforcedBeton:
+class ReinforcedBeton(Reopened):
     """An opened reinforced beton: the views of each image and what the teacher said of them. Pickles as its path."""
 
     path: Path
@@ -282,7 +290,7 @@ class ReinforcedBeton:
         Raises:
             UserError: one line saying what is wrong with the file, or that it belongs to other images.
         """
-        path = Path(path)
+        path = beton_path(path)
         beton = _open_reinforced(path)
         if images is not None:
             beton.header.check_images(path, images)
@@ -337,9 +345,6 @@ class ReinforcedBeton:
 
     def __repr__(self) -> str:
         return f"ReinforcedBeton({str(self.path)!r}, {self.header.num_images} images × {self.header.views} views)"
-
-    def __reduce__(self) -> tuple:
-        return (ReinforcedBeton.open, (os.fspath(self.path),))
 
 
 def _open_reinforced(path: Path) -> ReinforcedBeton:

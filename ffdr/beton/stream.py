@@ -1,72 +1,52 @@
-"""FFCV's Loader with a replay stage, and with its hangs and surprises fenced off.
+"""Batches of replayed views, epoch after epoch, decoded in advance by a thread that can be stopped and replaced.
 
-FFCV opens the file, schedules pages, owns the batch buffers and runs the producer thread. Its first stage tells where
-the bytes of each sample lie; ours (``_Replay``) turns them into a batch. What stock FFCV does and we don't:
+Buffers, scratch memory and the thread belong to one pass at a time. ``BatchStream.begin`` hands them over: it ends the
+pass before, waits until its thread has stopped and its consumer is done with the batch at hand, and only then starts
+the next one. A consumer reads a batch through a function that it gives, within which nothing is written anew.
 
-- an exception in the producer thread leaves the consumer waiting for ever: here it is raised in the consumer;
-- an iterator that is dropped half-way keeps its thread and buffers: here ``close`` ends the thread, and so does the end
-  of the process;
-- every epoch allocates (and pins) all buffers anew: here they are kept;
-- a buffer may be overwritten while a GPU still copies from it, because only a CUDA stream waits, not the producer
-  thread that writes: here the thread waits;
-- constructing a Loader changes torch's thread count: here it is put back;
-- tables from samples to pages and back, as Python sets, stay in memory: here they are dropped.
+The thread runs FFCV's pipeline, a batch at a time (``ffcv_loader.py``).
 """
 
 from __future__ import annotations
 
-import ffdr.beton.lean_ffcv  # noqa: F401
-
-# isort: split
 import atexit
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
-from queue import Empty, Full
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, Full, Queue
+from typing import Any, TypeVar
 from weakref import WeakSet
 
-import numba
 import numpy as np
 import torch
-from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-from ffcv.loader import Loader, epoch_iterator
-from ffcv.loader.epoch_iterator import IS_CUDA, EpochIterator
-from ffcv.memory_managers import OSCacheManager, ProcessCacheManager
-from ffcv.pipeline.allocation_query import AllocationQuery
-from ffcv.pipeline.compiler import Compiler
-from ffcv.pipeline.graph import Graph
-from ffcv.pipeline.operation import Operation
-from ffcv.pipeline.pipeline_spec import PipelineSpec
-from ffcv.pipeline.state import State
+from numba import set_num_threads
 
-from ffdr.beton.decode import Replayer, blank_views
+from ffdr.beton.decode import Replayer
+from ffdr.beton.ffcv_loader import Batch, BetonLoader, Replay
 from ffdr.beton.order import EpochOrder
 from ffdr.beton.pages import PageCache
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.views import ViewSource
-from ffdr.cores import thread_count
-from ffdr.errors import UserError
+from ffdr.process import OneProcess, check_pool
 
-Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""images (B, H, W, 3) uint8, ids (B, T) int32, log_probs (B, T) float32, index (B,) int64: FFCV's own buffers, valid
-until the next batch is asked for."""
+Made = TypeVar("Made")
 
 
-class BatchStream:
-    """Replayed batches of one image beton, epoch after epoch.
+class BatchStream(OneProcess):
+    """Replayed batches of one image beton.
 
     Args:
         images: image beton.
         views: records and targets of a batch.
         order: which image comes when; it knows the batch size.
         resolution: side of the views, in pixels.
-        threads: decoding threads; 0: one a core.
+        threads: decoding threads.
         batches_ahead: batches decoded in advance.
         os_cache: read through the memory map; otherwise into this process's own pages.
-        device: where the consumer copies batches to, perhaps without waiting.
     """
+
+    noun, instead = "loader", "build a loader in each process"
 
     def __init__(
         self,
@@ -75,305 +55,209 @@ class BatchStream:
         order: EpochOrder,
         resolution: int,
         *,
-        threads: int = 0,
+        threads: int,
         batches_ahead: int = 3,
         os_cache: bool = True,
-        device: torch.device | None = None,
     ) -> None:
-        if batches_ahead < 1:
-            raise UserError(f"batches_ahead: {batches_ahead}, but at least one batch is decoded in advance")
-        self.images, self.order = images, order
-        self._threads = thread_count(threads)
-        self._replay = _Replay(_new_replayer(images, resolution, self._threads), views)
-        with _torch_threads_kept():
-            self._loader = _Loader(
-                str(images.path),
-                batch_size=order.batch_size,
-                num_workers=self._threads,
-                order=order,
-                drop_last=order.drop_last,
-                os_cache=os_cache,
-                batches_ahead=batches_ahead,
-                pipelines={
-                    **dict.fromkeys(images.field_names),
-                    "image": PipelineSpec("image", decoder=_Locate(), transforms=[self._replay]),
-                },
-                custom_fields=images.custom_fields,
-            )
-        self._loader.prepare(images, device)
-        self._epoch: _Epoch | None = None
+        super().__init__()
+        check_pool()
+        self.images, self.batches_ahead = images, batches_ahead
+        self.pages = None if os_cache else PageCache(images)
+        self.replay = Replay(views, Replayer(images, resolution, threads))
+        self.loader = BetonLoader(images, order, self.replay, self.pages)
+        self.lock = threading.RLock()
+        """Held while one pass replaces another."""
+        self.buffers: Batch | None = None
+        """(slots, …) each; made with the first pass, because a process chooses its GPU after its loaders"""
+        self.in_use: list[torch.cuda.Event | None] = []
+        """What a GPU must have done before a slot may be written again."""
+        self._pass: Pass | None = None
 
-    def __len__(self) -> int:
-        return len(self._loader)
+    @property
+    def replayer(self) -> Replayer:
+        """Holds the scratch memory; it has the views' resolution."""
+        return self.replay.replayer
+
+    @property
+    def slots(self) -> int:
+        """Batches that there are buffers for: those ahead, the one being written and the one being read."""
+        return self.batches_ahead + 2
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of the batch buffers, the replayer's scratch and the pages that the current epoch holds."""
-        scratch = sum(part.nbytes for part in self._replay.replayer._room)
-        return self._loader.memory_bytes + scratch
+        buffers = sum(int(np.prod(shape)) * kind.itemsize for shape, kind in self._shapes())
+        scratch = sum(part.nbytes for part in self.replayer._room)
+        return buffers + scratch + (self.pages.memory_bytes if self.pages else 0)
 
     def set_resolution(self, resolution: int) -> None:
-        """Change the side of the views from the next epoch on; ends an unfinished one. Compiles nothing."""
-        self.close()
-        if self._replay.replayer.shape[0] == resolution:
-            return
-        self._replay.replayer = _new_replayer(self.images, resolution, self._threads)
-        self._loader.allocate()
+        """Change the side of the views from the next pass on; ends an unfinished one. Compiles nothing."""
+        self.check_process()
+        with self.lock:
+            self.end()
+            if self.replayer.shape[0] != resolution:
+                self.replay.replayer = Replayer(self.images, resolution, self.replayer.threads)
+                self.buffers = None
 
-    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from ``first_batch`` on.
+    def begin(self, epoch: int, first_batch: int = 0, device: torch.device | None = None) -> Pass:
+        """A pass over the batches of an epoch, from ``first_batch`` on. A pass that is under way ends.
 
-        One epoch is read at a time: with the first batch of another, this one ends.
+        device: to which its consumer copies the batches, perhaps without waiting.
 
         Raises:
-            RuntimeError: in the older of two iterators, once the newer has begun.
+            RuntimeError: this process is a fork of the stream's; in the consumer of the older pass, from now on.
         """
-        self._end(RuntimeError("this pass was ended by a newer one over the same loader, which reads one at a time"))
-        self.order.first_batch = first_batch
-        self._replay.epoch = epoch
-        self._loader.next_epoch = epoch
-        self._epoch = current = iter(self._loader)
-        try:
-            for ((images, ids, log_probs, index),) in current:
-                yield images, ids, log_probs, index
-        finally:
-            current.close()
+        self.check_process()
+        gpu = device if device is not None and device.type == "cuda" else None
+        with self.lock:
+            self.end(RuntimeError("this pass was ended by a newer one over the same loader, which reads one at a time"))
+            if self.buffers is None:
+                self._allocate(gpu)
+            self.replay.epoch = epoch
+            self._pass = Pass(self, self.loader.batches(epoch, first_batch), gpu)
+            return self._pass
 
-    def close(self) -> None:
-        """End the producer thread, if one is running."""
-        self._end(None)
+    def end(self, error: Exception | None = None) -> None:
+        """End the pass that is under way, if there is one: its thread has stopped, its consumer reads no buffer.
 
-    def _end(self, error: Exception | None) -> None:
-        if self._epoch is not None:
-            self._epoch.close(error)
-            self._epoch = None
+        error: raised in a consumer that asks for more; None: it just ends.
+        """
+        if not self.is_at_home:
+            return  # its thread is only in the other process
+        with self.lock:
+            if self._pass is not None:
+                self._pass.close(error)
+                with self._pass.reading:
+                    self._pass = None
 
+    def _shapes(self) -> list[tuple[tuple[int, ...], np.dtype]]:
+        """Of each part of the buffers, and its dtype."""
+        rows = self.slots, self.loader.batch_size
+        return [((*rows, *query.shape), query.dtype) for query in self.replay.queries]
 
-def _new_replayer(images: ImageBeton, resolution: int, threads: int) -> Replayer:
-    if resolution < 1:
-        raise UserError(f"resolution: {resolution}, but a view has at least one pixel")
-    return Replayer(images, resolution, threads)
-
-
-class _Locate(SimpleRGBImageDecoder):
-    """FFCV decoder that decodes nothing: it says where each sample's bytes are, (B, 3): index, address, size."""
-
-    def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
-        kind = np.dtype("int64")  # the same 8 bytes; torch, which allocates, has little use for uint64
-        return replace(previous_state, jit_mode=True, shape=(3,), dtype=kind), AllocationQuery((3,), kind)
-
-    def generate_code(self) -> Callable:
-        read = self.memory_read
-
-        def locate(indices: np.ndarray, spans: np.ndarray, metadata: np.ndarray, storage: tuple) -> np.ndarray:
-            for i in range(len(indices)):
-                data = read(metadata[indices[i]]["data_ptr"], storage)
-                spans[i, 0] = indices[i]
-                spans[i, 1] = data.ctypes.data
-                spans[i, 2] = data.size
-            return spans[: len(indices)]
-
-        return locate
-
-
-class _Replay(Operation):
-    """The stage that makes a batch: fills views and targets from their source, then replays."""
-
-    def __init__(self, replayer: Replayer, views: ViewSource) -> None:
-        super().__init__()
-        self.replayer, self.source = replayer, views
-        self.epoch = 0
-
-    def declare_state_and_memory(self, previous_state: State) -> tuple[State, tuple[AllocationQuery, ...]]:
-        entries, u8 = self.source.entries, np.dtype("uint8")
-        return replace(previous_state, jit_mode=False, shape=self.replayer.shape, dtype=u8), (
-            AllocationQuery(self.replayer.shape, u8),
-            AllocationQuery((entries,), np.dtype("int32")),
-            AllocationQuery((entries,), np.dtype("float32")),
-            AllocationQuery((), np.dtype("int64")),
-        )
-
-    def generate_code(self) -> Callable:
-        def replay(spans: np.ndarray, buffers: Batch) -> Batch:
-            images, ids, log_probs, index = buffers
-            index[:] = spans[:, 0]
-            views, mixes = blank_views(len(index))
-            self.source.fill(self.epoch, index, views, mixes, ids, log_probs)
-            self.replayer(spans.view(np.uint64), views, mixes, images)
-            return buffers
-
-        return replay
+    def _allocate(self, gpu: torch.device | None) -> None:
+        """Buffers for this and all coming passes, pinned for a GPU."""
+        if gpu is not None:
+            torch.cuda.synchronize(gpu)  # the old ones may still be read
+        pinned, parts = gpu is not None, []
+        for shape, kind in self._shapes():
+            try:
+                part = torch.empty(shape, dtype=getattr(torch, kind.name), pin_memory=pinned)
+            except RuntimeError:
+                if not pinned:
+                    raise MemoryError(f"{self.memory_bytes >> 20} MiB for a loader's batches") from None
+                print("loader: its buffers can't be pinned (ulimit -l?); copies to the GPU are slow", file=sys.stderr)
+                pinned = False
+                part = torch.empty(shape, dtype=getattr(torch, kind.name))
+            parts.append(part.numpy())
+        self.buffers = tuple(parts)
+        self.in_use = [None] * self.slots
 
 
-_FILE = numba.types.Array(numba.uint8, 1, "C", readonly=True)
-_MAPPED = numba.types.Tuple([_FILE, numba.uint64[::1], numba.uint64[::1]])
+class Pass(threading.Thread):
+    """One pass: the thread that decodes ahead, and what its consumer calls."""
 
-
-def _compile_mapped_reader(manager: OSCacheManager) -> Callable:
-    """FFCV's reader of the mapped file, with a type of its own for the read-only map.
-
-    FFCV's version marks Numba's one shared type of byte arrays as read-only, after which no kernel that had used it
-    before can be compiled again in this process.
-    """
-
-    def read(address: int, state: tuple) -> np.ndarray:
-        size = state[2][np.searchsorted(state[1], address)]
-        return state[0][address : address + size]
-
-    return Compiler.compile(read, _FILE(numba.uint64, _MAPPED))
-
-
-OSCacheManager.compile_reader = _compile_mapped_reader
-
-
-class _Loader(Loader):
-    """FFCV's Loader, iterating with :class:`_Epoch`."""
-
-    def prepare(self, images: ImageBeton, device: torch.device | None) -> None:
-        """Complete the construction: memory manager, buffers."""
-        if isinstance(self.memory_manager, ProcessCacheManager):
-            self.memory_manager = PageCache(images, self.memory_manager)
-        else:
-            self.memory_manager.sample_to_pages = self.memory_manager.page_to_samples = {}
-            self.memory_manager.ptr_to_size = {}
-        self.first_traversal_order = None
-        self.device = device if device is not None and device.type == "cuda" else None
-        self.allocate()
-
-    def allocate(self) -> None:
-        """New buffers, for this and all coming epochs: only one is alive at a time."""
-        if self.device is not None:
-            torch.cuda.synchronize(self.device)  # the old ones may still be read
-        slots = self.batches_ahead + 2
-        self.buffers = buffers = Graph.allocate_memory(self.graph, self.batch_size, slots)
-        self.graph.allocate_memory = lambda batch_size, slots: buffers
-        self.in_use: list[torch.cuda.Event | None] = [None] * slots
-        """What the device must have done before a slot may be written again."""
-        if self.device is not None and not all(torch.from_numpy(part).is_pinned() for part in self._parts()):
-            print("loader: its buffers could not be pinned (ulimit -l?); copies to the GPU are slow", file=sys.stderr)
-
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes of the buffers and of the pages in memory."""
-        return sum(part.nbytes for part in self._parts()) + getattr(self.memory_manager, "memory_bytes", 0)
-
-    def _parts(self) -> list[np.ndarray]:
-        """The arrays that make up the buffers."""
-        nodes = [parts for kind in self.buffers.values() for parts in kind.values() if parts is not None]
-        return [part for node in nodes for part in (node if isinstance(node, tuple) else (node,))]
-
-    def __len__(self) -> int:
-        return len(self.traversal_order)
-
-    def __iter__(self) -> _Epoch:
-        return _Epoch(self, self.next_traversal_order())
-
-
-class _Epoch(EpochIterator):
-    """FFCV's epoch iterator, but one that can be stopped and that passes errors on."""
-
-    def __init__(self, loader: _Loader, order: Sequence[int]) -> None:
+    def __init__(self, stream: BatchStream, batches: list[np.ndarray], gpu: torch.device | None = None) -> None:
+        super().__init__(name="ffdr-decode", daemon=True)
+        self.stream, self.batches, self.gpu = stream, batches, gpu
+        self.reading = threading.RLock()
+        """Held by the consumer while it reads a batch, or waits for one."""
+        self.closed = False
         self.error: BaseException | None = None
-        self.handed_out: int | None = None
-        with _no_streams():
-            super().__init__(loader, order)
+        self._stopping = threading.Event()
+        self._ready: Queue[tuple[int, Batch] | None] = Queue(stream.batches_ahead)
         _running.add(self)
+        self.start()
 
     def run(self) -> None:
         """The producer thread."""
         try:
-            if self.loader.device is not None and self.loader.device.index is not None:
-                torch.cuda.set_device(self.loader.device)  # a new thread's is GPU 0, on which it would open a context
-            self._produce()
+            if self.gpu is not None:
+                torch.cuda.set_device(self.gpu)  # a new thread's is GPU 0, on which it would open a context
+            set_num_threads(self.stream.replayer.threads)
+            with self.stream.loader.storage(self.batches) as storage:
+                self._produce(storage)
         except BaseException as error:  # whatever it is, the consumer must see it rather than wait
             self.error = error
-        finally:
-            self.memory_context.__exit__(None, None, None)
-            self.storage_state = None
         self._put(None)
 
-    def _produce(self) -> None:
-        in_use = self.loader.in_use
-        for number, indices in enumerate(self.iter_ixes):
+    def _produce(self, storage: Any) -> None:
+        in_use = self.stream.in_use
+        for number, index in enumerate(self.batches):
             slot = number % len(in_use)
             if in_use[slot] is not None:
                 in_use[slot].synchronize()
-            batch = self.run_pipeline(number, indices, slot, None)
+            batch = self._fill(number, index, storage, slot)
             if not self._put((slot, batch)):
                 return
 
-    def _put(self, item: object) -> bool:
+    def _fill(self, number: int, index: np.ndarray, storage: Any, slot: int) -> Batch:
+        """Run FFCV's pipeline for a batch of the images ``index`` (B,)."""
+        return self.stream.loader.make(number, index, storage, self.stream.buffers, slot)
+
+    def _put(self, item: tuple[int, Batch] | None) -> bool:
         """Queue an item unless the consumer has gone; whether to go on."""
-        while not self.terminate_event.is_set():
+        while not self._stopping.is_set():
             try:
-                self.output_queue.put(item, timeout=0.1)
-                return not self.terminate_event.is_set()
+                self._ready.put(item, timeout=0.1)
+                return not self._stopping.is_set()
             except Full:
                 continue
         return False
 
-    def __next__(self) -> tuple:
-        self._give_back()
-        if not self.closed:
-            item = self.output_queue.get()
-            if item is not None:
-                self.handed_out, batch = item
-                return batch
-            self.close()
-        error, self.error = self.error, None
-        raise error or StopIteration
+    def take(self, use: Callable[[Batch], Made]) -> Made | None:
+        """What ``use`` makes of the next batch's buffers, while they are not written; None at the end of the pass.
 
-    def _give_back(self) -> None:
-        """The consumer is done with its batch, but for what it asked the device to do."""
-        if IS_CUDA and self.handed_out is not None:
-            event = torch.cuda.Event()
-            event.record(torch.cuda.current_stream(self.loader.device))
-            self.loader.in_use[self.handed_out] = event
-        self.handed_out = None
+        Raises:
+            RuntimeError: once, if a newer pass has begun; this process is a fork.
+            UserError: once, what stopped the decoding.
+        """
+        self.stream.check_process()
+        with self.reading:
+            if not self.closed:
+                item = self._ready.get()
+                if item is not None and not self.closed:  # closed: by another thread, which has put the end there
+                    slot, batch = item
+                    made = use(batch)
+                    self._give_back(slot)
+                    return made
+                self.close()
+            error, self.error = self.error, None
+            if error is not None:
+                raise error
+            return None
+
+    def _give_back(self, slot: int) -> None:
+        """The consumer is done with a slot, but for what it asked the device to do."""
+        if self.gpu is not None:
+            self.stream.in_use[slot] = torch.cuda.current_stream(self.gpu).record_event()
 
     def close(self, error: Exception | None = None) -> None:
-        """Stop the producer and wait for it; safe to call again.
-
-        Args:
-            error: raised in a consumer that asks for more; None: it just ends.
-        """
+        """Stop the producer and wait for it; safe to call again, from any thread and any process."""
+        if not self.stream.is_at_home:
+            return
         if threading.current_thread() is self:
             # The garbage collector found the iterator while it ran in this thread; locks may be held, so only:
-            self.terminate_event.set()
+            self._stopping.set()
             return
         if not self.closed:
-            self.closed = True
             self.error = self.error or error
-            self._give_back()
-        self.terminate_event.set()
+            self.closed = True
+        self._stopping.set()
         self._drain()  # makes room for a producer that is blocked in put
         if self.is_alive():
             self.join()
             self._drain()
         with suppress(Full):
-            self.output_queue.put_nowait(None)  # for a consumer that waits in another thread
+            self._ready.put_nowait(None)  # for a consumer that waits in another thread
 
     def _drain(self) -> None:
         with suppress(Empty):
             while True:
-                self.output_queue.get_nowait()
+                self._ready.get_nowait()
 
 
-@contextmanager
-def _no_streams() -> Iterator[None]:
-    """FFCV draws a CUDA stream for each slot in every epoch, for transforms on the GPU, of which there are none here.
-
-    CUDA has a pool of 32, and the caching allocator keeps memory apart for each that it has seen.
-    """
-    before = epoch_iterator.IS_CUDA
-    epoch_iterator.IS_CUDA = False
-    try:
-        yield
-    finally:
-        epoch_iterator.IS_CUDA = before
-
-
-_running: WeakSet[_Epoch] = WeakSet()
+_running: WeakSet[Pass] = WeakSet()
 
 
 @atexit.register
@@ -381,12 +265,3 @@ def _stop_all() -> None:
     """Threads that still decode while the interpreter is taken down would crash it."""
     for epoch in list(_running):
         epoch.close()
-
-
-@contextmanager
-def _torch_threads_kept() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

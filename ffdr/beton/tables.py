@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 
+from ffdr.arguments import shown
 from ffdr.beton import layout
 from ffdr.beton.damage import place_of_damage
 from ffdr.beton.layout import ALLOC_DTYPE, FIELD_DTYPE, HEADER_DTYPE, SECTION_DTYPE, FieldSpec
@@ -94,6 +95,18 @@ class Tables:
 def refuse(path: Path, text: str) -> NoReturn:
     """The one way in which an unreadable file is reported."""
     raise DamagedError(f"{path}: not a readable beton: {text}")
+
+
+def beton_path(path: Any) -> Path:
+    """The path of a .beton file, as somebody gives it.
+
+    Raises:
+        UserError: it is empty, or can't be a path.
+    """
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise UserError(f"{shown(path)}: not a path; give that of a .beton file")
+    return Path(text)
 
 
 def read_tables(path: Path) -> Tables:

@@ -18,7 +18,7 @@ from ffdr.augment.jit import kernel, numba_threads, parallel_kernel
 from ffdr.augment.pick import pick_views
 from ffdr.augment.policy import Policy
 from ffdr.augment.random import SHARE, uniform
-from ffdr.augment.view import FRACTION, MIX_DTYPE, VIEW_DTYPE, center_view, share_of_first
+from ffdr.augment.view import FRACTION, MIX_DTYPE, VIEW_DTYPE, center_view, share_of_first, unmixed
 from ffdr.beton.header import UNUSED
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
@@ -139,11 +139,18 @@ class StoredViews:
         return picked.view(np.int64)
 
     def read(self, image: int, view: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Records and targets of one view: views (1, 2), mixes (1,), ids (1, T), log_probs (1, T)."""
-        ids, log_probs = np.empty((1, self.entries), np.int32), np.empty((1, self.entries), np.float32)
-        views, mixes = np.zeros((1, 2), VIEW_DTYPE), np.zeros(1, MIX_DTYPE)
-        self._read(np.array([image]), np.array([view]), views, mixes, ids, log_probs)
-        return views, mixes, ids, log_probs
+        """Records and targets of one view: views (1, 2), mixes (1,), ids (1, T), log_probs (1, T).
+
+        No kernel runs in threads, so that a fork can read them, too.
+        """
+        views, mixes = np.zeros((1, 2), VIEW_DTYPE), unmixed(image)[None]
+        record = self.reinforced.views(image)[view]
+        if self.mixes:
+            views[0, 0], mixes[0], views[0, 1] = record["first"], record["mix"], record["second"]
+        else:
+            views[0, 0] = record
+        ids, log_probs = (part[[view]] for part in self.reinforced.logits(image))
+        return views, mixes, ids.astype(np.int32), log_probs.astype(np.float32)
 
     def _read(
         self,

@@ -15,11 +15,11 @@ from ffdr.ablate.exam import Exam
 from ffdr.ablate.scores import training_time
 from ffdr.bench.environment import environment
 from ffdr.beton.write import write_images
+from ffdr.dataset import ReinforcedDataset
 from ffdr.demo import report
 from ffdr.errors import UserError
 from ffdr.evaluate.feeding import feeding_text
 from ffdr.inspect.grid import draw_views
-from ffdr.loader import ReinforcedDataset
 from ffdr.options import DemoOptions, WriteOptions
 from ffdr.reinforce.generate import generate
 from ffdr.train.run import run as train

@@ -12,6 +12,9 @@ INTERPOLATION = "bilinear"
 KEYS = ("resolution", "center", "interpolation", "precision", "flip_average", "averaged")
 """Under which reports tell it. averaged: whether the weights are (``train.ema``), None or missing where unknown."""
 
+_WEIGHTS = ("model.safetensors", "best.safetensors")
+"""What a run of ``ffdr train`` leaves beside its ``options.json``."""
+
 
 def feeding_text(report: Mapping[str, Any]) -> str:
     """In words, what is unknown left out: ``224 px, crop 0.875, bilinear, float32, no mirror images, raw weights``."""
@@ -41,6 +44,13 @@ def validation_feeding(options: Mapping[str, Any]) -> dict[str, Any]:
         "averaged": train["ema"] > 0 if "ema" in train else None,
     }
     return {key: value for key, value in fed.items() if value is not None}
+
+
+def run_of(weights: Path) -> Path | None:
+    """The folder of the run of ``ffdr train`` that left this file; None for other files."""
+    if weights.name in _WEIGHTS:
+        return weights.parent
+    return weights.parent.parent if weights.suffix == ".pt" and weights.parent.name == "checkpoints" else None
 
 
 def run_options(folder: Path) -> dict[str, Any]:

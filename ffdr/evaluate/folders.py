@@ -17,7 +17,7 @@ import torch
 
 from ffdr.augment.replay import render
 from ffdr.augment.view import center_view
-from ffdr.beton.order import rank_and_world_size
+from ffdr.beton.order import Place
 from ffdr.cores import thread_count
 from ffdr.data.source import Source
 from ffdr.models import ModelInfo
@@ -52,7 +52,8 @@ class FolderLoader:
     ) -> None:
         """info: resolution, mean and std. center: share of the resized short side that the view keeps. border: pixels
         that are cut off each side of the file's image first. workers: decoding threads; 0: one a core. rank,
-        world_size: of this process among those that share the images; None: as torch.distributed has it."""
+        world_size: of this process among those that share the images; None: as torch.distributed has it when it is
+        first needed."""
         self.source = source
         self._shape = (info.resolution, info.resolution, 3)
         self.num_images, self.num_classes = len(source), len(source.class_names)
@@ -61,19 +62,19 @@ class FolderLoader:
         self._pinned = self.device.type == "cuda"
         self._view = center_view(center)
         self._workers = thread_count(workers, gpu=self.device.type == "cuda")
-        rank, world_size = rank_and_world_size(rank, world_size)
-        starts = range(rank * batch_size, self.num_images, world_size * batch_size)
-        self._batches = [np.arange(start, min(start + batch_size, self.num_images)) for start in starts]
+        self._batch_size, self._place = batch_size, Place(rank, world_size)
 
     def __len__(self) -> int:
         """Batches of a pass, on this rank."""
-        return len(self._batches)
+        return len(self._starts())
 
     def __iter__(self) -> Iterator[Batch]:
+        self._place.confirm()
         pool = ThreadPoolExecutor(self._workers)
         ahead: deque[tuple[np.ndarray, torch.Tensor, list[Future]]] = deque()
         try:
-            for index in self._batches:
+            for start in self._starts():
+                index = np.arange(start, min(start + self._batch_size, self.num_images))
                 pixels = torch.empty(len(index), *self._shape, dtype=torch.uint8, pin_memory=self._pinned)
                 parts = [pool.submit(self._fill, i, row) for i, row in zip(index, pixels.numpy(), strict=True)]
                 ahead.append((index, pixels, parts))
@@ -83,6 +84,11 @@ class FolderLoader:
                 yield self._finished(*ahead.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _starts(self) -> range:
+        """The first images of this rank's batches."""
+        step = self._batch_size
+        return range(self._place.rank * step, self.num_images, self._place.world_size * step)
 
     def _fill(self, number: int, out: np.ndarray) -> None:
         """Read one image and make its view in ``out`` (H, W, 3)."""

@@ -18,7 +18,7 @@ from ffdr.errors import UserError
 from ffdr.evaluate.classes import check_classes, synsets
 from ffdr.evaluate.corruptions import NAMES, SEVERITIES
 from ffdr.evaluate.evaluator import Evaluator, Images, open_images
-from ffdr.evaluate.feeding import INTERPOLATION, KEYS, run_options, validation_feeding
+from ffdr.evaluate.feeding import INTERPOLATION, KEYS, run_of, run_options, validation_feeding
 from ffdr.evaluate.report import Report, as_text, plot, write_csv
 from ffdr.evaluate.robustness import evaluate_corruptions
 from ffdr.evaluate.scoring import Scorer
@@ -27,9 +27,6 @@ from ffdr.models import ModelInfo, autocast_dtype, best_device, load_model, load
 from ffdr.options import EvalOptions, ModelOptions, SuiteOptions
 from ffdr.ranks import Ranks
 from ffdr.timm_names import config_of, eval_size
-
-_WEIGHTS = ("model.safetensors", "best.safetensors")
-"""What a run of ``ffdr train`` leaves beside its ``options.json``."""
 
 
 def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions | None = None) -> Report:
@@ -124,9 +121,9 @@ def _on_data(evaluator: Evaluator, images: Images, options: EvalOptions, rank: i
 
 
 def _feeding(evaluator: Evaluator, weights: str | Path = "") -> Report:
-    """weights: the file that they come from, beside which a run says whether they are averaged."""
-    info, file = evaluator.info, Path(weights)
-    run = validation_feeding(run_options(file.parent)) if file.name in _WEIGHTS else {}
+    """weights: the file that they come from, whose run says whether they are averaged."""
+    info, folder = evaluator.info, run_of(Path(weights))
+    run = validation_feeding(run_options(folder)) if folder else {}
     return {
         "model": info.name,
         "resolution": info.resolution,

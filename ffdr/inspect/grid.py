@@ -18,7 +18,7 @@ from ffdr.beton.read import ImageBeton
 from ffdr.pictures import Picture, legible
 
 if TYPE_CHECKING:
-    from ffdr.loader import ReinforcedDataset
+    from ffdr.dataset import ReinforcedDataset
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -67,6 +67,6 @@ def _draw(file: Path, images: ImageBeton, reinforced: ReinforcedBeton | None) ->
     if reinforced is None:
         grid.draw_images(file, images)
         return
-    from ffdr.loader import ReinforcedDataset  # imports torch
+    from ffdr.dataset import ReinforcedDataset  # imports torch
 
     grid.draw_views(file, ReinforcedDataset(images, reinforced), reinforced.header.resolution or RESOLUTION)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ffdr.arguments import per_channel
 from ffdr.errors import UserError, between, one_of
 from ffdr.text import split_list
 
@@ -122,11 +123,8 @@ class DataOptions:
         between("data.images", self.images, 0, 2**32 - 1)
         between("data.classes", self.classes, 0, 1 << 16)
         for key in ("mean", "std"):
-            value = getattr(self, key)
-            if len(value) not in (0, 3):
-                raise UserError(f"data.{key}: {len(value)} values, but 3 channels (or none: the manifest's)")
-            for number in value:
-                between(f"data.{key}", number, 0 if key == "mean" else 1e-6, 1)
+            if getattr(self, key):
+                per_channel(f"data.{key}", getattr(self, key))
 
 
 _OTHERWISE = {

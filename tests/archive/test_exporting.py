@@ -20,8 +20,8 @@ from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.cli import main
+from ffdr.dataset import ReinforcedDataset
 from ffdr.errors import UserError
-from ffdr.loader import ReinforcedDataset
 from ffdr.options import ExportOptions, ImportOptions
 
 PADDED = Policy(crop="padded", padding=0.125)

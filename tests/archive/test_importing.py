@@ -21,8 +21,8 @@ from ffdr.augment.replay import render
 from ffdr.beton import reinforced
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.dataset import ReinforcedDataset
 from ffdr.errors import UserError
-from ffdr.loader import ReinforcedDataset
 
 PADDED = {"uint8": {}, "random_crop": {"size": 32, "padding": 4}} | NORMALIZE | AUGMENT
 CIFAR = {"uint8": {}, "resize": {"size": 48}, "random_crop": {"size": 48, "padding": 5}, "random_horizontal_flip": {}}

@@ -237,10 +237,13 @@ def test_manifest_is_checked(folder, tmp_path):
         ({"num_images": 21}, "describes 21 images"),
         ({"class_names": ["a"]}, "not one of the manifest's 1 classes"),
         ({"class_names": "abcdefghij"}, "class_names"),
-        ({"mean": [0, 0]}, "mean and std"),
-        ({"std": [0, 0, 0]}, "mean and std"),
-        ({"std": ["1", 1, 1]}, "mean and std"),
-        ({"mean": [float("nan")] * 3}, "mean and std"),
+        ({"mean": [0, 0]}, "mean: 2 values"),
+        ({"std": [0, 0, 0]}, "std: 0 is not above 0"),
+        ({"std": [0.2, 0.2, 58]}, "std: 58 is above 1, .* divide by 255"),
+        ({"mean": [True] * 3}, "mean: .* is not a number for each channel"),
+        ({"mean": None}, "mean: None"),
+        ({"std": ["1", 1, 1]}, "std: .* is not a number for each channel"),
+        ({"mean": [float("nan")] * 3}, "mean: nan is not from 0 to 1"),
     ):
         with pytest.raises(UserError, match=text):
             opened(**changes)

@@ -2,14 +2,13 @@
 
 import time
 from itertools import chain
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from ffdr.beton import order as orders
-from ffdr.beton.order import EpochOrder, global_order, page_numbers, quasi_random, rank_and_world_size
+from ffdr.beton.order import EpochOrder, Place, global_order, page_numbers, quasi_random, rank_and_world_size
 from ffdr.errors import UserError
 
 PAGE_BYTES = 1 << 16
@@ -18,9 +17,9 @@ PAGE_BYTES = 1 << 16
 def epoch_order(kind, count, **options):
     """An order of images of about 7 kB on pages of 64 KiB."""
     data_ptr = np.arange(count, dtype=np.uint64) * np.uint64(7000)
-    options = {"batch_size": 8, "drop_last": False, "seed": 5, **options}
-    order = EpochOrder(kind, data_ptr, **options)
-    return order(SimpleNamespace(reader=SimpleNamespace(page_size=PAGE_BYTES)))
+    place = Place(options.pop("rank", 0), options.pop("world_size", 1))
+    options = {"batch_size": 8, "drop_last": False, "seed": 5, "place": place, **options}
+    return EpochOrder(kind, data_ptr, page_size=PAGE_BYTES, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -94,9 +93,8 @@ def test_pages_are_numbered_without_gaps():
     assert page_numbers(pointers, PAGE_BYTES).tolist() == [0, 2, 0, 1]
 
 
-def batches_of(order, epoch=2):
-    images = order.sample_order(epoch)
-    return [images[i : i + order.batch_size].tolist() for i in range(0, len(images), order.batch_size)]
+def batches_of(order, epoch=2, first=0):
+    return [batch.tolist() for batch in order.batches(epoch, first)]
 
 
 @pytest.mark.parametrize("kind", orders.ORDERS)
@@ -129,8 +127,7 @@ def test_a_resumed_order_is_the_rest(rank):
     order = epoch_order("random", 70, rank=rank, world_size=2)
     whole = batches_of(order)
     for first in range(len(whole) + 2):
-        order.first_batch = first
-        assert batches_of(order) == whole[first:]
+        assert batches_of(order, first=first) == whole[first:]
 
 
 def test_ranks_default_to_torch_distributed(monkeypatch):
@@ -146,10 +143,42 @@ def test_ranks_default_to_torch_distributed(monkeypatch):
             rank_and_world_size(*bad)
 
 
+def test_a_place_is_settled_when_it_is_needed(monkeypatch):
+    """An order that is older than the process group is shared by its ranks; one that was counted before is refused."""
+    early, counted, crowded = (epoch_order("random", 100, batch_size=20, place=Place()) for _ in range(3))
+    given, group = epoch_order("random", 100, batch_size=20, rank=0, world_size=2), []
+    assert len(counted) == 5
+    counted.place.confirm()
+
+    def start(rank, size):
+        group[:] = rank, size
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: bool(group))
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: group[0])
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: group[1])
+    start(1, 2)
+    early.place.confirm()
+    given.place.confirm()
+    assert len(early) == 3 and early.global_batches == 3 and early.global_batch_size == 40
+    whole = chain(*batches_of(early), *batches_of(given))
+    assert sorted(whole) == list(range(100))
+    assert len(counted) == 5  # what was counted once stays
+    text = r"as rank 0 of 1, but torch.distributed now has rank 1 of 2; build a loader after init_process_group, or"
+    with pytest.raises(RuntimeError, match=text) as caught:
+        counted.place.confirm()
+    assert "\n" not in str(caught.value)
+    start(0, 1)
+    with pytest.raises(RuntimeError, match=r"as rank 1 of 2, but torch.distributed now has rank 0 of 1"):
+        early.place.confirm()
+    assert len(early) == 3
+    start(0, 8)
+    crowded.drop_last = True
+    with pytest.raises(UserError, match="100 images do not fill one batch of 160 \\(20 on each of 8 ranks\\)"):
+        len(crowded)
+
+
 def test_impossible_orders_are_refused():
     with pytest.raises(UserError, match=r"'quasirandom' is not one of .*did you mean quasi_random"):
         epoch_order("quasirandom", 100)
     with pytest.raises(UserError, match="100 images do not fill one batch of 120 \\(40 on each of 3 ranks\\)"):
         epoch_order("random", 100, batch_size=40, world_size=3, drop_last=True)
-    with pytest.raises(UserError, match="batch_size: 0"):
-        epoch_order("random", 100, batch_size=0)

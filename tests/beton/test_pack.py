@@ -22,8 +22,8 @@ from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.subset import subset
 from ffdr.beton.tables import read_tables
+from ffdr.dataset import ReinforcedDataset
 from ffdr.errors import UserError, WriteError
-from ffdr.loader import ReinforcedDataset
 from ffdr.options import EvalOptions, ModelOptions, PackOptions, SplitOptions, SubsetOptions
 
 PACK = """

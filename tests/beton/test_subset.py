@@ -196,7 +196,7 @@ def test_killed_subset_resumes_and_other_choices_start_afresh(digits, tmp_path, 
 
 
 def test_a_subset_shows_the_pixels_of_the_full_file(photos, reinforce, tmp_path):
-    from ffdr.loader import ReinforcedDataset
+    from ffdr.dataset import ReinforcedDataset
 
     reinforced = reinforce(photos, PLAIN)
     cut(photos, tmp_path / "i.beton", indices="4,2")

@@ -95,6 +95,18 @@ def test_ranks_share_the_images(files):
     assert sorted(seen) == list(range(len(files)))
 
 
+def test_a_rank_is_found_at_the_first_pass(files, monkeypatch):
+    early, counted = (FolderLoader(files, info(16), batch_size=2) for _ in range(2))
+    assert len(counted) == -(-len(files) // 2)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    assert [i for _, _, index in early for i in index.tolist()] == [2, 3, 6, 7, 10, 11][: len(files) - 2]
+    assert len(early) == 3
+    with pytest.raises(RuntimeError, match=r"as rank 0 of 1, but torch.distributed now has rank 1 of 2"):
+        next(iter(counted))
+
+
 def test_a_file_that_can_not_be_read_is_named(files, tmp_path):
     make_photos(tmp_path, 30)
     (tmp_path / "class_03" / "000013.jpg").write_bytes(b"\xff\xd8 no more")
