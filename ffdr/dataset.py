@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ffdr.arguments import shown
+from ffdr.augment.view import share_of_first
 from ffdr.beton.decode import Replayer, view_side
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.views import StoredViews
@@ -66,8 +67,12 @@ class ReinforcedDataset:
         views, mixes, ids, log_probs = self._source.read(image, view)
         with self._replayer(resolution) as replayer:
             pixels = replayer.one(image, views, mixes)
-        label = torch.from_numpy(self.images.labels[[image]])
-        return pixels, SparseTargets(torch.from_numpy(ids).long(), torch.from_numpy(log_probs), label)
+        labels = self.images.labels
+        parts = [torch.from_numpy(x) for x in (ids.astype(np.int64), log_probs, labels[[image]])]
+        if self._source.mixes:
+            share = share_of_first(mixes).astype(np.float32)
+            parts += [torch.from_numpy(labels[mixes["partner"]]), torch.from_numpy(share)]
+        return pixels, SparseTargets(*parts)
 
     @contextmanager
     def _replayer(self, resolution: int) -> Iterator[Replayer]:

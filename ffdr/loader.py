@@ -47,7 +47,7 @@ class ReinforcedLoader(OneProcess):
     ``batch_size`` × ``world_size``. Training shows full batches only, the evaluation view every image once: the last
     batch is shared out, so a rank may have one batch less.
 
-    Memory: (``batches_ahead`` + 2) × ``batch_size`` × (3 × ``resolution``² + 8 × T + 8) bytes of buffers, with T
+    Memory: (``batches_ahead`` + 2) × ``batch_size`` × (3 × ``resolution``² + 8 × T + 20) bytes of buffers, with T
     target entries an image, and scratch for each decoding thread; with ``os_cache=False`` also the file's pages for the
     images on their way, of which a random order has nearly all. ``memory_bytes`` is the sum.
 
@@ -120,6 +120,7 @@ class ReinforcedLoader(OneProcess):
         self._labels = self.images.labels
         share, center = fraction("reinforced_share", reinforced_share), fraction("center", center, 1e-3)
         views = self._view_source(reinforced, policy, share, center)
+        self._mixes = views.mixes
         evaluation = reinforced is None and policy is None
         self._order = EpochOrder(
             ("sequential" if evaluation else "random") if order is None else order,
@@ -253,14 +254,15 @@ class ReinforcedLoader(OneProcess):
             side.synchronize()  # nothing of this pass is under way when its memory is let go
 
     def _to_device(self, batch: Batch) -> DeviceBatch:
-        pixels, ids, log_probs, index = (torch.from_numpy(part) for part in batch)
+        pixels, ids, log_probs, index, partner, share = (torch.from_numpy(part) for part in batch)
         index = index.clone()
         # The buffers are pinned for a GPU, so they travel as they are and are converted there. The copies
         # matter on a CPU too: the next batch overwrites the buffers.
         targets = SparseTargets(
             ids.to(self.device, non_blocking=True).long(),
             log_probs.to(self.device, non_blocking=True, copy=True),
-            torch.from_numpy(self._labels[index.numpy()]).to(self.device, non_blocking=True),
+            self._labels_of(index),
+            *((self._labels_of(partner), share.to(self.device, non_blocking=True, copy=True)) if self._mixes else ()),
         )
         images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         if self.dtype is not torch.uint8:
@@ -269,6 +271,9 @@ class ReinforcedLoader(OneProcess):
         elif self._copy and self.device.type == "cpu":
             images = images.clone(memory_format=torch.channels_last)
         return images, targets, index
+
+    def _labels_of(self, index: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self._labels[index.numpy()]).to(self.device, non_blocking=True)
 
     def set_epoch(self, epoch: int) -> None:
         """The next pass is this epoch, from its first batch."""
@@ -324,8 +329,9 @@ def _handed_over(batch: DeviceBatch, copied: torch.cuda.Event) -> DeviceBatch:
     images, targets, index = batch
     stream = torch.cuda.current_stream(images.device)
     stream.wait_event(copied)
-    for part in (images, targets.ids, targets.log_probs, targets.label):
-        part.record_stream(stream)
+    for part in (images, *targets.parts()):
+        if part is not None:
+            part.record_stream(stream)
     return images, targets, index
 
 

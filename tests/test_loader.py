@@ -113,6 +113,29 @@ def test_mixed_batches_are_both_views_mixed(photos):
     assert unseen >= 3
 
 
+def test_targets_name_both_labels_of_a_mixed_view_and_their_shares(digits, reinforce):
+    labels, path = ImageBeton.open(digits).labels, reinforce(digits, MIXING)
+    file, dataset = ReinforcedBeton.open(path), ReinforcedDataset(digits, path)
+    loader, mixed = ReinforcedLoader(digits, path, seed=5, **U8), 0
+    for _, targets, index in loader:
+        for row, image in enumerate(index.tolist()):
+            view = pick_view(5, 0, image, VIEWS)
+            mix = file.views(image)[view]["mix"]
+            area = int(mix["cut_w"]) * int(mix["cut_h"]) / 65535**2
+            assert targets.partner[row] == labels[mix["partner"]]
+            assert targets.share[row] == pytest.approx(int(mix["mixup"]) / 65535 * (1 - area), abs=1e-6)
+            mixed += 0.1 < targets.share[row] < 0.9
+        alone = dataset.view(image, view, 32)[1]
+        assert (alone.partner[0], alone.share[0]) == (targets.partner[row], targets.share[row])
+    assert mixed > 20
+    for _, targets, _ in ReinforcedLoader(digits, policy=MIXING, **U8):  # of drawn views the entries are the labels
+        assert torch.equal(targets.partner, targets.ids[:, 1])
+        assert torch.allclose(targets.share, targets.log_probs[:, 0].exp(), atol=1e-6)
+    for images in (ReinforcedLoader(digits, **U8), ReinforcedLoader(digits, reinforce(digits, PLAIN), **U8)):
+        targets = next(iter(images))[1]
+        assert targets.partner is None and targets.share is None
+
+
 def test_epochs_differ_and_seeds_differ(digits):
     loader = ReinforcedLoader(digits, policy=PLAIN, **U8)
     first, second = collect(loader), collect(loader)

@@ -345,7 +345,7 @@ def test_memory_is_what_the_formula_says(paged):
     loader = ReinforcedLoader(paged, policy=MIXING, batches_ahead=2, **U8)
     replayer = loader._stream.replayer
     scratch = sum(part.nbytes for part in replayer._room)
-    assert loader.memory_bytes == 4 * 8 * (3 * 24 * 24 + 8 * 2 + 8) + scratch
+    assert loader.memory_bytes == 4 * 8 * (3 * 24 * 24 + 8 * 2 + 20) + scratch
     before = loader.memory_bytes
     loader.set_resolution(48)
     grown = loader.memory_bytes - before

@@ -3,7 +3,7 @@
 ``BatchStream`` (``stream.py``) has the thread, the buffers and the consumer; here FFCV has the opened beton, the memory
 manager, the traversal order and the pipeline, which is built once per loader and makes one batch per call::
 
-    image bytes → _Locate (decoder) → (B, 3) spans → Replay (operation) → images, ids, log_probs, index
+    image bytes → _Locate (decoder) → (B, 3) spans → Replay (operation) → a Batch
 
 What this module relies on, of FFCV 1.0.2 (``lean_ffcv.py`` has what makes FFCV importable, other modules its fields):
 
@@ -60,14 +60,16 @@ from ffcv.pipeline.state import State
 from ffcv.reader import Reader
 from ffcv.utils import chunks
 
+from ffdr.augment.view import share_of_first
 from ffdr.beton.decode import Replayer, blank_views
 from ffdr.beton.order import EpochOrder
 from ffdr.beton.pages import PageCache, PagePlan
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.views import ViewSource
 
-Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""images (B, H, W, 3) uint8, ids (B, T) int32, log_probs (B, T) float32, index (B,) int64: buffers, written again."""
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""images (B, H, W, 3) uint8, ids (B, T) int32, log_probs (B, T) float32, index (B,) int64, the image that is mixed in
+(B,) int64 and the first one's share of the view (B,) float32: buffers, written again."""
 
 
 class Replay(Operation):
@@ -87,8 +89,11 @@ class Replay(Operation):
     def queries(self) -> tuple[AllocationQuery, ...]:
         """Shape and dtype of a ``Batch``'s parts, per sample."""
         entries = (self.views.entries,)
-        shapes = {"uint8": self.replayer.shape, "int32": entries, "float32": entries, "int64": ()}
-        return tuple(AllocationQuery(shape, np.dtype(kind)) for kind, shape in shapes.items())
+        shapes = (
+            ("uint8", self.replayer.shape), ("int32", entries), ("float32", entries), ("int64", ()), ("int64", ()),
+            ("float32", ()),
+        )  # fmt: skip
+        return tuple(AllocationQuery(shape, np.dtype(kind)) for kind, shape in shapes)
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, tuple[AllocationQuery, ...]]:
         """Not compiled; a ``Batch``."""
@@ -99,10 +104,11 @@ class Replay(Operation):
         """Make the batch whose bytes lie at ``spans``."""
 
         def replay(spans: np.ndarray, batch: Batch) -> Batch:
-            images, ids, log_probs, index = batch
+            images, ids, log_probs, index, partner, share = batch
             index[:] = spans[:, 0]
             views, mixes = blank_views(len(index))
             self.views.fill(self.epoch, index, views, mixes, ids, log_probs)
+            partner[:], share[:] = mixes["partner"], share_of_first(mixes)
             self.replayer(spans, views, mixes, images)
             return batch
 
