@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shlex
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from ffdr import recipe
 from ffdr.errors import UserError, nearest
 from ffdr.options import AblateOptions, SubsetOptions, TrainRecipe
+from ffdr.text import command
 
 SEED = "train.seed"
 """The axis whose points are repeats of the same run."""
@@ -128,7 +128,7 @@ def _cell(options: AblateOptions, labels: dict[str, str], axes: Mapping[str, Map
             found, arguments = _parse(options, files, settings | {"data.reinforced": cut.out})
     except UserError as error:
         raise UserError(f"ablate, {name}: {error}") from error
-    return Cell(labels, found, shlex.join(["ffdr", "train", *arguments]), cut)
+    return Cell(labels, found, command("train", *arguments), cut)
 
 
 def _parse(options: AblateOptions, files: Iterable[str], settings: Mapping[str, str]) -> tuple[TrainRecipe, list[str]]:

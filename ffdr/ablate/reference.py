@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from ffdr.beton.partial import write_aside
 from ffdr.errors import UserError, nearest
 from ffdr.evaluate.feeding import KEYS, feeding_text, run_options, validation_feeding
 from ffdr.options import ReportOptions
-from ffdr.text import table_lines
+from ffdr.text import command, table_lines
 
 COLUMNS = {
     ("val", "top1"): "ImageNet",
@@ -81,10 +80,10 @@ def _next(options: ReportOptions) -> str:
     weights = Path(options.file) / "model.safetensors"
     if weights.is_file():
         flags = (f"--checkpoint={weights}", f"--json={weights.with_name('suite.json')}")
-        return shlex.join(["ffdr", "eval", "--config-file", "rcfg/eval/imagenet.yaml", *flags])
+        return command("eval", "--config-file", "rcfg/eval/imagenet.yaml", *flags)
     if options.out:
         return "ffdr ablate --config-file rcfg/ablate/imagenet-budget.yaml"
-    return shlex.join(["ffdr", "report", options.file, "--out=report.md"])
+    return command("report", options.file, "--out=report.md")
 
 
 def read_training(options: ReportOptions) -> Training:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,6 +17,7 @@ from ffdr.ablate.workers import Outcome, Workers
 from ffdr.beton.partial import write_aside
 from ffdr.models import check_name
 from ffdr.options import AblateOptions
+from ffdr.text import command
 
 
 def run_ablation(options: AblateOptions, command_line: CommandLine) -> int:
@@ -93,7 +93,7 @@ def _next(options: AblateOptions, rows: Sequence[Row]) -> str:
     best = max((row for row in rows if row.result), key=lambda row: row.result.get("top1", 0), default=rows[0])
     weights = Path(best.cell.recipe.train.out) / best.digest / "model.safetensors"
     data = options.test or best.cell.recipe.data.val
-    return shlex.join(["ffdr", "eval", f"--checkpoint={weights}", f"--data={data}"])
+    return command("eval", f"--checkpoint={weights}", f"--data={data}")
 
 
 def _setting(options: AblateOptions, grid: Grid, rows: Sequence[Row], workers: Workers) -> list[str]:

@@ -32,10 +32,10 @@ def described(path: Path) -> str:
 
 
 def _contents(images: ImageBeton | None, reinforced: ReinforcedBeton | None) -> str:
-    views = f"{reinforced.header.views:,} views each" if reinforced else ""
+    views = f"{reinforced.header.views:,} views" if reinforced else ""
     if images is None:
-        return f"of {len(reinforced):,} images {views}"
-    return f"{len(images):,} images of {images.num_classes:,} classes{' with ' * bool(views)}{views}"
+        return f"{views} of each of {len(reinforced):,} images"
+    return f"{len(images):,} images of {images.num_classes:,} classes" + (f" with {views} each" if views else "")
 
 
 def next_command(images: Path | None, reinforced: Path | None) -> str:

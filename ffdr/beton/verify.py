@@ -11,7 +11,6 @@ N images, K views an image, T stored teacher entries a view (top-k); n samples a
 from __future__ import annotations
 
 import os
-import shlex
 import time
 import zlib
 from collections.abc import Iterator
@@ -35,6 +34,7 @@ from ffdr.beton.tables import Tables, read_tables
 from ffdr.dct.pack import unpack
 from ffdr.errors import DamagedError, UserError
 from ffdr.options import VerifyOptions
+from ffdr.text import command
 
 _CHUNK = 8 << 20
 """Bytes of samples that a thread reads at a time."""
@@ -80,7 +80,7 @@ def verify(options: VerifyOptions, progress: bool = True) -> int:
     if not findings:
         seconds = time.perf_counter() - start
         size = len(file.tables.memmap)
-        then = shlex.join(["ffdr", "inspect", str(path)])
+        then = command("inspect", path)
         print(f"{path}: intact: {file.contents()}; {size:,} bytes, {_speed(size / seconds)}; next: {then}")
         return 0
     foreign = [finding for finding in findings if finding.is_foreign]
@@ -96,7 +96,7 @@ def verify(options: VerifyOptions, progress: bool = True) -> int:
         print(f"  {finding}")
     if len(findings) > _LISTED:
         print(f"  and {len(findings) - _LISTED:,} more")
-    print(f"{path}: damaged; next: make it again, or take a copy that is whole")
+    print(f"{path}: damaged; make it again, or take a copy that is whole")
     return 1
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ffdr.evaluate.feeding import feeding_text
 from ffdr.inspect.grid import draw_views
 from ffdr.options import DemoOptions, WriteOptions
 from ffdr.reinforce.generate import generate
+from ffdr.text import command
 from ffdr.train.run import run as train
 
 RCFG = Path(__file__).parents[2] / "rcfg" / "digits"
@@ -62,7 +62,7 @@ def run_demo(options: DemoOptions) -> None:
     draw_views(out / "views.png", dataset, RESOLUTION)
     print((out / "table.md").read_text(encoding="utf-8"))
     seconds = time.perf_counter() - start
-    then = shlex.join(["ffdr", "inspect", str(reinforced), f"--images={betons['small']}"])
+    then = command("inspect", reinforced, f"--images={betons['small']}")
     print(f"{out}: summary.json, table.md, plot.png, views.png, made in {seconds:.0f} s; next: {then}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from ffdr.evaluate.suite import check_model, plan_suite, run_suite
 from ffdr.models import ModelInfo, autocast_dtype, best_device, load_model, load_named
 from ffdr.options import EvalOptions, ModelOptions, SuiteOptions
 from ffdr.ranks import Ranks
+from ffdr.text import command
 from ffdr.timm_names import config_of, eval_size
 
 
@@ -155,7 +155,7 @@ def _closing(report: Report, options: EvalOptions) -> str:
     if not options.json:
         return f"{said}; next: the same with --json=FILE to keep the report"
     if "sets" in report or report.get("per_class", {}).keys() == set(synsets()):
-        return f"{said}; next: {shlex.join(['ffdr', 'report', options.json])}"
+        return f"{said}; next: {command('report', options.json)}"
     return said if options.corruptions else f"{said}; next: the same with --corruptions"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from ffdr.errors import UserError
 from ffdr.inspect.statistics import file_facts, image_facts, reinforced_facts
 from ffdr.inspect.text import render
 from ffdr.options import InspectOptions
+from ffdr.text import command
 
 RESOLUTION = 224
 """Pixels of a drawn view whose teachers saw several resolutions."""
@@ -50,7 +50,7 @@ def inspect(options: InspectOptions) -> None:
         return
     print(render(facts))
     drawn = f", drawn in {options.grid}" if options.grid else ""
-    print(f"\n{path}: {facts['kind']}{drawn}; next: {shlex.join(['ffdr', 'verify', str(path)])}")
+    print(f"\n{path}: {facts['kind']}{drawn}; next: {command('verify', path)}")
 
 
 def _check_grid(grid: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from ffdr.options import TrainRecipe
 from ffdr.options.idle import idle_options
 from ffdr.ranks import Ranks
 from ffdr.reinforce.teacher import Teacher
+from ffdr.text import command
 from ffdr.train.fit import DataInfo, Trainer
 from ffdr.train.loaders import draws, normalisation, stored_views, training_loader, validation_loader
 from ffdr.train.plan import dry_run
@@ -53,11 +53,15 @@ def closing_line(recipe: TrainRecipe, record: dict[str, Any], finished: bool) ->
     train = recipe.train
     model = str(Path(train.out) / "model.safetensors")
     score = f", top-1 {100 * record['val_top1']:.1f} %" if "val_top1" in record else ""
-    command = ["ffdr", "eval", f"--eval.checkpoint={model}", f"--eval.data={recipe.data.val or 'IMAGES.beton'}"]
+    flags = [f"--eval.checkpoint={model}", f"--eval.data={recipe.data.val or 'IMAGES.beton'}"]
     if train.flip_average:
-        command.append("--eval.flip_average=1")
-    made = f"{model}: {recipe.model.name}, {record['epoch']} epochs{score}; next: {shlex.join(command)}"
+        flags.append("--eval.flip_average=1")
+    made = f"{model}: {recipe.model.name}, {_epochs(record['epoch'])}{score}; next: {command('eval', *flags)}"
     return f"{train.out}: already trained to epoch {record['epoch']}; {made}" if finished else made
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch" + "s" * (count != 1)
 
 
 def build_trainer(recipe: TrainRecipe, progress: bool | None = None, ranks: Ranks | None = None) -> Trainer:

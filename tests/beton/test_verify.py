@@ -142,7 +142,7 @@ def test_all_damaged_samples_are_counted(files, tmp_path, capsys):
     status, out = check(path, capsys)
     assert status == 1
     assert out.startswith(f"{path}: damaged: 25 of 30 samples, 0 other places\n")
-    assert out.endswith(f"{path}: damaged; next: make it again, or take a copy that is whole\n")
+    assert out.endswith(f"{path}: damaged; make it again, or take a copy that is whole\n")
     assert out.count("\n") == 23
     assert "  sample 3: damage in its views or logits: the checksum is " in out
     assert out.endswith("  and 5 more\n")

@@ -165,7 +165,7 @@ def test_fidelity_is_printed_at_the_end(digits, teachers, tmp_path, capsys):
     out = generate(options(digits, tmp_path / "r.beton"), PLAIN, teachers)
     told = capsys.readouterr().out
     assert "storage fidelity, 100 views" in told
-    assert told.splitlines()[-1].startswith(f"{out}: of 100 images 3 views each, ")
+    assert told.splitlines()[-1].startswith(f"{out}: 3 views of each of 100 images, ")
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
