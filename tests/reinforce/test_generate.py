@@ -178,7 +178,7 @@ def test_other_work_is_refused_before_the_teacher_is_loaded(digits, photos, teac
         raise AssertionError
 
     monkeypatch.setattr(Teacher, "from_options", load)
-    single = TeacherOptions(models=teachers.models.partition(",")[0], batch_size=16)
+    single = TeacherOptions(models=teachers.models[0], batch_size=16)
     for changes, policy, teacher, difference in (
         ({"seed": 8}, PLAIN, teachers, "made with seed=7, not 8"),
         ({"views": 9}, PLAIN, teachers, "made with views=3, not 9"),
@@ -197,7 +197,7 @@ def test_other_work_is_refused_before_the_teacher_is_loaded(digits, photos, teac
 def test_another_teacher_is_other_work(digits, teachers, tmp_path, capsys):
     """The weights tell, not the names."""
     out = tmp_path / "r.beton"
-    first, second = teachers.models.split(",")
+    first, second = teachers.models
     generate(options(digits, out, resolution=SIDE), PLAIN, TeacherOptions(models=first), progress=False)
     generate(options(digits, out, resolution=SIDE, dry_run=True), PLAIN, TeacherOptions(models=first))
     assert f"{out}: already complete (" in capsys.readouterr().out
