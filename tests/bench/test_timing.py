@@ -96,7 +96,9 @@ def test_a_report_is_printed_and_stored_as_json_and_markdown(tmp_path, capsys):
     assert stored["setting"] == ["on Monday"]
     assert stored["environment"]["scikit-image"] in text
     assert "| figs   | 3      |\n\nFresh." in text
-    assert capsys.readouterr().out.strip() in text
+    tables, closing = capsys.readouterr().out.strip().rsplit("\n\n", 1)
+    assert tables in text
+    assert closing.startswith(f"{tmp_path / 'fruit.json'}, {tmp_path / 'fruit.md'}: figures and tables; next: ")
     assert not list(tmp_path.glob("*.partial"))
 
 
