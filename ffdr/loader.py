@@ -231,6 +231,8 @@ class ReinforcedLoader(OneProcess):
             self._side = torch.cuda.Stream(self.device)
         mean, std = (255.0 * torch.tensor(x, device=self.device).view(1, 3, 1, 1) for x in (self.mean, self.std))
         self._normalisation = mean, 1.0 / std
+        if self._side is not None:
+            self._side.wait_stream(torch.cuda.current_stream(self.device))  # which has these made
 
     def _taken(self, current: Pass) -> Generator[DeviceBatch, None, None]:
         while (batch := current.take(self._to_device)) is not None:
@@ -337,7 +339,9 @@ def _handed_over(batch: DeviceBatch, copied: torch.cuda.Event) -> DeviceBatch:
 
 def _is_missing(values: object) -> bool:
     """Whether no mean or no deviation is given: None, or nothing in it."""
-    return values is None or (hasattr(values, "__len__") and len(values) == 0)
+    if values is None:
+        return True
+    return hasattr(values, "__len__") and getattr(values, "ndim", 1) > 0 and len(values) == 0
 
 
 def _dtype(dtype: torch.dtype) -> torch.dtype:

@@ -1,11 +1,15 @@
-"""How times, sizes, names and lists are said, tables as Markdown, and how verbs end."""
+"""How times, sizes, names, paths and lists are said, tables as Markdown, and how verbs end."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+RCFG = Path(__file__).parents[1] / "rcfg"
+"""The recipes that come with a checkout."""
 
 
 def duration(seconds: float) -> str:
@@ -29,6 +33,11 @@ def byte_size(count: int) -> str:
 def command(verb: str, *words: object) -> str:
     """A command line of ffdr, to be pasted into a shell."""
     return shlex.join(("ffdr", verb, *map(str, words)))
+
+
+def shown(path: Path) -> str:
+    """A path as a command names it: from the current folder, where that is shorter."""
+    return min(str(path), os.path.relpath(path), key=len)
 
 
 def ending(made: Iterable[tuple[Path, str, bool]], then: str) -> str:
@@ -63,3 +72,8 @@ def table_lines(headings: Sequence[str], rows: Iterable[Sequence[str]], padded: 
 def split_list(text: str) -> list[str]:
     """The parts between commas; ``\\,`` is a comma within a part."""
     return [part.replace("\\,", ",") for part in re.split(r"(?<!\\),", text)]
+
+
+def join_list(parts: Iterable[str]) -> str:
+    """The text that ``split_list`` splits into these parts."""
+    return ",".join(part.replace(",", "\\,") for part in parts)

@@ -74,6 +74,8 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
         ("mean", (0.5, 0.5, math.nan), "mean: nan is not from 0 to 1"),
         ("mean", (math.inf, 0.5, 0.5), "mean: inf is not from 0 to 1"),
         ("mean", 0.5, r"mean: 0\.5 is not a number for each channel"),
+        ("mean", torch.tensor(0.5), "mean: 1 values, but there are 3 channels"),
+        ("mean", np.array(0.5), "mean: 1 values, but there are 3 channels"),
         ("mean", (0.5,), "mean: 1 values, but there are 3 channels"),
         ("mean", "abc", "mean: 'abc' is not a number for each channel"),
         ("mean", (True, False, True), "mean: .* is not a number for each channel"),

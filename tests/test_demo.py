@@ -29,7 +29,7 @@ def test_a_short_demo_leaves_all_its_results(tmp_path, monkeypatch, capsys):
     two = functools.partial(CorruptedImages, names=("gaussian_noise", "contrast"))
     monkeypatch.setattr(exam, "CorruptedImages", two)
 
-    demo.run_demo(DemoOptions(out=str(tmp_path / "out"), work=str(tmp_path / "work"), seeds=2, epochs=3))
+    demo.run_demo(DemoOptions(out=str(tmp_path / "out"), work=str(tmp_path / "wo,rk"), seeds=2, epochs=3))
     out = tmp_path / "out"
     summary = json.loads((out / "summary.json").read_text())
     for name in ("erm", "kd", "dr", "teacher"):
@@ -42,7 +42,7 @@ def test_a_short_demo_leaves_all_its_results(tmp_path, monkeypatch, capsys):
     assert ", fed at 32 px, crop 1, bilinear, float32, no mirror images" in (out / "table.md").read_text()
     closing = capsys.readouterr().out.splitlines()[-1]
     assert closing.startswith(f"{out}: summary.json, table.md, plot.png, views.png, made in ")
-    assert closing.endswith(f"; next: ffdr inspect {tmp_path}/work/small+.beton --images={tmp_path}/work/small.beton")
+    assert closing.endswith(f"; next: ffdr inspect {tmp_path}/wo,rk/small+.beton --images={tmp_path}/wo,rk/small.beton")
     for picture in ("plot.png", "views.png"):
         assert np.asarray(Image.open(out / picture).convert("L")).std() > 5
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ffdr.text import byte_size, command, duration, ending, table_lines
+from ffdr.text import RCFG, byte_size, command, duration, ending, join_list, shown, split_list, table_lines
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,19 @@ def test_how_verbs_end():
     assert then == "ffdr reinforce '--images=my photos.beton' --teacher.models=NAME:CHECKPOINT"
     made = [(Path("a"), "3 images", True), (Path("b"), "4 images", False)]
     assert ending(made, "ffdr x") == "a: already complete (3 images); nothing to do; b: 4 images; next: ffdr x"
+
+
+def test_lists_keep_commas_within_their_parts():
+    assert join_list(["a", "b"]) == "a,b"
+    for parts in (["a,b/x", "c"], ["a:w,", ",b"], ["alone"]):
+        assert split_list(join_list(parts)) == parts
+
+
+def test_a_path_is_shown_as_the_shorter_one(monkeypatch):
+    monkeypatch.chdir(RCFG.parent)
+    assert shown(RCFG / "eval" / "imagenet.yaml") == "rcfg/eval/imagenet.yaml"
+    monkeypatch.chdir("/usr/share")
+    assert shown(Path("/tmp/x")) == "/tmp/x"
 
 
 def test_a_markdown_table():

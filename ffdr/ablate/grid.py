@@ -13,7 +13,7 @@ from typing import Any
 from ffdr import recipe
 from ffdr.errors import UserError, nearest
 from ffdr.options import AblateOptions, SubsetOptions, TrainRecipe
-from ffdr.text import command
+from ffdr.text import command, join_list, split_list
 
 SEED = "train.seed"
 """The axis whose points are repeats of the same run."""
@@ -77,6 +77,13 @@ def fill_in(options: AblateOptions, text: str, labels: Mapping[str, str] | None 
     return text
 
 
+def _filled(options: AblateOptions, value: Any, labels: Mapping[str, str]) -> str:
+    """A value as text, filled in; of a list, each part by itself: a folder's name may hold a comma."""
+    if isinstance(value, (list, tuple)):
+        return _spell([fill_in(options, str(part), labels) for part in value])
+    return fill_in(options, _spell(value), labels)
+
+
 def _points(axis: str, points: Any) -> dict[str, dict[str, Any]]:
     """Label → settings; a list of values of one option is spelled out. An axis without a dot has labels only."""
     if isinstance(points, list) and points and not any(isinstance(value, (dict, list)) for value in points):
@@ -112,8 +119,8 @@ def _cell(options: AblateOptions, labels: dict[str, str], axes: Mapping[str, Map
     files: list[str] = []
     settings: dict[str, str] = {}
     for part in (options.settings, *(axes[axis][label] for axis, label in labels.items())):
-        filled = {key: fill_in(options, _spell(value), labels) for key, value in part.items()}
-        files += [file for file in filled.pop("config-file", "").split(",") if file]
+        filled = {key: _filled(options, value, labels) for key, value in part.items()}
+        files += [file for file in split_list(filled.pop("config-file", "")) if file]
         settings |= filled
     name = " ".join(f"{axis}={label}" for axis, label in labels.items())
     for key in _OWN:
@@ -162,4 +169,4 @@ def _spell(value: Any) -> str:
     """A value of a grid as text that the command line reads."""
     if isinstance(value, bool):
         return str(value).lower()
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return join_list(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

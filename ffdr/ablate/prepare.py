@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from ffdr import recipe
 from ffdr.ablate.grid import Grid, fill_in
 from ffdr.ablate.workers import Outcome, Workers
 from ffdr.beton.partial import write_aside
@@ -43,23 +44,47 @@ def prepare(options: AblateOptions, grid: Grid, command_line: CommandLine) -> No
 
 def _done(record: Path, lines: Sequence[str]) -> int:
     """How many lines an earlier run has done. What stands after a changed line may depend on it, so it is not done."""
-    done = json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
+    done = _recorded(record)
     count = 0
     while count < min(len(done), len(lines)) and done[count] == lines[count]:
         count += 1
     return count
 
 
+def _recorded(record: Path) -> list[str | None]:
+    """The lines that are done; last None, where one that was done before was changed and not all after it are made."""
+    return json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
+
+
 def _run_lines(command_line: CommandLine, lines: Sequence[str], record: Path) -> None:
-    """In a worker: each line that was not run yet."""
-    for number in range(_done(record, lines), len(lines)):
-        print(f"ffdr {lines[number]}", flush=True)
-        status = command_line(shlex.split(lines[number]))
+    """In a worker: each line that was not run yet. After a changed line, what the earlier ones made is replaced."""
+    first = _done(record, lines)
+    changed = len(_recorded(record)) > first
+    for number, line in enumerate(lines[first:], first):
+        words = shlex.split(line)
+        if changed:
+            words = _replacing(words, record.parent)
+        print(f"ffdr {shlex.join(words)}", flush=True)
+        status = command_line(words)
         if status >= 128:  # stopped by a signal
             raise SystemExit(status)
         if status:
-            raise UserError(f"ffdr {lines[number]} ended with status {status}")
-        write_aside(record, json.dumps(lines[: number + 1], indent=2) + "\n")
+            raise UserError(f"ffdr {line} ended with status {status}")
+        done = [*lines[: number + 1], *([None] if changed and number + 1 < len(lines) else [])]
+        write_aside(record, json.dumps(done, indent=2) + "\n")
+
+
+def _replacing(words: list[str], work: Path) -> list[str]:
+    """A command line with ``--overwrite``, where it makes files in the study's folder alone, which is its own."""
+    longer = [*words, "--overwrite"]
+    try:
+        found = recipe.parse(words[0], longer[1:])
+    except (UserError, KeyError, IndexError):  # no such option, or given already; of other mistakes the run tells
+        return words
+    made = next(part for part in vars(found).values() if hasattr(part, "overwrite"))
+    outs = [made.out] if hasattr(made, "out") else [made.images, made.reinforced]  # ffdr split makes two
+    is_own = all(Path(out).resolve().is_relative_to(work.resolve()) for out in outs if out)
+    return longer if is_own else words
 
 
 def _is_cut(cut: SubsetOptions) -> bool:

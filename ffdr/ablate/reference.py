@@ -14,7 +14,7 @@ from ffdr.beton.partial import write_aside
 from ffdr.errors import UserError, nearest
 from ffdr.evaluate.feeding import KEYS, feeding_text, run_options, validation_feeding
 from ffdr.options import ReportOptions
-from ffdr.text import command, table_lines
+from ffdr.text import RCFG, command, shown, table_lines
 
 COLUMNS = {
     ("val", "top1"): "ImageNet",
@@ -80,9 +80,9 @@ def _next(options: ReportOptions) -> str:
     weights = Path(options.file) / "model.safetensors"
     if weights.is_file():
         flags = (f"--checkpoint={weights}", f"--json={weights.with_name('suite.json')}")
-        return command("eval", "--config-file", "rcfg/eval/imagenet.yaml", *flags)
+        return command("eval", "--config-file", shown(RCFG / "eval" / "imagenet.yaml"), *flags)
     if options.out:
-        return "ffdr ablate --config-file rcfg/ablate/imagenet-budget.yaml"
+        return command("ablate", "--config-file", shown(RCFG / "ablate" / "imagenet-budget.yaml"))
     return command("report", options.file, "--out=report.md")
 
 

@@ -45,7 +45,7 @@ from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_intact
 from ffdr.beton.receipt import Work
 from ffdr.errors import UserError
 from ffdr.options import ExportOptions
-from ffdr.text import byte_size, command, ending
+from ffdr.text import byte_size, command, ending, join_list
 
 Put = Callable[[str, bytes], None]
 """Writes one file of the archive: its name and its bytes."""
@@ -81,7 +81,7 @@ def export_archive(options: ExportOptions, progress: bool = True) -> Path:
     _clear_aside(out)
     if progress:
         said = f"{len(images):,} images with {reinforced.header.views:,} views each, {byte_size(_size(out))}"
-        back = command("import", f"--archive={out}", f"--images={images.path}", "--out=BACK.beton")
+        back = command("import", f"--archive={join_list([str(out)])}", f"--images={images.path}", "--out=BACK.beton")
         print(ending([(out, said, is_there)], back))
     return out
 
@@ -177,14 +177,13 @@ def _chunks(reinforced: ReinforcedBeton) -> Iterator[Stored]:
 @contextmanager
 def _folder_at(work: Work) -> Iterator[Put]:
     """Files go to a folder of another name, which is renamed when all is well."""
-    out, partial = work.out, partial_path(work.out)
+    partial = partial_path(work.out)
     partial.mkdir(parents=True, exist_ok=True)
-    with _claimed(out, os.open(partial, os.O_RDONLY), shutil.rmtree):
+    with _claimed(work, os.open(partial, os.O_RDONLY), shutil.rmtree):
         for file in partial.iterdir():
             file.unlink()  # of a run that was killed
         yield lambda name, data: _write(partial / name, data)
         sync_folder(partial)
-        _publish(work)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -194,11 +193,9 @@ def _write(path: Path, data: bytes) -> None:
 @contextmanager
 def _tar_at(work: Work) -> Iterator[Put]:
     """Files go into a tar file of another name, which is renamed when all is well."""
-    out = work.out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_path(out)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT, 0o666)
-    with _claimed(out, descriptor, os.unlink), open(descriptor, "wb", closefd=False) as file:
+    work.out.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(partial_path(work.out), os.O_WRONLY | os.O_CREAT, 0o666)
+    with _claimed(work, descriptor, os.unlink), open(descriptor, "wb", closefd=False) as file:
         file.truncate(0)
         with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as stream:
 
@@ -211,17 +208,22 @@ def _tar_at(work: Work) -> Iterator[Put]:
             stream.write(bytes(2 * tarfile.BLOCKSIZE))
         file.flush()
         os.fsync(file.fileno())
-        _publish(work)
 
 
 def _publish(work: Work) -> None:
     """Give the finished archive its final name. No folder can be renamed over another, so the old one goes aside."""
     out, partial = work.out, partial_path(work.out)
     work.leave(partial)
-    if out.is_dir() or (partial.is_dir() and os.path.lexists(out)):
+    goes_aside = out.is_dir() or (partial.is_dir() and os.path.lexists(out))
+    if goes_aside:
         _clear_aside(out)
         os.rename(out, _aside(out))
-    os.replace(partial, out)
+    try:
+        os.replace(partial, out)
+    except BaseException:
+        if goes_aside:
+            os.rename(_aside(out), out)
+        raise
     sync_folder(out.parent)
 
 
@@ -239,14 +241,19 @@ def _clear_aside(out: Path) -> None:
 
 
 @contextmanager
-def _claimed(out: Path, descriptor: int, remove: Callable[[Path], None]) -> Iterator[None]:
-    """Hold the lock of an open partial file or folder, and close it; on any failure the partial is removed."""
+def _claimed(work: Work, descriptor: int, remove: Callable[[Path], None]) -> Iterator[None]:
+    """Hold the lock of an open partial file or folder, publish it, and close it.
+
+    On any failure before it is finished the partial is removed; a finished one that can't get its name is kept.
+    """
+    partial = partial_path(work.out)
     try:
-        lock(descriptor, partial_path(out), out)
+        lock(descriptor, partial, work.out)
         try:
             yield
         except BaseException:
-            remove(partial_path(out))
+            remove(partial)
             raise
+        _publish(work)
     finally:
         os.close(descriptor)

@@ -9,10 +9,6 @@ own flags when it is called from there.
 from __future__ import annotations
 
 import functools
-import hashlib
-import os
-import stat
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -25,46 +21,17 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from ffdr.errors import UserError
+from ffdr.augment.kernel_cache import keep_well, private_folder
 
 _HERE = Path(__file__).parent
-
-
-@functools.cache
-def _digest(folder: Path) -> str:
-    """Fingerprint of the Python sources of one folder."""
-    sources = sorted(folder.glob("*.py"))
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
-
-
-def _private_folder() -> str:
-    """A folder for machine code where neither the package's nor the home folder can be written to; later processes use
-    it, too. Only this user may write there: what lies in it is run.
-
-    Raises:
-        UserError: there is none.
-    """
-    try:
-        folder = Path(tempfile.gettempdir(), f"ffdr-kernels-{os.getuid()}")
-        folder.mkdir(0o700, exist_ok=True)
-        status = folder.lstat()
-        private = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
-        if private and os.access(folder, os.W_OK):
-            return str(folder)
-    except OSError:
-        pass
-    raise UserError(
-        "NUMBA_CACHE_DIR: compiled code can be kept neither beside ffdr, nor in the home folder, nor in the temporary "
-        "one; name a folder of your own that can be written to"
-    )
 
 
 def kernel(function: Callable[..., Any], parallel: bool = False, inlined: bool = False) -> Any:
     """Compile lazily, without the interpreter lock, and keep the machine code on disk for the next process.
 
     Numba's disk cache only looks at the file that a function stands in, although the machine code contains everything
-    the function calls. The stamp below covers the folders whose kernels others call, this one and ``dct`` above it, and
-    the function's own, so an upgrade or an edit never runs stale code.
+    the function calls. Here it belongs to the sources of the folders whose kernels others call, this one and ``dct``
+    above it, and of the function's own, so an upgrade or an edit never runs stale code.
     """
     njit = numba.njit(
         nogil=True, cache=True, error_model="numpy", fastmath=False, parallel=parallel, forceinline=inlined
@@ -74,13 +41,10 @@ def kernel(function: Callable[..., Any], parallel: bool = False, inlined: bool =
     except RuntimeError as error:
         if "no locator" not in str(error):
             raise
-        numba.config.CACHE_DIR = _private_folder()  # that of all kernels from now on
+        numba.config.CACHE_DIR = private_folder()  # that of all kernels from now on
         compiled = njit(function)
-    cache_file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
-    if hasattr(cache_file, "_source_stamp"):  # numba's private name; without it the cache is merely less careful
-        own = Path(function.__code__.co_filename).parent
-        folders = [_HERE] if own == _HERE else [_HERE, _HERE.parent / "dct", own]
-        cache_file._source_stamp = tuple(map(_digest, folders))
+    own = Path(function.__code__.co_filename).parent
+    keep_well(compiled, [_HERE] if own == _HERE else [_HERE, _HERE.parent / "dct", own])
     return compiled
 
 

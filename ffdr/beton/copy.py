@@ -246,9 +246,7 @@ class Copy:
         parts.finish_tables(self.partial.file, self.parts, self.checksums)
         for samples in self.samples:
             self._read_back(samples)
-        if self.manifest is not None:
-            parts.write_manifest(self.out, self.manifest)  # first, so that a beton of a final name has its manifest
-        self.partial.publish()
+        self.partial.publish(parts.manifest_beside(self.out, self.manifest))
 
     def _read_back(self, samples: ImageSamples | ReinforcedSamples) -> None:
         if isinstance(samples, ImageSamples):

@@ -213,9 +213,7 @@ class Growing(ABC):
         parts.finish_tables(self.partial.file, [part], samples["crc"])
         self._read_back(samples)
         manifest = self.manifest(samples)
-        if manifest is not None:
-            parts.write_manifest(self.out, manifest)  # first, so that a beton of a final name has its manifest
-        self.partial.publish()
+        self.partial.publish(parts.manifest_beside(self.out, manifest))
 
     def _read_back(self, samples: np.ndarray) -> None:
         beton = open_unnamed_images(self.partial.path)

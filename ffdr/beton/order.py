@@ -138,20 +138,13 @@ class EpochOrder:
         start, stop = self._last_part()
         return len(self._data_ptr) // self.global_batch_size + (stop > start)
 
-    def batches(self, epoch: int, first: int = 0) -> list[np.ndarray]:
-        """The images of this rank's batches, (B,) int64 each, without the ``first`` ones."""
-        images = self.sample_order(epoch, first)
-        return [images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size)]
-
-    def sample_order(self, epoch: int, first: int = 0) -> np.ndarray:
-        """(n,) int64 images of this rank, without its ``first`` batches."""
+    def sample_order(self, epoch: int) -> np.ndarray:
+        """(n,) int64 images of this rank."""
         order_N = global_order(self.kind, len(self._data_ptr), self.seed, epoch, self._page_N)
         size, rank = self.global_batch_size, self.place.rank
         part = slice(rank * self.batch_size, (rank + 1) * self.batch_size)
         full = len(order_N) // size
-        batches = order_N[: full * size].reshape(full, size)[min(first, full) :, part].ravel()
-        if first > full:
-            return batches
+        batches = order_N[: full * size].reshape(full, size)[:, part].ravel()
         start, stop = self._last_part()
         return np.concatenate([batches, order_N[start:stop]])
 

@@ -6,7 +6,9 @@ that lost power with data not yet on disk, goes on from the last complete record
 
 With the final name a receipt of the work is left (``receipt.py``).
 
-Journal: 8 bytes magic; then records, the first of which is the identity of the work: what made it, from what.
+Journal: 8 bytes magic; then records, the first of which is the identity of the work: what made it, from what; and the
+state of its sources when it was begun. A run goes on when they have changed since (a damaged image may have been
+mended), but its receipt tells of the earlier state, so that the file is not taken for one of the present sources.
 Record: uint32 length, uint32 CRC-32, the bytes.
 """
 
@@ -14,14 +16,16 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import struct
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 
 _MAGIC = b"FFDRJNL1"
 _RECORD = struct.Struct("<II")
+_SOURCES = b"\0sources\0"
+"""Between the identity of the work and what its sources were like when it was begun, as JSON."""
 
 
 class Partial:
@@ -76,8 +82,10 @@ class Partial:
     def _recover(self, identity: bytes, is_complete: Callable[[BinaryIO, bytes], bool]) -> None:
         found = _records(self._journal.read())
         end = len(_MAGIC)
-        if found and found[0] == identity:
-            end += _RECORD.size + len(identity)
+        if found and (found[0] == identity or found[0].startswith(identity + _SOURCES)):
+            end += _RECORD.size + len(found[0])
+            if self._work is not None:
+                self._work = replace(self._work, sources=json.loads(found[0][len(identity + _SOURCES) :] or "{}"))
             for record in found[1:]:
                 if not is_complete(self.file, record):
                     break
@@ -92,7 +100,8 @@ class Partial:
         self._journal.seek(0)
         self._journal.truncate()
         self._journal.write(_MAGIC)
-        self.commit(identity)
+        sources = _SOURCES + json.dumps(dict(self._work.sources)).encode() if self._work is not None else b""
+        self.commit(identity + sources)
 
     def commit(self, record: bytes) -> None:
         """Note that the data of ``record`` is in the file. Survives the process; power loss shows on recovery."""
@@ -117,14 +126,26 @@ class Partial:
             text = f"needs {missing >> 20:,} MiB more, but {free >> 20:,} MiB are free there"
             raise WriteError(errno.ENOSPC, text, str(self.final))
 
-    def publish(self) -> None:
+    def publish(self, beside: Mapping[Path, str] | None = None) -> None:
         """Give the finished file, which must be complete and synced, its final name, and drop the journal.
+
+        All that can fail comes before the first name changes: a file that is to be replaced stays whole until then.
+
+        Args:
+            beside: further files that belong to it, such as its manifest: their texts.
 
         Raises:
             UserError: something has got the final name meanwhile.
         """
         if self._work is not None:
-            self._work.leave(self.path)
+            self._work.check_free()
+        staged = {path: partial_path(path) for path in beside or {}}
+        for path, text in (beside or {}).items():
+            write_aside(staged[path], text)
+        if self._work is not None:
+            self._work.leave(self.path, staged)
+        for path, made in staged.items():
+            os.replace(made, path)
         os.replace(self.path, self.final)
         sync_folder(self.final.parent)
         self._journal_path.unlink()

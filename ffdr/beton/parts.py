@@ -20,7 +20,7 @@ import numpy as np
 from ffdr.beton import layout
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.layout import ALIGNMENT, FieldSpec
-from ffdr.beton.partial import partial_path, write_aside
+from ffdr.beton.partial import partial_path
 from ffdr.beton.read import MANIFEST_FORMAT, manifest_path
 from ffdr.errors import UserError
 
@@ -218,9 +218,11 @@ def _is_same(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-def write_manifest(out: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest of ``out`` beside it."""
-    write_aside(manifest_path(out), json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+def manifest_beside(out: Path, manifest: dict[str, Any] | None) -> dict[Path, str]:
+    """The manifest of ``out``, where there is one, as ``Partial.publish`` takes it: its text, by its path."""
+    if manifest is None:
+        return {}
+    return {manifest_path(out): json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"}
 
 
 def _padded(size: Any) -> Any:

@@ -55,18 +55,25 @@ class Work:
             raise UserError(f"{self.out}: exists, {difference}; --overwrite replaces it")
         return True
 
-    def leave(self, made: Path) -> None:
+    def check_free(self) -> None:
+        """Raise UserError if something has got the output's name while the work was done."""
+        if not self.overwrite and os.path.lexists(self.out):
+            raise UserError(f"{self.out}: has appeared while it was being made; move it away and start again")
+
+    def leave(self, made: Path, staged: Mapping[Path, Path] | None = None) -> None:
         """Write the receipt of a finished file or folder that is to be renamed to ``out`` next.
+
+        staged: where the files ``beside`` lie now that are to be renamed with it.
 
         Raises:
             UserError: something has got that name while the work was done.
         """
-        if not self.overwrite and os.path.lexists(self.out):
-            raise UserError(f"{self.out}: has appeared while it was being made; move it away and start again")
+        self.check_free()
+        where = dict(staged or {})
         receipt = {
             "format": FORMAT,
             "verb": self.verb,
-            "files": {self.out.name: state(made)} | {path.name: state(path) for path in self.beside},
+            "files": {self.out.name: state(made)} | {path.name: state(where.get(path, path)) for path in self.beside},
             "options": self.options,
             "sources": self.sources,
             "identity": self._digest(),

@@ -97,6 +97,8 @@ class BatchStream(OneProcess):
             self.end()
             if self.replayer.shape[0] != resolution:
                 self.replay.replayer = Replayer(self.images, resolution, self.replayer.threads)
+                for event in filter(None, self.in_use):
+                    event.synchronize()  # a GPU may still copy from the buffers
                 self.buffers = None
 
     def begin(self, epoch: int, first_batch: int = 0, device: torch.device | None = None) -> Pass:

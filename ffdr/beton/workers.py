@@ -79,11 +79,16 @@ def _without_script() -> Iterator[None]:
 
     Our tasks need nothing of it; and without ``if __name__ == "__main__":`` it would start itself, for ever.
     """
-    script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script
+    with _script_lock:
+        script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = script
+
+
+_script_lock = threading.Lock()
+"""Of two threads at once, the second would take the first one's empty module for the script."""
 
 
 class _ForkServerProcess(ForkServerProcess):

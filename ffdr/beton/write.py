@@ -81,8 +81,8 @@ class _Writer(Growing):
 
     def work(self) -> Work:
         """See :class:`Growing`."""
-        options, path = _options_in_manifest(self.options), self.options.path
-        told = options | ({"path": os.path.abspath(path)} if path else {}) | versions()
+        options, path = _options_in_manifest(self.options), _whole_path(self.options)
+        told = options | ({"path": path} if path else {}) | versions()
         sources = {"path": self.source.state(self.wanted)} if path else {}
         beside = (manifest_path(self.out),)
         return Work(self.out, self.verb, self.options.overwrite, told, sources, self.identity(), beside)
@@ -104,7 +104,7 @@ class _Writer(Growing):
             images.update(f"{self.source.origin(i)}\0{self.source.labels[i]}\0".encode(errors="surrogateescape"))
         facts = {
             "options": _options_in_manifest(self.options),
-            "path": os.path.abspath(self.options.path) if self.options.path else "",
+            "path": _whole_path(self.options),
             "versions": versions(),
             "images": images.hexdigest(),
             "layout": [layout.DATA_ALIGNMENT, layout.PAGE_SIZE, CHUNK],
@@ -155,6 +155,11 @@ class _Writer(Growing):
             "skipped": [{"origin": origin, "cause": cause} for origin, cause in self.skipped],
             "class_names": self.source.class_names,
         }
+
+
+def _whole_path(options: WriteOptions) -> str:
+    """The source's, seen from any folder; empty where it has none."""
+    return os.path.abspath(os.path.expanduser(options.path)) if options.path else ""
 
 
 def _options_in_manifest(options: WriteOptions) -> dict[str, Any]:

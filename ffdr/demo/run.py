@@ -21,10 +21,11 @@ from ffdr.evaluate.feeding import feeding_text
 from ffdr.inspect.grid import draw_views
 from ffdr.options import DemoOptions, WriteOptions
 from ffdr.reinforce.generate import generate
-from ffdr.text import command
+from ffdr.text import RCFG as RECIPES
+from ffdr.text import command, join_list
 from ffdr.train.run import run as train
 
-RCFG = Path(__file__).parents[2] / "rcfg" / "digits"
+RCFG = RECIPES / "digits"
 TEACHERS = ("test_efficientnet", "test_convnext", "test_mambaout")
 PER_CLASS = 10
 """Training images of each class that the students have; the teachers had the whole split."""
@@ -88,7 +89,7 @@ def train_teachers(work: Path, images: Path) -> tuple[str, Run]:
         specs.append(f"{name}:{out / 'model.safetensors'}")
     seconds = sum(timing["seconds"] for timing in timings)
     shown = sum(timing["seconds"] * timing["images_per_second"] for timing in timings)
-    return ",".join(specs), {"seconds": seconds, "images_per_second": shown / seconds}
+    return join_list(specs), {"seconds": seconds, "images_per_second": shown / seconds}
 
 
 def reinforce(work: Path, images: Path, models: str) -> tuple[Path, float]:

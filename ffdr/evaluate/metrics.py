@@ -124,6 +124,9 @@ def answer(
     """
     forward = forward or model
     was_training = model.training
+    # By way of training mode, in which models let go what they keep of their weights while they evaluate (earlier
+    # timm's LeViT only there): averaged weights change in evaluation mode.
+    model.train()
     model.eval()
     loader.set_epoch(0)
     try:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +28,7 @@ from ffdr.evaluate.suite import check_model, plan_suite, run_suite
 from ffdr.models import ModelInfo, autocast_dtype, best_device, load_model, load_named
 from ffdr.options import EvalOptions, ModelOptions, SuiteOptions
 from ffdr.ranks import Ranks
-from ffdr.text import command
+from ffdr.text import command, join_list
 from ffdr.timm_names import config_of, eval_size
 
 
@@ -38,12 +41,13 @@ def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions |
     Raises:
         UserError: a model and data that don't fit together; files that can't be written or read.
     """
+    suite = suite or SuiteOptions()
     for key in ("json", "csv", "plot"):
         file = getattr(options, key)
         if file and not Path(file).parent.is_dir():
             raise UserError(f"eval.{key}: there is no folder {Path(file).parent}")
     with Ranks.join() as ranks:
-        plan = None if options.data else plan_suite(suite or SuiteOptions())
+        plan = None if options.data else plan_suite(suite)
         images = open_images(options.data, "eval.data") if options.data else None
         count = len(images.labels) if plan is None else plan.num_images
         count *= 1 + len(NAMES) * len(SEVERITIES) * options.corruptions
@@ -56,6 +60,7 @@ def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions |
         report = _feeding(evaluator, options.checkpoint or model_options.checkpoint) | scores
         if ranks.rank == 0:
             _tell(report, options)
+            print(_closing(report, options, model_options, suite))
         return report
 
 
@@ -145,18 +150,38 @@ def _tell(report: Report, options: EvalOptions) -> None:
         write_csv(Path(options.csv), report)
     if options.plot:
         plot(Path(options.plot), report)
-    print(_closing(report, options))
 
 
-def _closing(report: Report, options: EvalOptions) -> str:
+def _closing(report: Report, options: EvalOptions, model: ModelOptions, suite: SuiteOptions) -> str:
     """What was written where, and the command that comes next."""
     written = [file for file in (options.json, options.csv, options.plot) if file]
     said = f"{', '.join(written)}: scores of {report['model']}" if written else "nothing was written"
     if not options.json:
-        return f"{said}; next: the same with --json=FILE to keep the report"
-    if "sets" in report or report.get("per_class", {}).keys() == set(synsets()):
-        return f"{said}; next: {command('report', options.json)}"
-    return said if options.corruptions else f"{said}; next: the same with --corruptions"
+        then = _again(replace(options, json="REPORT.json"), model, suite)
+    elif "sets" in report or report.get("per_class", {}).keys() == set(synsets()):
+        then = command("report", options.json)
+    elif not options.corruptions:
+        then = _again(replace(options, corruptions=True), model, suite)
+    elif Path(options.data).is_dir():
+        then = command("write", "--source=imagefolder", f"--path={options.data}", "--split=", "--out=IMAGES.beton")
+    else:
+        then = command("inspect", options.data)
+    return f"{said}; next: {then}"
+
+
+def _again(options: EvalOptions, model: ModelOptions, suite: SuiteOptions) -> str:
+    """The command line of an evaluation."""
+    return command("eval", *_flags("", options), *_flags("model.", model), *_flags("suite.", suite))
+
+
+def _flags(section: str, options: Any) -> Iterator[str]:
+    """Those of options that differ from their defaults."""
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if value is True:
+            yield f"--{section}{field.name}"
+        elif value != field.default:
+            yield f"--{section}{field.name}={join_list(value) if isinstance(value, tuple) else value}"
 
 
 def examiner(model: nn.Module, info: ModelInfo, batch_size: int = 256, flip: bool = False) -> Evaluator:

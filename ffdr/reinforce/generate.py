@@ -6,6 +6,7 @@ Each rank makes whole shards (``shards.py``) and leaves them in ``OUT.shards``; 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -26,6 +27,7 @@ from ffdr.beton.receipt import Work
 from ffdr.beton.reinforced import ReinforcedWriter, identity_of
 from ffdr.errors import UserError
 from ffdr.options import ReinforceOptions, TeacherOptions
+from ffdr.options.idle import idle_policy
 from ffdr.ranks import Ranks
 from ffdr.reinforce import agreement, estimate, fidelity, shards
 from ffdr.reinforce.labelling import Labeller
@@ -53,6 +55,9 @@ def generate(options: ReinforceOptions, policy: Policy, teacher_options: Teacher
             of other work that is there already (and ``overwrite`` is false).
     """
     with Ranks.join() as ranks:
+        if ranks.rank == 0:
+            for line in idle_policy(policy):
+                print(line, file=sys.stderr)
         run = _Run(options, policy, teacher_options, ranks)
         if run.is_there:
             pass
@@ -89,11 +94,13 @@ class _Run:
         teacher = Teacher.from_options(teacher_options, self.images.num_classes, ranks.device(), batches, self.images)
         self.header = _header(options, policy, self.images, teacher)
         self.shards = shards.cut(self.images.num_images, options.views, teacher.batch_size)
-        self.identity = f"{teacher.identity()} in shards of {len(self.shards[0])}"
+        self.identity = f"{teacher.identity()} of {digest(self.images)} in shards of {len(self.shards[0])}"
         told |= {"resolution": self.header.resolution, "teacher.weights": teacher.signatures()}
         told |= {"teacher.batch_size": teacher.batch_size, "device": teacher.device.type}
         self.work = replace(self.work, options=told, identity=identity_of(self.header, self.identity))
         self.is_there = self._is_done()
+        if self.is_there:
+            return
         self.folder = ShardFolder(self.out, self.header, self.identity)
         self.labeller = Labeller(self.images, policy, self.header, teacher, ranks.threads(options.workers))
 

@@ -35,6 +35,7 @@ READ_EVERY = 50
 
 RESULTS = ("model.safetensors", "report.md", "report.png")
 """What a finished run has made of its last epoch."""
+_WEIGHTS = ("best.safetensors", "model.safetensors")
 
 
 class Trainer:
@@ -137,15 +138,26 @@ class Trainer:
             self._restore(state)
             self.finished = self._is_finished()
         else:
+            if self.options.resume:
+                self._check_unfinished()
             self._start_afresh()
         if self.ranks.rank == 0 and not self.finished:
             self.log.keep(self.epoch - bool(self._record))
             self.log.write_options(self._resolved(), recipe)
 
+    def _check_unfinished(self) -> None:
+        """Raise UserError rather than replace the model of a run that has no checkpoint to go on from."""
+        for name in _WEIGHTS:
+            if (self.out / name).exists():
+                raise UserError(
+                    f"train.out: {self.out} holds {name}, but no checkpoint of this run; give another folder, or "
+                    "train.resume=0 to replace it"
+                )
+
     def _start_afresh(self) -> None:
         if self.ranks.rank == 0:
             self.checkpoints.clear()
-            for name in ("best.safetensors", *RESULTS):
+            for name in _WEIGHTS:
                 (self.out / name).unlink(missing_ok=True)
         torch.manual_seed(self.options.seed + self.ranks.rank)
         self.loader.set_epoch(0)

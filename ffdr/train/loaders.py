@@ -59,6 +59,8 @@ def training_loader(
         device=device,
         dtype=torch.uint8 if device.type == "cuda" else torch.float32,
         workers=ranks.threads(data.workers),
+        rank=ranks.rank,
+        world_size=ranks.size,
         order=data.order,
         os_cache=data.os_cache,
         **normalisation(recipe, images),
@@ -86,5 +88,7 @@ def validation_loader(recipe: TrainRecipe, images: ImageBeton, device: torch.dev
         device=device,
         dtype=(autocast_dtype(train.precision, device) if device.type == "cuda" else None) or torch.float32,
         workers=ranks.threads(data.workers),
+        rank=ranks.rank,
+        world_size=ranks.size,
         **normalisation(recipe, images),
     )

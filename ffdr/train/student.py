@@ -10,7 +10,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ffdr.errors import UserError
+from ffdr.errors import UserError, is_out_of_memory
 from ffdr.models import build_model
 from ffdr.options import ModelOptions, TrainOptions
 from ffdr.ranks import Ranks
@@ -85,7 +85,8 @@ class Trial:
         )
         if values == 1:
             raise UserError(f"{place}, and {self.name} has batch norm, which needs 2; take larger or fewer parts")
-        print(f"{place}; {self.name}'s batch norm will see one image at a time", file=sys.stderr)
+        if ranks.rank == 0:
+            print(f"{place}; {self.name}'s batch norm will see one image at a time", file=sys.stderr)
 
     def _values(self, norms: list[nn.Module], size: int) -> int:
         """The fewest values per channel and image that one of the layers sees."""
@@ -110,10 +111,12 @@ class Trial:
                 self.model.eval()(images)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"{key}: {self.name} can't take {count} images of {size} px at once, which the validation has, for "
-                "want of memory; lower train.batch_size or the size"
+                f"{key}: {self.name} can't take images of {size} px, {count} at once, for want of memory; lower "
+                "train.batch_size or the size"
             ) from error
         except (AssertionError, RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             cause = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(
                 f"{key}: {self.name} can't take images of {size} px, which the run has ({cause})"

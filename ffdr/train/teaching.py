@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from ffdr.beton.read import ImageBeton
-from ffdr.errors import UserError
+from ffdr.errors import UserError, is_out_of_memory
 from ffdr.options import TrainRecipe
 from ffdr.ranks import Ranks
 from ffdr.reinforce import agreement
@@ -47,9 +47,11 @@ def _try(teacher: Teacher, resolution: int) -> None:
     """Raise UserError now, not at the first batch, if the teacher can't answer, or not in numbers."""
     try:
         answer = teacher.log_probs(torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8))
-    except (UserError, torch.OutOfMemoryError):
+    except UserError:
         raise
     except (AssertionError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         cause = " ".join(str(error).split())[:200] or type(error).__name__
         sizes = ", ".join(sorted({str(member.resolution or resolution) for member in teacher.members}))
         names = ", ".join(teacher.names)

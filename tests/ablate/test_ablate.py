@@ -155,6 +155,30 @@ def test_files_are_prepared_reinforcements_cut_and_failures_told(digits, reinfor
     assert ReinforcedBeton.open(cut).header.views == 1
 
 
+def test_an_edited_preparation_replaces_what_the_study_made(digits, reinforced_digits, tmp_path, capfd):
+    """Its folder is its own; a file outside is nobody's to replace but the user's."""
+    outside = tmp_path / "outside.beton"
+
+    def prepared(count, second, out="{work}/a.beton"):
+        write = "write --source=digits --mode=raw --workers=1"
+        lines = (f"{write} --per_class={count} --out={out}", f"{write} --per_class={second} --out={{work}}/b.beton")
+        options = grid_options(tmp_path, digits, reinforced_digits, prepare=lines)
+        prepare(options, Grid.from_options(options), main)
+        return [len(ImageBeton.open(tmp_path / "work" / f"{name}.beton")) for name in "ab"]
+
+    assert prepared(2, 1) == [20, 10]
+    assert "--overwrite" not in capfd.readouterr().out
+    assert prepared(3, 1) == [30, 10]
+    assert capfd.readouterr().out.count(" --overwrite\n") == 2  # the later line, too, which might depend on the first
+    with pytest.raises(UserError, match="status 2"):
+        prepared(4, -1)  # stopped between the lines
+    assert prepared(4, 2) == [40, 20]
+    outside.write_bytes(b"the user's")
+    with pytest.raises(UserError, match="status 2"):
+        prepared(2, 2, outside)
+    assert outside.read_bytes() == b"the user's" and "--overwrite replaces it" in capfd.readouterr().err
+
+
 def test_an_exam_feeds_a_model_as_its_run_validates_it(digits, reinforced_digits, tmp_path, capsys):
     """With mirror images, corrupted ones too, and with the averaged weights, which a run exports."""
     options = grid_options(

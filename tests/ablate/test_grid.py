@@ -104,6 +104,23 @@ def test_values_and_labels_are_what_the_file_says(tmp_path):
             Grid.from_options(recipe.parse("ablate", ["--config-file", str(file)]).ablate)
 
 
+def test_lists_may_hold_commas(tmp_path):
+    models = ["resnet18:{work}/a.safetensors", "resnet34:b,c.safetensors"]
+    settings = STUDENT | {"data.train": "i.beton", "train.task": "kd", "teacher.models": models}
+    work = str(tmp_path / "x,y")
+    options = grid_options(tmp_path, "i", "r", settings=settings, axes={"train.seed": [0]}, work=work)
+    (cell,) = Grid.from_options(options).cells
+    assert cell.recipe.teacher.models == (f"resnet18:{work}/a.safetensors", "resnet34:b,c.safetensors")
+    (tmp_path / "x,y").mkdir()
+    files = [tmp_path / "x,y" / "one.yaml", tmp_path / "two.yaml"]
+    for file, text in zip(files, ("train: {lr: 0.3}", "train: {epochs: 7}"), strict=True):
+        file.write_text(text)
+    settings = STUDENT | {"data.train": "i.beton", "config-file": list(map(str, files))}
+    settings.pop("train.lr")
+    (cell,) = Grid.from_options(grid_options(tmp_path, "i", "r", settings=settings, axes={"train.seed": [0]})).cells
+    assert (cell.recipe.train.lr, cell.recipe.train.epochs) == (0.3, 7)
+
+
 def test_a_part_of_a_grid(tmp_path):
     only = ("train.epochs=12", "task=dr", "task=erm", "train.seed=1")
     cells = Grid.from_options(grid_options(tmp_path, "i.beton", "r.beton", only=only)).cells

@@ -31,13 +31,15 @@ def write_run(folder, model="resnet50.a1_in1k", epochs=280, task="dr", classes=1
     return folder
 
 
-def test_a_run_stands_beside_the_nearest_budget(tmp_path, capsys):
+def test_a_run_stands_beside_the_nearest_budget(tmp_path, monkeypatch, capsys):
     run = write_run(tmp_path / "run", top1=0.8, ece=0.031)
+    monkeypatch.chdir(tmp_path)
     report(ReportOptions(file=str(run), reference=REFERENCE, out=str(tmp_path / "table.md")))
     text = capsys.readouterr().out
     *table, closing = text.splitlines()
     assert (tmp_path / "table.md").read_text() == "\n".join(table)
     assert closing.startswith(f"{tmp_path / 'table.md'}: set beside published figures; next: ffdr ablate ")
+    assert Path(closing.rpartition("--config-file ")[2]).is_file()  # also from a folder that is not the checkout
     assert "| **this run** | dr |  | 280 | raw | 80.0 | – | – | – | – | 3.1 |" in text
     assert "| apple/ml-dr | erm | ImageNet | 300 | raw | 79.6 (+0.4) |" in text
     assert "| apple/ml-dr | dr | ImageNet+ | 300 | raw | 81.2 (-1.2) |" in text
@@ -46,7 +48,9 @@ def test_a_run_stands_beside_the_nearest_budget(tmp_path, capsys):
     assert "libffcv/ffcv-imagenet: views grow from 160 to 192 px; evaluated at 256 px with the mirror image." in text
     (run / "model.safetensors").touch()
     report(ReportOptions(file=str(run), reference=REFERENCE))
-    assert f"--checkpoint={run}/model.safetensors --json={run}/suite.json\n" in capsys.readouterr().out
+    closing = capsys.readouterr().out.splitlines()[-1]
+    assert closing.endswith(f" --checkpoint={run}/model.safetensors --json={run}/suite.json")
+    assert Path(closing.partition("--config-file ")[2].partition(" ")[0]).is_file()
 
 
 @pytest.mark.parametrize(

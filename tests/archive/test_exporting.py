@@ -1,5 +1,8 @@
 """What is exported is what the format asks for, and importing it brings every stored value back."""
 
+import errno
+import os
+import shlex
 from dataclasses import asdict
 
 import archive_oracle as oracle
@@ -9,6 +12,7 @@ import torch
 from betons import MIXING, PLAIN, files_in, put
 from PIL import Image
 
+from ffdr import recipe
 from ffdr.archive import exporting
 from ffdr.archive.exporting import export_archive
 from ffdr.archive.importing import import_archives
@@ -236,6 +240,34 @@ def test_one_run_at_a_time_and_no_remains(digits, reinforced_digits, tmp_path, m
         assert out.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.parametrize("name", ["archive", "archive.tar.gz"])
+def test_finished_work_outlives_what_keeps_it_from_its_name(digits, reinforced_digits, tmp_path, monkeypatch, name):
+    """Something that has appeared meanwhile; a rename that fails, after which the old archive is back."""
+    out, original, rename = tmp_path / name, exporting.zip_around, os.replace
+
+    def appears(data):
+        if not out.exists():
+            out.mkdir() if name == "archive" else out.touch()
+        return original(data)
+
+    monkeypatch.setattr(exporting, "zip_around", appears)
+    with pytest.raises(UserError, match=f"{name}: has appeared while it was being made"):
+        export(reinforced_digits, digits, out)
+    partial = out.with_name(f"{name}.partial")
+    partial.rename(tmp_path / f"kept-{name}")
+    assert_same(reinforced_digits, back(tmp_path / f"kept-{name}", digits, tmp_path / "back.beton"))
+
+    def fails(old, new):
+        if new == out:
+            raise OSError(errno.EIO, "Input/output error")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(OSError, match="can't be written"):
+        export(reinforced_digits, digits, out, overwrite=True)
+    assert out.exists() and partial.exists() and not exporting._aside(out).exists()
+
+
 def test_damaged_samples_are_not_exported(digits, reinforced_digits, tmp_path):
     data = bytearray(reinforced_digits.read_bytes())
     data[int(ReinforcedBeton.open(reinforced_digits).view_ptr[5]) + 3] ^= 4
@@ -291,6 +323,11 @@ def test_the_verbs(digits, reinforce, tmp_path, capsys):
     assert main(["export", f"--reinforced={source}", f"--images={digits}", f"--out={archive}"]) == 0
     assert main(["import", f"--archive={archive}", f"--images={digits}", f"--out={beton}"]) == 0
     assert_same(source, beton)
+    comma = tmp_path / "a,b.tar.gz"
+    capsys.readouterr()
+    assert main(["export", f"--reinforced={source}", f"--images={digits}", f"--out={comma}"]) == 0
+    verb, *flags = shlex.split(capsys.readouterr().out.partition("; next: ")[2])[1:]
+    assert recipe.parse(verb, flags).import_.archive == (str(comma),)
     capsys.readouterr()
     assert main(["import", f"--archive={tmp_path / 'none'}", f"--images={digits}", f"--out={beton}"]) == 2
     assert capsys.readouterr().err == f"ffdr import: {tmp_path / 'none'}: No such file or directory\n"

@@ -1,5 +1,6 @@
 """A finished output: the same work is not done twice, other work is refused, and --overwrite replaces it."""
 
+import errno
 import os
 import shlex
 import shutil
@@ -12,7 +13,7 @@ from ffdr import recipe
 from ffdr.archive.exporting import export_archive
 from ffdr.beton import partial
 from ffdr.beton.pack import pack
-from ffdr.beton.receipt import receipt_path, state
+from ffdr.beton.receipt import Work, receipt_path, state
 from ffdr.beton.write import write_images
 from ffdr.cli import main
 from ffdr.options import ExportOptions, PackOptions, WriteOptions
@@ -214,6 +215,40 @@ def test_images_that_changed_are_other_work(photos, tmp_path, capsys):
     assert "exists, made from other contents of --path; --overwrite replaces it" in capsys.readouterr().err
 
 
+def test_a_resumed_run_does_not_claim_what_changed_meanwhile(photos, tmp_path, capsys):
+    """It goes on from the images that it had, so the file is not one of the present images."""
+    folder = tmp_path / "photos"
+    shutil.copytree(photos.parent / "photos", folder)
+    first, *_, last = sorted(folder.glob("*/*"))
+    whole = last.read_bytes()
+    last.write_bytes(b"no image")
+    line = f"write --source=imagefolder --path={folder} --split= --workers=1 --out={tmp_path / 'x.beton'}".split()
+    assert main(line) == 2
+    first.write_bytes(whole)
+    last.write_bytes(whole)
+    assert main(line) == 0
+    capsys.readouterr()
+    assert main(line) == 2
+    assert "exists, made from other contents of --path; --overwrite replaces it" in capsys.readouterr().err
+
+
+def test_what_is_to_be_replaced_stays_whole_on_a_full_disk(here, monkeypatch, capsys):
+    line = f"{WRITE} {OUT}".split()
+    assert main(line) == 0
+    before = everything(here)
+
+    def full(self, *_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Work, "leave", full)
+        assert main([*line, "--split=test", "--overwrite"]) == 1
+    assert before.items() <= everything(here).items()
+    assert main(["verify", "x.beton"]) == 0
+    assert main(line) == 0
+    assert "already complete" in capsys.readouterr().out
+
+
 def test_images_that_were_skipped_are_told_again(photos, tmp_path, capsys):
     folder = tmp_path / "photos"
     shutil.copytree(photos.parent / "photos", folder)
@@ -276,9 +311,9 @@ def test_what_appears_meanwhile_is_not_replaced(here, monkeypatch, capsys):
     line = f"{WRITE} {OUT}".split()
     original = partial.Partial.publish
 
-    def publish(self):
+    def publish(self, *beside):
         (here / "x.beton").write_bytes(b"precious")
-        original(self)
+        original(self, *beside)
 
     with monkeypatch.context() as patched:
         patched.setattr(partial.Partial, "publish", publish)

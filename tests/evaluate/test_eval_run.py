@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -75,6 +76,23 @@ def test_a_plot_takes_any_name(reader, tmp_path):
     data = paint_colours(tmp_path / "$x^$ \ud55c")
     evaluate(data=str(data), plot=str(tmp_path / "plot.png"))
     assert np.asarray(Image.open(tmp_path / "plot.png")).std() > 10
+
+
+def test_every_evaluation_ends_with_a_command(digits, tmp_path):
+    def words(**options):
+        model = ModelOptions(name="test_vit", options=("a=b,c", "d=e"))
+        line = module._closing({"model": "test_vit"}, EvalOptions(**options), model, SuiteOptions())
+        return shlex.split(line.partition("; next: ")[2])
+
+    again = words(data="my photos", corruptions=True)
+    assert again[:2] == ["ffdr", "eval"] and "--json=REPORT.json" in again
+    found = recipe.parse("eval", again[2:])
+    assert found.eval == EvalOptions(data="my photos", corruptions=True, json="REPORT.json")
+    assert found.model.options == ("a=b,c", "d=e")
+    done = {"corruptions": True, "json": "r.json"}
+    assert words(data=str(digits), **done) == ["ffdr", "inspect", str(digits)]
+    verb, *flags = words(data=str(tmp_path), **done)[1:]
+    assert verb == "write" and recipe.parse(verb, flags).write.path == str(tmp_path)
 
 
 def test_corruptions_of_a_folder(reader, tmp_path):
@@ -160,7 +178,10 @@ def test_a_report_says_how_the_model_was_fed(tmp_path, capsys):
         assert (row["precision"], row["flip_average"], row["averaged"]) == ("float32", "true", spelled)
         out = capsys.readouterr().out.splitlines()
         assert out[0].startswith(f"test_vit at 32 px, crop 1, bilinear, float32, with mirror images{words}, on ")
-        assert out[-1] == f"{run}/report.json, {run}/report.csv: scores of test_vit; next: the same with --corruptions"
+        told, then = out[-1].split("; next: ")
+        assert told == f"{run}/report.json, {run}/report.csv: scores of test_vit"
+        found = recipe.parse("eval", shlex.split(then)[2:])
+        assert found.eval == replace(options, flip_average=True, corruptions=True)
 
 
 def test_a_suite_file_says_where_the_sets_lie(reader, tmp_path, capsys):

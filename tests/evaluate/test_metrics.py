@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from ffdr.errors import UserError
-from ffdr.evaluate.metrics import Scores, evaluate
+from ffdr.evaluate.metrics import Scores, answer, evaluate
 from ffdr.targets import SparseTargets
 
 
@@ -98,6 +98,31 @@ def test_the_mode_of_the_model_comes_back(training):
     result = evaluate(model, Given(logits, labels, 50))
     assert model.training is training
     assert result == evaluate(torch.nn.Identity(), Given(logits, labels, 50))
+
+
+class Keeper(torch.nn.Linear):
+    """Keeps what it computes of its weights as earlier timm's LeViT does: until it is put in training mode."""
+
+    kept = None
+
+    def train(self, mode=True):
+        if mode:
+            self.kept = None
+        return super().train(mode)
+
+    def forward(self, x):
+        self.kept = self.weight * 2 if self.kept is None else self.kept
+        return x @ self.kept.T
+
+
+def test_weights_that_change_in_evaluation_mode_are_evaluated_as_they_are():
+    """Averaged weights never leave it."""
+    model, seen = Keeper(10, 10).eval(), []
+    logits, labels = given()
+    for _ in range(2):
+        answer(model, Given(logits, labels, 50), lambda answers, *_: seen.append(answers))
+        model.weight.data += 1
+    assert torch.allclose(seen[2], seen[0] + 2 * logits[:50].sum(1, keepdim=True), atol=1e-3)
 
 
 def test_low_precision_is_close():

@@ -33,6 +33,7 @@ ERM_TEACHER = TeacherOptions(resolution=96, precision="float32")
         (made("erm", ramp=(0.1, 0.2)), ["train.ramp"], "train.min_resolution"),
         (made("erm", residual="renormalise"), ["train.residual"], "stored top-k"),
         (made("dr", teacher=ERM_TEACHER), ["teacher.resolution", "teacher.precision"], "no live teacher"),
+        (made("erm", teacher=TeacherOptions(classes="any")), ["teacher.classes"], "no live teacher"),
         (made("kd", label_smoothing=0.1), ["train.label_smoothing"], "train.teacher_weight=1"),
         (made("kd", temperature=2.0, teacher_weight=0.0), ["train.temperature", "teacher.models"], "teacher_weight=0"),
         (made("dr", reinforced_share=0.0), ["data.reinforced"], "no stored view"),

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -133,6 +134,21 @@ def test_a_refused_run_changes_nothing_of_a_finished_one(digits, reinforced_digi
         with pytest.raises(UserError):
             run(plan, progress=False)
         assert content(out) == before
+
+
+def test_a_model_without_a_checkpoint_is_not_replaced_unasked(digits, tmp_path):
+    out = tmp_path / "run"
+    plan = student_recipe("erm", digits, "", "", out, epochs=1)
+    run(plan, progress=False)
+    shutil.rmtree(out / "checkpoints")
+    before = content(out)
+    with pytest.raises(
+        UserError, match=r"train\.out: .* holds model\.safetensors, but no checkpoint of this run; give"
+    ):
+        run(plan, progress=False)
+    assert content(out) == before
+    run(replace(plan, train=replace(plan.train, resume=False)), progress=False)
+    assert (out / "checkpoints").is_dir()
 
 
 def test_a_repeated_run_says_that_it_is_finished(digits, tmp_path, capfd):
