@@ -220,7 +220,7 @@ def _publish(work: Work) -> None:
         os.rename(out, _aside(out))
     try:
         os.replace(partial, out)
-    except BaseException:
+    except OSError:
         if goes_aside:
             os.rename(_aside(out), out)
         raise

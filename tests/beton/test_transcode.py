@@ -136,7 +136,7 @@ def test_killed_or_shared_the_bytes_are_the_same(mixed, tmp_path, monkeypatch, m
 def test_other_options_start_afresh(mixed, tmp_path, monkeypatch, capsys):
     packed = transcoded(mixed, tmp_path / "p.beton")
     with monkeypatch.context() as patched, pytest.raises(RuntimeError):
-        patched.setattr(partial.Partial, "publish", lambda self: (_ for _ in ()).throw(RuntimeError))
+        patched.setattr(partial.Partial, "publish", lambda *_: (_ for _ in ()).throw(RuntimeError))
         transcoded(packed, tmp_path / "x.beton", growth=1.5)
     transcoded(packed, tmp_path / "x.beton")
     assert "starting afresh" in capsys.readouterr().err
