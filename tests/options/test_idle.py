@@ -80,9 +80,8 @@ def test_the_shipped_recipes_say_nothing_idle(file):
 def test_a_run_tells_them_on_standard_error(digits, tmp_path, capfd):
     run(student_recipe("erm", digits, "", "", tmp_path / "run", epochs=1, residual="renormalise"), progress=False)
     out, err = capfd.readouterr()
-    assert out == "" and err.splitlines() == [
-        "train.residual does nothing here: task erm learns from no stored top-k"
-    ]  # fmt: skip
+    told = [line for line in err.splitlines() if "does nothing here" in line]
+    assert out == "" and told == ["train.residual does nothing here: task erm learns from no stored top-k"]
 
 
 def test_another_policy_than_the_stored_views_have_is_refused(digits, reinforced_digits, tmp_path):
