@@ -48,3 +48,5 @@ in_fork("close:", loader.close)
 in_fork("del:", batches.close)
 in_fork("new:", lambda: len(list(ReinforcedLoader(*sys.argv[1:3], **given))))
 print("here:", 1 + sum(1 for _ in batches), numba.threading_layer())
+sys.stdout.flush()
+os._exit(0)  # on one core TBB's own threads, which it could not join before a fork, may keep a process from ending
