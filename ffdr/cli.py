@@ -28,6 +28,7 @@ from ffdr.options import (
     VerifyRecipe,
     WriteRecipe,
 )
+from ffdr.text import reason
 
 
 def demo(options: DemoRecipe) -> None:
@@ -221,9 +222,8 @@ def _status(verb: str, words: list[str]) -> int:
         line, status = str(error) or "interrupted", getattr(error, "status", 130)
     except Exception as error:
         if is_out_of_memory(error):
-            text = " ".join(str(error).split())[:200]
             hint = "; try smaller batches" if verb in _IN_BATCHES else ""
-            line, status = f"out of memory{f': {text}' if text else ''}{hint}", 1
+            line, status = f"out of memory{f': {reason(error)}' if str(error) else ''}{hint}", 1
         elif isinstance(error, OSError):
             line = f"{error.filename or 'file system'}: {error.strerror or error}"
             status = 2 if is_bad_path(error) else 1

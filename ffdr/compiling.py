@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ffdr.errors import UserError
+from ffdr.text import reason
 
 WORTH_STEPS = 3000
 """Steps from which on a compilation pays: about a minute for ResNet-50, which then gains 16 ms per step of 256 images
@@ -88,7 +89,7 @@ class Compiled:
         try:
             return self._run(*arguments)
         except TorchDynamoException as error:
-            cause = " ".join(str(error).split())[:200]
+            cause = reason(error)
             if self._required:
                 raise UserError(f"{self._key}: torch.compile can't run this ({cause}); turn it off") from error
             print(f"{self._key}: torch.compile can't run this ({cause}); going on without it", file=sys.stderr)

@@ -20,6 +20,7 @@ from ffdr.dataset import Images, open_images, open_reinforced
 from ffdr.errors import UserError
 from ffdr.process import OneProcess
 from ffdr.targets import SparseTargets
+from ffdr.text import reason
 
 DeviceBatch = tuple[torch.Tensor, SparseTargets, torch.Tensor]
 """images (B, 3, H, W), targets, index (B,)"""
@@ -356,8 +357,8 @@ def _device(device: str | torch.device) -> torch.device:
         if found.type != "cuda":
             torch.empty(0, device=found)
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"device: {shown(device)} is none here; cpu, cuda and cuda:N are usual ({reason})") from None
+        usual = f"cpu, cuda and cuda:N are usual ({reason(error)})"
+        raise UserError(f"device: {shown(device)} is none here; {usual}") from None
     if found.type == "cuda":
         count = torch.cuda.device_count()
         if not 0 <= (found.index or 0) < count:  # a number beyond 127 wraps around

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from timm.models import load_state_dict
 
 from ffdr.errors import UserError
-from ffdr.text import readable
+from ffdr.text import readable, reason
 
 _MARK = "ffdr_model"
 """Metadata key that tells our files from others; its value is the ``ModelInfo`` as JSON."""
@@ -106,8 +106,7 @@ def read_weights(path: str | Path) -> Mapping[str, torch.Tensor]:
         with _utf8_name(path) as name:
             return load_state_dict(name, weights_only=True)
     except Exception as error:  # torch's safe unpickler lets whatever a damaged file provokes pass through
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path}: no weights could be read from it ({reason})") from error
+        raise UserError(f"{path}: no weights could be read from it ({reason(error)})") from error
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from ffdr.beton.partial import aside
 from ffdr.errors import UserError, is_out_of_memory
 from ffdr.model_files import ModelInfo, class_digest, read_info, read_weights
 from ffdr.options import ModelOptions
+from ffdr.text import reason
 from ffdr.timm_names import check_name, config_of, eval_crop, fixed_size
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -171,7 +172,7 @@ def _factory_options(texts: tuple[str, ...]) -> dict[str, Any]:
     try:
         return {name.strip(): yaml.safe_load(value) for name, _, value in (text.partition("=") for text in texts)}
     except yaml.YAMLError as error:
-        raise UserError(f"model.options: {','.join(texts)}: a value is not YAML ({_one_line(error)})") from error
+        raise UserError(f"model.options: {','.join(texts)}: a value is not YAML ({reason(error)})") from error
 
 
 def _create(name: str, num_classes: int, resolution: int, **extra: Any) -> nn.Module:
@@ -183,9 +184,9 @@ def _create(name: str, num_classes: int, resolution: int, **extra: Any) -> nn.Mo
     except TypeError as error:
         if "drop_path_rate" in str(error):
             raise UserError(f"model.drop_path: {name} has no stochastic depth; leave it at 0") from error
-        raise UserError(f"model.options: {name} can't be built with them ({_one_line(error)})") from error
+        raise UserError(f"model.options: {name} can't be built with them ({reason(error)})") from error
     except (AssertionError, ValueError) as error:
-        raise UserError(f"model.name: {name} can't be built for {resolution} px ({_one_line(error)})") from error
+        raise UserError(f"model.name: {name} can't be built for {resolution} px ({reason(error)})") from error
 
 
 def _probe(model: nn.Module, options: ModelOptions, num_classes: int, resolution: int) -> None:
@@ -200,7 +201,7 @@ def _probe(model: nn.Module, options: ModelOptions, num_classes: int, resolution
     except (AssertionError, RuntimeError, ValueError) as error:
         if is_out_of_memory(error):
             raise
-        raise UserError(f"{asked} can't take images of {resolution} px ({_one_line(error)})") from error
+        raise UserError(f"{asked} can't take images of {resolution} px ({reason(error)})") from error
     shape = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
     if shape != (1, num_classes):
         raise UserError(f"{asked} gives {shape} for an image instead of {num_classes} classes")
@@ -223,7 +224,7 @@ def _load_weights(name: str, path: str, num_classes: int | None, resolution: int
     try:
         model = _create(name, num_classes, resolution, pretrained=True, pretrained_cfg_overlay=overlay, **extra)
     except (RuntimeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: these are not the weights of {name} ({_one_line(error)})") from error
+        raise UserError(f"{path}: these are not the weights of {name} ({reason(error)})") from error
     model.pretrained_cfg.pop("state_dict", None)  # it would keep a second copy of the weights alive
     return model
 
@@ -236,7 +237,7 @@ def _fetch(name: str, resolution: int, key: str = "model.name", **extra: Any) ->
         return _create(name, config.num_classes, resolution, pretrained=True, **extra)
     except (OSError, RuntimeError) as error:  # what urllib, requests, the hub and timm raise
         raise UserError(
-            f"{key}: no pretrained weights for {name} ({_one_line(error)}); give a checkpoint, or a network to fetch "
+            f"{key}: no pretrained weights for {name} ({reason(error)}); give a checkpoint, or a network to fetch "
             "them with"
         ) from error
 
@@ -266,8 +267,3 @@ def _info_of_timm(name: str, resolution: int) -> ModelInfo:
         std=tuple(config.std),
         center=eval_crop(config, resolution),
     )
-
-
-def _one_line(error: BaseException) -> str:
-    """The message of an error on one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -21,6 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from ffdr.cores import thread_count
 from ffdr.errors import UserError
+from ffdr.text import reason
 
 _PATIENCE = timedelta(hours=6)
 """How long a rank waits for one that is alive: to load the teacher, or to finish its last shard."""
@@ -63,8 +64,7 @@ class Ranks:
             group = dist.PrefixStore("ranks", store)
             host = _start(group, ranks, gpus and torch.cuda.is_available())
         except (RuntimeError, ValueError, OSError) as error:
-            cause = " ".join(str(error).split())[:200]
-            raise UserError(f"torchrun: the {ranks.size} ranks can't meet ({cause})") from error
+            raise UserError(f"torchrun: the {ranks.size} ranks can't meet ({reason(error)})") from error
         try:
             yield replace(ranks, _store=dist.PrefixStore("shards", store), _host=host)
         finally:

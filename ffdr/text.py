@@ -1,13 +1,17 @@
-"""How times, sizes, names, paths and lists are said, tables as Markdown, and how verbs end."""
+"""How times, sizes, names, paths, lists and foreign texts are said, tables as Markdown, and how verbs end."""
 
 from __future__ import annotations
 
 import os
 import re
+import reprlib
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+MOST_SHOWN = 200
+"""Characters of a foreign text that a message, a table or a picture shows."""
 RCFG = Path(__file__).parents[1] / "rcfg"
 """The recipes that come with a checkout."""
 
@@ -56,6 +60,52 @@ def ending(made: Iterable[tuple[Path, str, bool]], then: str) -> str:
 def readable(name: str) -> str:
     """A file's or a class's name as text that every library takes: bytes that are not UTF-8 become ``\\xe9``."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def printable(text: str, limit: int = MOST_SHOWN) -> str:
+    """A text of strangers as it may be shown: one line of at most ``limit`` characters.
+
+    What a terminal would obey or could not draw, and what changes the direction of writing, is told by its code:
+    ``\\x1b``, ``\\u202e``; bytes of a name that are not UTF-8 as ``readable`` does. A cut text ends in "…".
+    """
+    shown = "".join(map(_printable, text[: limit + 1]))
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    if "\udc80" <= character <= "\udcff":  # how Python keeps a byte that is not UTF-8
+        return readable(character)
+    return character.encode("unicode_escape").decode()
+
+
+class _Brief(reprlib.Repr):
+    """Python's notation of a value, whatever refers to whatever in it: some entries of some levels, and no number
+    whose digits would take long."""
+
+    maxlevel, maxdict, maxother = 3, 4, MOST_SHOWN
+    maxlist = maxtuple = maxset = maxfrozenset = maxdeque = maxarray = 6
+    maxstring = maxlong = MOST_SHOWN
+
+    def repr_int(self, number: int, level: int) -> str:
+        return repr(number) if number.bit_length() <= 256 else f"a number of {number.bit_length():,} bits"
+
+    def repr_bytes(self, value: bytes, level: int) -> str:
+        return repr(value) if len(value) <= 64 else f"{value[:64]!r}…"
+
+
+_BRIEF = _Brief()
+
+
+def brief(value: Any, limit: int = MOST_SHOWN) -> str:
+    """A value of strangers in Python's notation, as ``printable`` shows it; quick for any, however large or nested."""
+    return printable(_BRIEF.repr(value), limit)
+
+
+def reason(error: BaseException, limit: int = MOST_SHOWN) -> str:
+    """What an error says, or else its kind, as ``printable`` shows it."""
+    return printable(" ".join(str(error).split()), limit) or type(error).__name__
 
 
 def table_lines(headings: Sequence[str], rows: Iterable[Sequence[str]], padded: bool = False) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import yaml
 
 from ffdr.errors import UserError
+from ffdr.text import reason
 
 _OCTAL = re.compile(r"[-+]?0(_?[0-7])+")
 
@@ -78,7 +79,7 @@ def read_mapping(file: Path) -> dict[Any, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{file}: not YAML: {reason(error)}") from None
     if not isinstance(content, dict):
         what = "nothing" if content is None else "a list" if isinstance(content, list) else "a text"
         raise UserError(f"{file}: a recipe is a mapping of sections, but this file holds {what}")

@@ -10,6 +10,7 @@ import torch
 
 from ffdr.beton.partial import aside
 from ffdr.errors import UserError
+from ffdr.text import reason
 
 _VERSION = 2
 _KEYS = (
@@ -75,8 +76,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's safe unpickler lets whatever a damaged file provokes pass through
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise UserError(f"{path}: no checkpoint could be read from it ({reason}); {_REMEDY}") from error
+        raise UserError(f"{path}: no checkpoint could be read from it ({reason(error)}); {_REMEDY}") from error
     if not isinstance(state, dict) or state.get("version") != _VERSION or not set(_KEYS) <= {*state, *_ADDED}:
         raise UserError(f"{path}: not a checkpoint that this ffdr reads; {_REMEDY}")
     return _ADDED | state

@@ -14,6 +14,7 @@ from ffdr.errors import UserError, is_out_of_memory
 from ffdr.models import build_model
 from ffdr.options import ModelOptions, TrainOptions
 from ffdr.ranks import Ranks
+from ffdr.text import reason
 from ffdr.train.optim import resolutions
 from ffdr.train.step import parts
 
@@ -117,7 +118,7 @@ class Trial:
         except (AssertionError, RuntimeError, ValueError) as error:
             if is_out_of_memory(error):
                 raise
-            cause = " ".join(str(error).split())[:200] or type(error).__name__
+            cause = reason(error)
             raise UserError(
                 f"{key}: {self.name} can't take images of {size} px, which the run has ({cause})"
             ) from error

@@ -13,6 +13,7 @@ from ffdr.ranks import Ranks
 from ffdr.reinforce import agreement
 from ffdr.reinforce.labelling import Views
 from ffdr.reinforce.teacher import Teacher
+from ffdr.text import reason
 from ffdr.train.step import bad_teacher
 
 _VIEWS_ASKED = 64
@@ -52,7 +53,7 @@ def _try(teacher: Teacher, resolution: int) -> None:
     except (AssertionError, RuntimeError, ValueError) as error:
         if is_out_of_memory(error):
             raise
-        cause = " ".join(str(error).split())[:200] or type(error).__name__
+        cause = reason(error)
         sizes = ", ".join(sorted({str(member.resolution or resolution) for member in teacher.members}))
         names = ", ".join(teacher.names)
         raise UserError(f"teacher.resolution: {names} can't take images of {sizes} px ({cause})") from error
