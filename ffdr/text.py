@@ -6,12 +6,15 @@ import os
 import re
 import reprlib
 import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 MOST_SHOWN = 200
 """Characters of a foreign text that a message, a table or a picture shows."""
+MOST_LINE = 4000
+"""Characters of a line that is printed, with all that it names."""
 RCFG = Path(__file__).parents[1] / "rcfg"
 """The recipes that come with a checkout."""
 
@@ -101,6 +104,16 @@ _BRIEF = _Brief()
 def brief(value: Any, limit: int = MOST_SHOWN) -> str:
     """A value of strangers in Python's notation, as ``printable`` shows it; quick for any, however large or nested."""
     return printable(_BRIEF.repr(value), limit)
+
+
+def say(text: str) -> None:
+    """Print lines; what a terminal would obey in them is told by its code, see ``printable``."""
+    print("\n".join(printable(line, MOST_LINE) for line in text.split("\n")))
+
+
+def warn(line: str) -> None:
+    """Print one line on standard error; what a terminal would obey in it is told by its code, see ``printable``."""
+    print(printable(line, MOST_LINE), file=sys.stderr)
 
 
 def reason(error: BaseException, limit: int = MOST_SHOWN) -> str:
