@@ -1,4 +1,7 @@
-"""How times, sizes, names, paths, lists and foreign texts are said, tables as Markdown, and how verbs end."""
+"""How times, sizes, names, paths, lists and foreign texts are said, tables as Markdown, and how verbs end.
+
+What a verb prints goes through ``say`` and ``warn``, so that no name of a stranger drives a terminal.
+"""
 
 from __future__ import annotations
 
@@ -121,9 +124,14 @@ def reason(error: BaseException, limit: int = MOST_SHOWN) -> str:
     return printable(" ".join(str(error).split()), limit) or type(error).__name__
 
 
+def markdown(text: str, limit: int = MOST_SHOWN) -> str:
+    """A text of strangers in a Markdown file: as ``printable`` shows it, and no cell, tag or link of its own."""
+    return printable(text, limit).replace("|", "\\|").replace("<", "\\<").replace("](", "]\\(")
+
+
 def table_lines(headings: Sequence[str], rows: Iterable[Sequence[str]], padded: bool = False) -> list[str]:
-    """A Markdown table. padded: with columns as wide as their longest cell, to be read as it is."""
-    lines = [headings, *rows]
+    """A Markdown table of any texts. padded: with columns as wide as their longest cell, to be read as it is."""
+    lines = [list(map(markdown, cells)) for cells in (headings, *rows)]
     widths = [max(map(len, column)) if padded else 0 for column in zip(*lines, strict=True)]
     rule = "|" + "|".join("-" * max(width + 2, 3) for width in widths) + "|"
     heading, *body = (

@@ -19,13 +19,17 @@ import numpy as np
 
 from ffdr.errors import UserError
 from ffdr.evaluate.metrics import NO_LABEL
+from ffdr.foreign import read_json, read_text
 from ffdr.model_files import ModelInfo, class_digest
+from ffdr.text import brief, printable, reason
 
 NUM_CLASSES = 1000
 VAL_IMAGES = 50000
 TIMM = "timm"
 """Instead of a path of ReaL's labels: the table that timm comes with."""
 
+_MOST_LABELS = 100
+"""Of one image; ReaL gives ten at most."""
 _VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
 _OBJECTNET_FILES = (
     "folder_to_objectnet_label.json",
@@ -35,9 +39,15 @@ _OBJECTNET_FILES = (
 )
 
 
+def _by_value(part: str) -> tuple[int, str]:
+    """Sorts texts of digits, however many, by the number that they are; other texts as texts."""
+    digits = part.lstrip("0") if part.isdecimal() else part
+    return len(digits) if part.isdecimal() else 0, digits
+
+
 _ORDERS: dict[str, Callable[[str], object]] = {
     "sorted as text": str,
-    "sorted by number": lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)],
+    "sorted by number": lambda name: [_by_value(part) for part in re.split(r"(\d+)", name)],
     "sorted without regard to case": str.casefold,
 }
 
@@ -66,7 +76,7 @@ def check_classes(info: ModelInfo, names: Sequence[str], where: object, key: str
         return
     if not info.num_classes == len(names) == NUM_CLASSES:
         return
-    if all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int):
+    if all(name.isdecimal() for name in names) and list(names) != sorted(names, key=_by_value):
         remedy = remedy or "name the folders 0000 to 0999"
         raise UserError(
             f"{where}: its classes are numbers, but sorted as text; {remedy} ({key}=any if {info.name} was trained so)"
@@ -102,14 +112,16 @@ def class_numbers(names: Sequence[str], where: object) -> np.ndarray:
         UserError: a name that is neither, or some of each.
     """
     if all(name.isdecimal() for name in names):
-        numbers = np.array([int(name) for name in names], np.int64)
-        if len(numbers) and numbers.max() >= NUM_CLASSES:
-            raise UserError(f"{where}: class {numbers.max()} is not below {NUM_CLASSES}")
-        return numbers
+        largest = max(names, key=_by_value, default="0")
+        if _by_value(largest) >= _by_value(str(NUM_CLASSES)):
+            raise UserError(f"{where}: class {printable(largest.lstrip('0'))} is not below {NUM_CLASSES}")
+        return np.array([int(name) for name in names], np.int64)
     known = {synset: number for number, synset in enumerate(synsets())}
     for name in names:
         if name not in known:
-            raise UserError(f"{where}: class {name!r} is neither a synset of ImageNet, such as n01440764, nor a number")
+            raise UserError(
+                f"{where}: class {brief(name)} is neither a synset of ImageNet, such as n01440764, nor a number"
+            )
     return np.array([known[name] for name in names], np.int64)
 
 
@@ -133,7 +145,7 @@ def real_labels(file: str, names: Sequence[str]) -> np.ndarray:
     Raises:
         UserError: a file that is no such list; a name that is none of the validation set's.
     """
-    labels = json.loads(_timm_table("imagenet_real_labels.json")) if file == TIMM else _read_json(Path(file))
+    labels = json.loads(_timm_table("imagenet_real_labels.json")) if file == TIMM else read_json(file)
     good = isinstance(labels, list) and len(labels) == VAL_IMAGES and all(map(_is_label_list, labels))
     if not good:
         raise UserError(f"{file}: not {VAL_IMAGES:,} lists of class numbers below {NUM_CLASSES}")
@@ -141,7 +153,7 @@ def real_labels(file: str, names: Sequence[str]) -> np.ndarray:
     for row, name in zip(found, names, strict=True):
         match = _VAL_NAME.fullmatch(name)
         if not match or not 1 <= int(match[1]) <= VAL_IMAGES:
-            raise UserError(f"{name}: ReaL's labels go by names such as ILSVRC2012_val_00000001.JPEG")
+            raise UserError(f"{printable(name)}: ReaL's labels go by names such as ILSVRC2012_val_00000001.JPEG")
         own = labels[int(match[1]) - 1]
         row[: len(own)] = own
     return found
@@ -166,8 +178,8 @@ class ObjectNet:
             UserError: a file that is missing or damaged, or a name that leads nowhere.
         """
         files = [mappings / name for name in _OBJECTNET_FILES]
-        folder_labels, objects, line_classes = (_read_json(files[number]) for number in (0, 1, 3))
-        lines = _read_text(files[2]).splitlines()
+        folder_labels, objects, line_classes = (read_json(files[number]) for number in (0, 1, 3))
+        lines = read_text(files[2]).splitlines()
         try:
             class_of_line = {line: int(number) for number, line in line_classes.items()}
             class_of_name = {name.strip(): class_of_line[line] for line, name in enumerate(lines) if name.strip()}
@@ -176,9 +188,11 @@ class ObjectNet:
                 label_folders[label]: tuple(sorted({class_of_name[name.strip()] for name in names.split(";")}))
                 for label, names in objects.items()
             }
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            cause = f"{type(error).__name__}: {error}"
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            cause = f"{type(error).__name__}: {reason(error)}"
             raise UserError(f"{mappings}: not the mapping that ObjectNet ships ({cause})") from error
+        if len(found) > NUM_CLASSES:
+            raise UserError(f"{mappings}: not the mapping that ObjectNet ships ({len(found):,} objects)")
         if not found or any(not 0 <= number < NUM_CLASSES for numbers in found.values() for number in numbers):
             raise UserError(f"{mappings}: not the mapping that ObjectNet ships (classes beyond {NUM_CLASSES})")
         return cls(tuple(sorted(found)), tuple(found[folder] for folder in sorted(found)))
@@ -195,19 +209,8 @@ def _timm_table(name: str) -> str:
 
 
 def _is_label_list(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(n, int) and 0 <= n < NUM_CLASSES for n in value)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {getattr(error, 'strerror', None) or 'not text'}") from error
-
-
-def _read_json(path: Path) -> Any:
-    text = _read_text(path)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
+    return (
+        isinstance(value, list)
+        and len(value) <= _MOST_LABELS
+        and all(isinstance(n, int) and 0 <= n < NUM_CLASSES for n in value)
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from ffdr.evaluate.suite import check_model, plan_suite, run_suite
 from ffdr.models import ModelInfo, autocast_dtype, best_device, load_model, load_named
 from ffdr.options import EvalOptions, ModelOptions, SuiteOptions
 from ffdr.ranks import Ranks
-from ffdr.text import command, join_list
+from ffdr.text import command, join_list, say, warn
 from ffdr.timm_names import config_of, eval_size
 
 
@@ -60,7 +59,7 @@ def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions |
         report = _feeding(evaluator, options.checkpoint or model_options.checkpoint) | scores
         if ranks.rank == 0:
             _tell(report, options)
-            print(_closing(report, options, model_options, suite))
+            say(_closing(report, options, model_options, suite))
         return report
 
 
@@ -106,10 +105,9 @@ def _warn_of_other_view(info: ModelInfo) -> None:
     said += [f"with {key} {value}" for key, (value, ours) in theirs.items() if value != ours]
     if said:
         remedy = f"; --eval.resolution={height} takes timm's size" if other_size and height == width else ""
-        print(
+        warn(
             f"ffdr eval: timm evaluates {info.name} {', '.join(said)}; ffdr's view is {INTERPOLATION}, centre-cropped, "
-            f"of {info.resolution} px: expect another accuracy{remedy}",
-            file=sys.stderr,
+            f"of {info.resolution} px: expect another accuracy{remedy}"
         )
 
 
@@ -143,7 +141,7 @@ def _feeding(evaluator: Evaluator, weights: str | Path = "") -> Report:
 
 
 def _tell(report: Report, options: EvalOptions) -> None:
-    print(as_text(report))
+    say(as_text(report))
     if options.json:
         write_aside(Path(options.json), json.dumps(report, indent=2) + "\n")
     if options.csv:

@@ -12,7 +12,7 @@ from ffdr.errors import UserError
 from ffdr.inspect.statistics import file_facts, image_facts, reinforced_facts
 from ffdr.inspect.text import render
 from ffdr.options import InspectOptions
-from ffdr.text import command
+from ffdr.text import command, say
 
 RESOLUTION = 224
 """Pixels of a drawn view whose teachers saw several resolutions."""
@@ -48,9 +48,9 @@ def inspect(options: InspectOptions) -> None:
     if options.json:
         print(json.dumps(facts, indent=2))
         return
-    print(render(facts))
+    say(render(facts))
     drawn = f", drawn in {options.grid}" if options.grid else ""
-    print(f"\n{path}: {facts['kind']}{drawn}; next: {command('verify', path)}")
+    say(f"\n{path}: {facts['kind']}{drawn}; next: {command('verify', path)}")
 
 
 def _check_grid(grid: str) -> None:
