@@ -56,13 +56,17 @@ class User:
 
     def use(self, path, replay, verbs):
         """Returns the number of samples that say they are intact but are not."""
+        if verbs:
+            self.go_through_verbs(path)
         images, reinforced = open_both(path)
         wrong = 0 if images is None else self.touch_images(images)
         wrong += 0 if reinforced is None else self.touch_views(reinforced)
         if replay:
             self.replay(images or self.images, reinforced or self.reinforced)
-        if verbs:
-            self.go_through_verbs(path, images, reinforced)
+        if verbs and images:
+            for i in range(len(images)):
+                task = _Sampler(images, 90) if images.modes[i] == JPG else _Unpacker(images, 1.01)
+                tolerate(task, [i])
         return wrong
 
     def touch_images(self, beton):
@@ -102,25 +106,20 @@ class User:
         replayer = Replayer(images, SIDE, threads=1)
         replayer(replayer.spans(index), views, mixes, np.empty((count, *replayer.shape), np.uint8))
 
-    def go_through_verbs(self, path, images, reinforced):
+    def go_through_verbs(self, path):
         """Those of the command line; each may refuse the file by itself."""
-        out = self.out / "out.beton"
+        out, views, mine = str(self.out / "out.beton"), str(self.out / "views.beton"), str(path)
+        images, reinforced = str(self.images.path), str(self.reinforced.path)
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            tolerate(verify, VerifyOptions(file=str(path)), progress=False)
-            tolerate(inspect, InspectOptions(file=str(path)))
-            tolerate(subset, SubsetOptions(file=str(path), out=str(out), overwrite=True), progress=False)
-            if images and reinforced:
-                names = {"images": str(out), "reinforced": str(self.out / "views.beton")}
-                tolerate(split, SplitOptions(file=str(path), overwrite=True, **names), progress=False)
-            else:
-                names = {"images": self.images.path, "reinforced": self.reinforced.path}
-                names["images" if images else "reinforced"] = path
-                names = {key: str(value) for key, value in names.items()}
-                tolerate(pack, PackOptions(out=str(out), overwrite=True, **names), progress=False)
-            if images:
-                for i in range(len(images)):
-                    coefficients = _Sampler(images, 90) if images.modes[i] == JPG else _Unpacker(images, 1.01)
-                    tolerate(coefficients, [i])
+            tolerate(verify, VerifyOptions(file=mine), progress=False)
+            tolerate(verify, VerifyOptions(file=reinforced, against=mine), progress=False)
+            for options in (InspectOptions(file=mine), InspectOptions(file=reinforced, images=mine)):
+                tolerate(inspect, options)
+            for fewer in ({"topk": 1}, {"indices": "0:7"}):
+                tolerate(subset, SubsetOptions(file=mine, out=out, overwrite=True, **fewer), progress=False)
+            tolerate(split, SplitOptions(file=mine, images=out, reinforced=views, overwrite=True), progress=False)
+            for pair in ((mine, reinforced), (images, mine)):
+                tolerate(pack, PackOptions(*pair, out, overwrite=True), progress=False)
 
 
 def tolerate(function, *arguments, **named):

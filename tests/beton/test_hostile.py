@@ -33,11 +33,13 @@ from ffdr.errors import UserError
 from ffdr.options import PackOptions, WriteOptions
 
 
+def segment(marker, body):
+    """A marker segment of a JPEG."""
+    return bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2, "big") + bytes(body)
+
+
 def many_scans(count):
     """A valid progressive JPEG of 8×8 grey pixels in so many scans, each of one bit of one coefficient."""
-
-    def segment(marker, body):
-        return bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2, "big") + bytes(body)
 
     def scan(first, high, low):
         return segment(0xDA, [1, 1, 0, first, first, high << 4 | low]) + b"\x7f"  # code 0, and ones to fill the byte
@@ -262,7 +264,7 @@ def test_manifest_is_checked(folder, tmp_path):
     for changes, text in (
         ({"fingerprint": "0" * 32}, "fingerprint 0000"),
         ({"num_images": 21}, "describes 21 images"),
-        ({"class_names": ["a"]}, "not one of the manifest's 1 classes"),
+        ({"class_names": ["a"], "num_classes": 1}, "not one of the manifest's 1 classes"),
         ({"class_names": "abcdefghij"}, "class_names"),
         ({"mean": [0, 0]}, "mean: 2 values"),
         ({"std": [0, 0, 0]}, "std: 0 is not above 0"),
