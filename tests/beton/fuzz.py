@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from mutations import ALL, MUTATIONS, OPEN, TABLES, N, Whole, change_manifest
@@ -20,6 +21,7 @@ from mutations import ALL, MUTATIONS, OPEN, TABLES, N, Whole, change_manifest
 from ffdr.beton.decode import Replayer, blank_views
 from ffdr.beton.layout import DCT, JPG
 from ffdr.beton.pack import pack, split
+from ffdr.beton.pages import PageCache, PagePlan
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton, ReinforcedBeton, open_both
 from ffdr.beton.subset import subset
@@ -30,7 +32,7 @@ from ffdr.errors import UserError
 from ffdr.inspect.run import inspect
 from ffdr.options import InspectOptions, PackOptions, SplitOptions, SubsetOptions, VerifyOptions
 
-KINDS = ("images", "coefficients", "mixed", "reinforced", "merged", "manifest")
+KINDS = ("images", "coefficients", "mixed", "stock", "reinforced", "merged", "manifest")
 """NAME.beton in the folder; a manifest is that of ``images``."""
 SIDE = 32
 MEMORY = 1 << 28
@@ -72,7 +74,7 @@ class User:
     def touch_images(self, beton):
         wrong = 0
         for i in range(len(beton)):
-            if not beton.is_intact(i):
+            if beton.checksums is None or not beton.is_intact(i):
                 tolerate(decode_image, beton, i)
             else:
                 pixels = self.packed_pixels if beton.modes[i] == DCT else self.pixels
@@ -105,6 +107,12 @@ class User:
         source.fill(0, index, views, mixes, ids, log_probs)
         replayer = Replayer(images, SIDE, threads=1)
         replayer(replayer.spans(index), views, mixes, np.empty((count, *replayer.shape), np.uint8))
+        cache = PageCache(images)
+        (pages,) = cache.pages_of([index])
+        slots = {page: slot for slot, page in enumerate(pages)}
+        when = {key: {0: set(pages)} for key in ("can_prefetch_at", "entering_at")}
+        with PagePlan(cache, SimpleNamespace(num_slots=len(pages), page_to_slot=slots, **when)) as plan:
+            plan.start_batch(0)
 
     def go_through_verbs(self, path):
         """Those of the command line; each may refuse the file by itself."""

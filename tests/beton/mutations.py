@@ -33,8 +33,9 @@ class Whole:
         self.head = 24 + len(specs) * FIELD_DTYPE.itemsize
         self.metadata = self.head + N * self.metadata_type.itemsize
         self.alloc = int(header["alloc_table_ptr"])
-        self.sums = tables.data_end
-        self.index = self.sums + layout.checksum_bytes(N)  # the coding, if there is one, then the origin index
+        self.sums, self.has_sums = tables.data_end, tables.checksums is not None
+        sums_bytes = layout.checksum_bytes(N) if self.has_sums else 0
+        self.index = self.sums + sums_bytes  # the coding, if there is one, then the origin index
         self.regions = tables.all_regions()
         self.coding = self.index + SECTION_DTYPE.itemsize if tables.coding else 0
         modes = tables.metadata["image"]["mode"] if self.has_images else np.zeros(N)
@@ -52,11 +53,12 @@ class Whole:
             yield from ((self.head + i * self.metadata_type.itemsize + at, size) for at, size in fields)
         yield from ((at, 8) for at in range(self.alloc, len(self.data), 8))
         yield from ((at, 8) for at in range(self.index, self.alloc, 8))
-        yield from ((self.sums + 8, 8), (self.sums, 8))
+        if self.has_sums:
+            yield from ((self.sums + 8, 8), (self.sums, 8))
 
     def sealed(self, data, seal=TABLES):
         """The bytes with checksums made right again, as an attacker would."""
-        if len(data) != len(self.data) or seal == OPEN:
+        if len(data) != len(self.data) or seal == OPEN or not self.has_sums:
             return data
         if seal == ALL:
             for i in range(N):
@@ -121,10 +123,12 @@ def swap(whole, data, rng):
 
 def borrow(whole, data, rng):
     """A sample's pointer leads to another one's data, of this field or another, or into the middle of its own."""
-    fields = [field for field, spec in zip(whole.metadata_type.names, whole.specs, strict=True) if spec.name != "label"]
+    fields = [spec.name for spec in whole.specs if spec.type_id not in (layout.INT, layout.FLOAT)]
     name, i = fields[rng.integers(len(fields))], int(rng.integers(N))
     kind, at = whole.metadata_type.fields[name]
-    at += whole.head + i * whole.metadata_type.itemsize + (kind.fields["data_ptr"][1] if kind.fields else 0)
+    if kind.fields:
+        at += next(kind.fields[key][1] for key in ("data_ptr", "ptr") if key in kind.fields)
+    at += whole.head + i * whole.metadata_type.itemsize
     region = whole.regions[rng.integers(len(whole.regions))]
     put(data, at, 8, int(region.pointers[rng.integers(N)]) + int(rng.choice([0, 0, 8, 1])))
 

@@ -64,7 +64,8 @@ def test_a_jpeg_of_very_many_scans_is_refused():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """images.beton: 20 digits, JPEG and raw; coefficients.beton: the same as packed coefficients; mixed.beton: some of
-    each; reinforced.beton: two mixing views each; merged.beton: images and views."""
+    each; reinforced.beton: two mixing views each; merged.beton: images and views; stock.beton: the images, without
+    checksums, and with fields of all types."""
     folder = tmp_path_factory.mktemp("hostile")
     packed = WriteOptions(source="digits", out=str(folder / "coefficients.beton"), mode="dct", per_class=2, workers=1)
     write_images(packed, progress=False)
@@ -73,10 +74,43 @@ def folder(tmp_path_factory):
     write_images(WriteOptions(source="digits", out=str(out), mode="proportion", per_class=2, workers=1), progress=False)
     (folder / "images.json").rename(folder / "manifest.json")
     make_reinforced(folder / "reinforced.beton", ImageBeton.open(out))
+    make_stock(folder / "stock.beton", ImageBeton.open(out))
     make_mixed(folder / "mixed.beton", ImageBeton.open(out), ImageBeton.open(folder / "coefficients.beton"))
     merged = PackOptions(str(out), str(folder / "reinforced.beton"), str(folder / "merged.beton"))
     pack(merged, progress=False)
     return folder
+
+
+def make_stock(path, images):
+    """As stock FFCV's writer leaves a file: nothing between the data and the allocation table."""
+    kinds = (layout.FLOAT, layout.BYTES, layout.JSON, layout.ARRAY, layout.TENSOR)
+    specs = (*parts.IMAGE_SPECS, *(layout.FieldSpec(f"more{kind}", kind) for kind in kinds))
+    metadata, allocations = np.zeros(N, layout.metadata_dtype(specs)), []
+    allocator = layout.Allocator(layout.data_start(specs, N))
+    metadata["label"], metadata["image"]["mode"] = images.labels, images.modes
+    metadata["image"]["width"], metadata["image"]["height"] = images.sizes.T
+    with path.open("w+b") as file:
+
+        def store(i, data):
+            allocations.append((i, allocator.take(len(data)), len(data)))
+            file.seek(allocations[-1][1])
+            file.write(data)
+            return allocations[-1][1]
+
+        for i in range(N):
+            metadata["image"]["data_ptr"][i] = store(i, images.data(i).tobytes())
+            metadata["origin"][i] = store(i, images.origins[i].astype("<i8").tobytes())
+            for kind in kinds[1:]:
+                place, data = metadata[f"more{kind}"], b"0123456789" * (i + 1)
+                if place.dtype.names:
+                    place["ptr"][i], place["size"][i] = store(i, data), len(data)
+                else:
+                    place[i] = store(i, data)
+        end = allocator.take(8)
+        file.seek(end)
+        file.write(np.array(allocations, ALLOC_DTYPE).tobytes())
+        file.seek(0)
+        file.write(layout.pack_head(specs, N, allocator.page_size, end) + metadata.tobytes())
 
 
 def make_mixed(path, images, packed):
