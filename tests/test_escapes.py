@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from ffdr import cli
 from ffdr.augment.view import VIEW_DTYPE, plain_view
 from ffdr.beton.header import ReinforcedHeader
-from ffdr.beton.read import ImageBeton
+from ffdr.beton.read import ImageBeton, manifest_path
 from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.errors import UserError, WriteError
 from ffdr.models import ModelInfo
@@ -43,7 +43,7 @@ def test_class_names_of_folders_and_manifests(call, tmp_path, evil, teacher):
     assert call("verify", out)[0] == 0
     for words in ([f"--data={out}"], [f"--data={tmp_path / 'photos'}"]):
         assert call("eval", f"--checkpoint={teacher.partition(':')[2]}", *words)[0] == 2
-    manifest = out.with_name(out.name + ".json")
+    manifest = manifest_path(out)
     found = json.loads(manifest.read_text())
     found["class_names"] = [evil, *(f"{evil}{number}" for number in range(20))]
     found |= {"source": evil, "split": evil, "versions": {evil: evil}, "options": {"a": [evil] * 9}, "mean": [evil] * 3}
@@ -74,7 +74,7 @@ def test_teachers_and_policies_in_a_header(call, digits, tmp_path, evil):
 
 
 @every_evil
-@pytest.mark.parametrize("place", ["name", "classes", "data", "options"])
+@pytest.mark.parametrize("place", ["name", "classes", "fingerprint", "options"])
 def test_metadata_of_a_checkpoint(call, digits, tmp_path, place, evil):
     info = ModelInfo("test_efficientnet", 10, 32, (0.3,) * 3, (0.35,) * 3)
     info = replace(info, **{place: (f"{evil}={evil}",) if place == "options" else evil})
@@ -92,7 +92,7 @@ def test_recipes(call, tmp_path, evil):
         {evil: {"lr": 1}}, {"train": {evil: 1}}, {"train": {"lr": evil}}, {"train": {"task": evil}}, {"base": evil},
         {"model": {"name": evil}, "data": {"train": evil}},
     ):  # fmt: skip
-        file.write_text(json.dumps(content))
+        file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         assert call("train", "--config-file", file)[0] == 2
 
 
