@@ -140,7 +140,7 @@ def test_a_page_that_cannot_be_read_is_an_error_and_no_hang(paged, folder, monke
     else:
         monkeypatch.setattr(os, "preadv", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
     start = time.monotonic()
-    text = "page 10 .* shorter" if fault == "short" else "Input/output error"
+    text = "was cut from|page 10 .* shorter" if fault == "short" else "Input/output error"
     with pytest.raises(UserError, match=text):
         list(loader)
     assert time.monotonic() - start < 2

@@ -13,7 +13,7 @@ from typing import Any
 from ffdr import recipe
 from ffdr.errors import UserError, nearest
 from ffdr.options import AblateOptions, SubsetOptions, TrainRecipe
-from ffdr.text import command, join_list, split_list
+from ffdr.text import command, join_list, printable, split_list
 
 SEED = "train.seed"
 """The axis whose points are repeats of the same run."""
@@ -134,7 +134,7 @@ def _cell(options: AblateOptions, labels: dict[str, str], axes: Mapping[str, Map
             cut = _cut(options, found, wanted)
             found, arguments = _parse(options, files, settings | {"data.reinforced": cut.out})
     except UserError as error:
-        raise UserError(f"ablate, {name}: {error}") from error
+        raise UserError(f"ablate, {printable(name)}: {error}") from error
     return Cell(labels, found, command("train", *arguments), cut)
 
 

@@ -16,7 +16,10 @@ from ffdr.ablate.report import Group, Row, grouped
 from ffdr.ablate.scores import METRICS, mean_and_half_width
 from ffdr.beton.partial import aside
 from ffdr.pictures import Picture, legible
+from ffdr.text import printable
 
+_NAME = 40
+"""Characters of a point's name that a plot shows."""
 _COLOURS = {"erm": "tab:gray", "kd": "tab:orange", "dr": "tab:blue"}
 """Of series named after a task; others take matplotlib's in turn."""
 
@@ -76,7 +79,7 @@ def _draw(axes: Axes, ladder: _Ladder, key: str, groups: Mapping[Group, Sequence
     metric = METRICS[key]
     series: dict[str, list[tuple[float, float, float, list[tuple[float, float]]]]] = {}
     for group, members in groups.items():
-        name = ", ".join(label for axis, label in group if axis not in ladder.off)
+        name = ", ".join(printable(label, _NAME) for axis, label in group if axis not in ladder.off)
         dots = [(ladder.place(row), metric.scale * row.result[key]) for row in members]
         mean, half = mean_and_half_width([y for _, y in dots])
         series.setdefault(name, []).append((float(np.mean([x for x, _ in dots])), mean, half or 0.0, dots))
@@ -99,11 +102,11 @@ def _draw(axes: Axes, ladder: _Ladder, key: str, groups: Mapping[Group, Sequence
 
 def _dress(axes: Axes, ladder: _Ladder, places: Sequence[float]) -> None:
     """Ticks and lines; places that span much are shown by their ratios."""
-    axes.set_xlabel(ladder.heading)
+    axes.set_xlabel(printable(ladder.heading, _NAME))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if ladder.labels:
-        axes.set_xticks(range(len(ladder.labels)), list(map(legible, ladder.labels)))
+        axes.set_xticks(range(len(ladder.labels)), [legible(printable(label, _NAME)) for label in ladder.labels])
         axes.set_xlim(-0.5, len(ladder.labels) - 0.5)
     elif min(places) > 0 and max(places) >= 4 * min(places):
         axes.set_xscale("log", base=2)

@@ -103,7 +103,7 @@ def write_csv(file: Path, rows: Sequence[Row]) -> None:
     columns = [*axes, *(fact for fact in facts if fact not in axes), *_SCORES, *_TIMES, *KEYS, *last]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
+    writer.writerow({column: printable(column, MOST_LINE) for column in columns})
     for row in rows:
         recipe = row.cell.recipe
         found = {fact: getattr(getattr(recipe, fact.split(".")[0]), fact.split(".")[1]) for fact in facts}

@@ -47,5 +47,5 @@ def levels_of(ops: np.ndarray, stored: np.ndarray, table: np.ndarray, usual: int
     near = np.abs(table[ops] - size[:, None]) <= _TOLERANCE * size[:, None]
     levels = np.where(near[:, usual], usual, near.argmax(axis=1))
     levels[ops == OP_NUMBER["Identity"]] = 0
-    bad = ~near.any(axis=1) | ((stored < 0) & ~is_signed(ops))
+    bad = ~near.any(axis=1) | ~np.isfinite(stored) | ((stored < 0) & ~is_signed(ops))
     return np.where(stored < 0, -levels, levels).astype(np.int8), bad

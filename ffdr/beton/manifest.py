@@ -83,13 +83,12 @@ def _bounded(path: Path) -> bytes | None:
 
 def is_foreign(path: Path) -> bool:
     """Whether there is a file of that name that does not say that it is a manifest of ffdr."""
-    try:
-        file = OpenFile(path)
-    except FileNotFoundError:
+    if not path.exists():
         return False
-    except (OSError, UserError):
+    try:
+        return MANIFEST_FORMAT.encode() not in OpenFile(path).read(0, _MOST_BYTES)
+    except UserError:
         return True
-    return MANIFEST_FORMAT.encode() not in file.read(0, _MOST_BYTES)
 
 
 def check_manifest(path: Path, manifest: dict[str, Any], count: int, found: str) -> None:

@@ -53,7 +53,7 @@ class OpenFile:
             UserError: it has become shorter.
         """
         try:
-            return np.frombuffer(mmap.mmap(self.descriptor, self.size, access=mmap.ACCESS_READ), np.uint8)
+            return np.ndarray(self.size, np.uint8, mmap.mmap(self.descriptor, self.size, access=mmap.ACCESS_READ))
         except ValueError:
             self.check_size()
             raise

@@ -43,7 +43,7 @@ def validation_feeding(options: Mapping[str, Any]) -> dict[str, Any]:
         "interpolation": INTERPOLATION,
         "precision": options.get("resolved", {}).get("precision"),
         "flip_average": train.get("flip_average"),
-        "averaged": train["ema"] > 0 if "ema" in train else None,
+        "averaged": train["ema"] > 0 if isinstance(train.get("ema"), int | float) else None,
     }
     return {key: value for key, value in fed.items() if value is not None}
 
