@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ffdr.beton.opening import open_kept, own_folder, read_json
 from ffdr.beton.partial import write_aside
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
@@ -43,7 +44,7 @@ class Job:
     def result(self) -> Result | None:
         """What is kept of an earlier run of this very cell and exam."""
         path = self.folder / "result.json"
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        kept = read_json(path) if path.exists() else {}
         return kept["scores"] if kept.get("exam") == self.exam else None
 
 
@@ -126,8 +127,9 @@ def _exam(test: str, corruptions: bool, contents: str) -> Any:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Wait until no other process is at work on the cell, such as a worker that outlives its parent for a moment."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
+    for own in (folder.parent, folder):  # ablate.work itself is the user's
+        own_folder(own)
+    with open_kept(folder / "lock", shared=True) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from ffdr import recipe
 from ffdr.ablate.grid import Grid, fill_in
 from ffdr.ablate.workers import Outcome, Workers
+from ffdr.beton.opening import own_folder, read_json
 from ffdr.beton.partial import write_aside
 from ffdr.beton.read import ReinforcedBeton
 from ffdr.beton.subset import subset
@@ -38,7 +39,7 @@ def prepare(options: AblateOptions, grid: Grid, command_line: CommandLine) -> No
             raise UserError(f"ablate.prepare: {outcome.error}")
     for cut in dict.fromkeys(cell.cut for cell in grid.cells if cell.cut is not None):
         if not _is_cut(cut):
-            Path(cut.out).parent.mkdir(parents=True, exist_ok=True)
+            own_folder(Path(cut.out).parent)
             subset(replace(cut, overwrite=True))
 
 
@@ -53,7 +54,7 @@ def _done(record: Path, lines: Sequence[str]) -> int:
 
 def _recorded(record: Path) -> list[str | None]:
     """The lines that are done; last None, where one that was done before was changed and not all after it are made."""
-    return json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
+    return read_json(record) if record.exists() else []
 
 
 def _run_lines(command_line: CommandLine, lines: Sequence[str], record: Path) -> None:

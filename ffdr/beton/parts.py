@@ -20,6 +20,7 @@ import numpy as np
 from ffdr.beton import layout
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.layout import ALIGNMENT, FieldSpec
+from ffdr.beton.opening import SMALL, check_final
 from ffdr.beton.partial import partial_path
 from ffdr.beton.read import MANIFEST_FORMAT, manifest_path
 from ffdr.errors import UserError
@@ -203,12 +204,18 @@ def check_out(out: Path, others: Iterable[Path], has_manifest: bool = False, may
         for mine in written:
             if _is_same(mine, other) or _is_same(mine, manifest_path(other)):
                 raise UserError(f"{mine}: would replace a file that this run needs; choose another name")
-    if out.is_dir() and not may_be_folder:
-        raise UserError(f"{out}: a folder; give the name of a file")
+    check_final(out, may_be_folder)
     if out.suffix == ".json":
         raise UserError(f"{out}: ends in .json, as the manifests of betons do; choose another name")
-    if has_manifest and manifest.exists() and MANIFEST_FORMAT.encode() not in manifest.read_bytes():
-        raise UserError(f"{manifest}: is not a manifest of ffdr, which would replace it; choose another name")
+    if has_manifest:
+        check_final(manifest)
+        if manifest.exists() and not _is_manifest(manifest):
+            raise UserError(f"{manifest}: is not a manifest of ffdr, which would replace it; choose another name")
+
+
+def _is_manifest(path: Path) -> bool:
+    with path.open("rb") as file:
+        return MANIFEST_FORMAT.encode() in file.read(SMALL)  # it stands at the beginning
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ffdr.beton.opening import read_json
 from ffdr.beton.partial import write_aside
 from ffdr.errors import UserError
 
@@ -133,9 +134,9 @@ def _state_of_file(file: Path | os.DirEntry) -> str:
 def _believed(out: Path) -> dict[str, Any] | None:
     """The receipt of an output; None: there is none, or it speaks of another file."""
     try:
-        receipt = json.loads(receipt_path(out).read_bytes())
+        receipt = read_json(receipt_path(out))
         known = receipt["format"] == FORMAT and receipt["files"][out.name] == state(out)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # missing, unreadable, not ours
+    except (OSError, ValueError, KeyError, TypeError):  # missing, unreadable, not ours
         return None
     return receipt if known else None
 

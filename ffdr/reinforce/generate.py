@@ -101,7 +101,7 @@ class _Run:
         self.is_there = self._is_done()
         if self.is_there:
             return
-        self.folder = ShardFolder(self.out, self.header, self.identity)
+        self.folder = ShardFolder(self.out, self.header, self.identity, len(self.shards[0]))
         self.labeller = Labeller(self.images, policy, self.header, teacher, ranks.threads(options.workers))
 
     def _is_done(self) -> bool:

@@ -46,13 +46,10 @@ def test_cut(num_images, views, batch, images):
 
 def labelled(first, seed=0):
     rng = np.random.default_rng(seed)
-    views = np.frombuffer(rng.bytes(4 * 3 * MIXED_DTYPE.itemsize), MIXED_DTYPE).reshape(4, 3)
-    return Labelled(
-        first,
-        views,
-        rng.integers(0, 10, (4, 3, 2), dtype=np.uint16),
-        -rng.uniform(0, 9, (4, 3, 2)).astype(np.float16),
-    )
+    views = np.frombuffer(rng.bytes(4 * 3 * MIXED_DTYPE.itemsize), MIXED_DTYPE).reshape(4, 3).copy()
+    views["mix"]["partner"] %= 100
+    ids = rng.permuted(np.tile(np.arange(10, dtype=np.uint16), (4, 3, 1)), axis=2)[..., :2]
+    return Labelled(first, views, ids, -np.sort(rng.uniform(0, 9, (4, 3, 2)), axis=2).astype(np.float16))
 
 
 def test_what_is_written_is_read(tmp_path):
