@@ -91,11 +91,13 @@ class Victims:
         return found
 
 
-def plant(kind, path, is_folder, victims):
-    """Put something where a run will want a file or a folder of its own."""
+def plant(kind, folder, name, is_folder, victims):
+    """Put something where a run will want a file or a folder of its own; nothing below what was put there before."""
+    path = folder / name
+    above = [parent for parent in path.parents if folder in parent.parents]
+    if any(os.path.lexists(parent) and (parent.is_symlink() or not parent.is_dir()) for parent in above):
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir() and not path.is_symlink():
-        return  # other plants lie below it
     path.unlink(missing_ok=True)
     if kind == "link":
         path.symlink_to(victims.full_folder() if is_folder else victims.file())
