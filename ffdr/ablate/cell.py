@@ -45,7 +45,7 @@ class Job:
         """What is kept of an earlier run of this very cell and exam."""
         path = self.folder / "result.json"
         kept = read_json(path) if path.exists() else {}
-        return kept["scores"] if kept.get("exam") == self.exam else None
+        return kept["scores"] if isinstance(kept, dict) and kept.get("exam") == self.exam else None
 
 
 def make_job(recipe: TrainRecipe, work: str | Path, test: str, corruptions: bool) -> Job:

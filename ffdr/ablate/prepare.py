@@ -54,7 +54,10 @@ def _done(record: Path, lines: Sequence[str]) -> int:
 
 def _recorded(record: Path) -> list[str | None]:
     """The lines that are done; last None, where one that was done before was changed and not all after it are made."""
-    return read_json(record) if record.exists() else []
+    lines = read_json(record) if record.exists() else []
+    if not isinstance(lines, list):
+        raise UserError(f"{record}: not the command lines that were run; remove it to run all of them")
+    return lines
 
 
 def _run_lines(command_line: CommandLine, lines: Sequence[str], record: Path) -> None:

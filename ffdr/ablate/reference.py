@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ffdr.beton.opening import LARGE, read_json, read_small
 from ffdr.beton.partial import write_aside
 from ffdr.errors import UserError, nearest
 from ffdr.evaluate.feeding import KEYS, feeding_text, run_options, validation_feeding
 from ffdr.options import ReportOptions
-from ffdr.text import RCFG, command, shown, table_lines
+from ffdr.text import RCFG, command, reason, shown, table_lines
 
 COLUMNS = {
     ("val", "top1"): "ImageNet",
@@ -89,12 +90,12 @@ def _next(options: ReportOptions) -> str:
 def read_training(options: ReportOptions) -> Training:
     """The run as its folder or its report tells, and as the options add."""
     path = Path(options.file)
-    if path.is_dir():
-        found = _of_folder(path)
-    elif path.is_file():
-        found = _of_report(path)
-    else:
+    if not path.is_dir() and not path.is_file():
         raise UserError(f"report.file: {path}: no such run or report")
+    try:
+        found = _of_folder(path) if path.is_dir() else _of_report(path)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"report.file: {path}: not as ffdr leaves it ({reason(error)})") from error
     models = (options.model,) if options.model else found.models
     averaged = _AVERAGED[options.averaged] if options.averaged else found.averaged
     task, epochs = options.task or found.task, options.epochs or found.epochs
@@ -104,14 +105,14 @@ def read_training(options: ReportOptions) -> Training:
 def _of_folder(folder: Path) -> Training:
     """A run of ``ffdr train``, by its last validation."""
     log = folder / "log.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    lines = read_small(log, LARGE).splitlines() if log.exists() else []
     if not lines or not (folder / "options.json").exists():
         raise UserError(f"report.file: {folder} holds no run of ffdr train")
     last = _parse(lines[-1], log)
     if "val_top1" not in last:
         raise UserError(f"report.file: {folder} was not validated after its last epoch; give a report of ffdr eval")
     scores = {key.removeprefix("val_"): value for key, value in last.items() if key.startswith("val_")}
-    options = _parse((folder / "options.json").read_text(encoding="utf-8"), folder / "options.json")
+    options = read_json(folder / "options.json")
     if options["data"]["num_classes"] != _CLASSES:
         classes = options["data"]["num_classes"]
         raise UserError(f"report.file: {folder} has {classes} classes, but the figures are of ImageNet's {_CLASSES}")
@@ -126,7 +127,7 @@ def _of_report(file: Path) -> Training:
 
     How the model was trained it does not say; the run in whose folder it lies does.
     """
-    content = _parse(file.read_text(encoding="utf-8"), file)
+    content = read_json(file, LARGE)
     if not isinstance(content, dict) or "model" not in content or not {"sets", "top1"} & set(content):
         raise UserError(f"report.file: {file} is no report of ffdr eval")
     name = _base(content["model"])
@@ -146,14 +147,18 @@ def _fed(report: dict[str, Any]) -> str:
 
 
 def _figures(sets: dict[str, dict[str, Any]]) -> Figures:
-    return {(name, key): 100 * sets[name][key] for name, key in COLUMNS if sets.get(name, {}).get(key) is not None}
+    known = {(name, key): sets[name][key] for name, key in COLUMNS if sets.get(name, {}).get(key) is not None}
+    for (name, key), share in known.items():
+        if not isinstance(share, int | float):
+            raise TypeError(f"{key} of {name} is no number")
+    return {column: 100 * share for column, share in known.items()}
 
 
-def _parse(text: str, file: Path) -> Any:
+def _parse(line: bytes, file: Path) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}: not JSON ({error})") from error
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not JSON: {reason(error)}") from error
 
 
 def _base(model: str) -> str:

@@ -78,6 +78,7 @@ def export_archive(options: ExportOptions, progress: bool = True) -> Path:
     is_there = is_finished(work)
     if not is_there:
         _check_replaceable(out)
+        work.check_beside()
         _write_archive(reinforced, images, form, work, progress)
     _clear_aside(out)
     if progress:

@@ -21,6 +21,8 @@ from ffdr.text import byte_size, reason
 
 SMALL = 1 << 20
 """Bytes of the largest receipt, or file of options, that is read; honest ones have thousands."""
+LARGE = 1 << 26
+"""Bytes of the largest log or report that is read: a log of a hundred thousand epochs."""
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFDIR: "a folder",
@@ -29,14 +31,21 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFCHR: "a device",
 }
+_FOLDER = _KINDS[stat.S_IFDIR]
 _DEVICES = "/dev"
 
 
 def open_new(path: Path) -> BinaryIO:
-    """A new file to write to. What had its name is removed, a link itself and not what it leads to."""
+    """A new file to write to. What had its name is removed, a link itself and not what it leads to.
+
+    Raises:
+        UserError: a folder is there.
+    """
     try:
         return path.open("xb")  # O_EXCL, which follows no link
     except FileExistsError:
+        if _kind(path) == _FOLDER:
+            _refuse(path, _FOLDER, "file")
         path.unlink()
         return path.open("xb")
 
@@ -95,7 +104,7 @@ def open_folder(path: Path) -> int:
 def check_folder(path: Path) -> None:
     """Raise UserError where something else has the name of a folder of ffdr's own; it need not be there."""
     what = _kind(path)
-    if what != _KINDS[stat.S_IFDIR]:
+    if what != _FOLDER:
         _refuse(path, what or ("a file" if os.path.lexists(path) else ""), "folder")
 
 
@@ -113,7 +122,7 @@ def check_final(path: Path, may_be_folder: bool = False) -> None:
     what = _kind(path, follow=True)
     if not what and os.path.realpath(path.parent) == _DEVICES:  # /dev/stdout is a link, be it to a file
         what = "a device"
-    if what and not (may_be_folder and what == _KINDS[stat.S_IFDIR]):
+    if what and not (may_be_folder and what == _FOLDER):
         raise UserError(f"{path}: {what}; give the name of a file")
 
 

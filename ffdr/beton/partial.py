@@ -66,6 +66,8 @@ class Partial:
         self._work = work
         self._journal_path = _journal_path(final)
         check_final(final)
+        if work is not None:
+            work.check_beside()
         with told(final):
             final.parent.mkdir(parents=True, exist_ok=True)
             self._journal = open_kept(self._journal_path)

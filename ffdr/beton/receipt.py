@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ffdr.beton.opening import read_json
+from ffdr.beton.opening import check_final, read_json
 from ffdr.beton.partial import write_aside
 from ffdr.errors import UserError
 
@@ -55,6 +55,11 @@ class Work:
         if difference:
             raise UserError(f"{self.out}: exists, {difference}; --overwrite replaces it")
         return True
+
+    def check_beside(self) -> None:
+        """Raise UserError where the receipt, or a file that belongs to the output, can't get its name."""
+        for path in (receipt_path(self.out), *self.beside):
+            check_final(path)
 
     def check_free(self) -> None:
         """Raise UserError if something has got the output's name while the work was done."""

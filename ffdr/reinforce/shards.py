@@ -40,6 +40,11 @@ def cut(num_images: int, views: int, batch_size: int) -> list[range]:
     return [range(first, min(first + images, num_images)) for first in range(0, num_images, images)]
 
 
+def folder_of(out: Path) -> Path:
+    """Where the shards of a file lie until it is finished."""
+    return out.with_name(out.name + ".shards")
+
+
 @dataclass(frozen=True)
 class Labelled:
     """A finished shard: n images from ``first`` on, K views each, T teacher entries a view."""
@@ -69,7 +74,7 @@ class ShardFolder:
             header, identity: what decides the bytes; a shard of anything else is not believed.
             largest: images of the largest shard; one of more is not believed either.
         """
-        self.path = out.with_name(out.name + ".shards")
+        self.path = folder_of(out)
         self.header, self.largest = header, largest
         self.work = hashlib.sha256(header.pack() + identity.encode(errors="surrogateescape")).digest()
 

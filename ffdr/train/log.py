@@ -13,14 +13,11 @@ import timm
 import torch
 
 from ffdr import __version__
-from ffdr.beton.opening import open_kept, own_folder, read_small
+from ffdr.beton.opening import LARGE, check_folder, open_kept, own_folder, read_small
 from ffdr.beton.partial import told, write_aside
 from ffdr.errors import UserError
 from ffdr.text import readable
 from ffdr.train.report import write_report
-
-_LONGEST = 1 << 26
-"""Bytes of the longest log that is read: a hundred thousand epochs."""
 
 
 class JsonLog:
@@ -44,7 +41,7 @@ class JsonLog:
         if not self.path.exists():
             return []
         records = []
-        for line in read_small(self.path, _LONGEST).splitlines():
+        for line in read_small(self.path, LARGE).splitlines():
             record = _record(line)
             if record is None:
                 break
@@ -76,7 +73,10 @@ class RunLog(JsonLog):
         if tensorboard and str(folder) != readable(str(folder)):
             raise UserError(f"train.tensorboard: TensorBoard can't write to {folder}, which is not UTF-8; leave it out")
         super().__init__(Path(folder) / "log.jsonl")
-        self.folder, self._tensorboard = Path(folder), tensorboard
+        self.folder = Path(folder)
+        self._tensorboard = self.folder / "tensorboard" if tensorboard else None
+        if self._tensorboard:
+            check_folder(self._tensorboard)
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one record, for TensorBoard too."""
@@ -84,8 +84,8 @@ class RunLog(JsonLog):
         if self._tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # an optional package
 
-            own_folder(self.folder / "tensorboard")
-            with SummaryWriter(str(self.folder / "tensorboard")) as writer:
+            own_folder(self._tensorboard)
+            with SummaryWriter(str(self._tensorboard)) as writer:
                 for key, value in record.items():
                     writer.add_scalar(key, value, record["epoch"])
 

@@ -85,6 +85,12 @@ def test_a_name_that_is_taken_meanwhile_is_not_published(tmp_path):
     assert not path.exists()
 
 
+def test_a_folder_in_the_way_of_a_new_file_is_told(tmp_path):
+    (tmp_path / "x.partial").mkdir()
+    with pytest.raises(UserError, match=r"x\.partial: a folder where ffdr keeps a file of its own; remove it"):
+        write_aside(tmp_path / "x", "text")
+
+
 def test_a_device_is_not_replaced_by_a_file(tmp_path):
     """A superuser could: /dev/null would be a file from then on."""
     os.mkfifo(tmp_path / "fifo")
