@@ -4,6 +4,7 @@ Every writer runs undisturbed first and is watched; so all names that it uses ar
 Then it finds something at each of them.
 """
 
+import ast
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from betons import MIXING, PLAIN
 from plants import Victims, contents, plant, watched
 from test_writers import WRITERS
 
+import ffdr
 from ffdr.ablate import cell
 from ffdr.archive.exporting import export_archive
 from ffdr.beton.pack import pack
@@ -28,6 +30,7 @@ from ffdr.train.checkpoint import _KEYS, Checkpoints
 from ffdr.train.control import sole_run
 from ffdr.train.log import RunLog
 
+PACKAGE = Path(ffdr.__file__).parent
 KINDS = ("link", "dangling link", "hard link", "fifo")
 TEACHER = "--teacher.models=test_efficientnet:t.safetensors"
 VERBS = {
@@ -49,7 +52,12 @@ VERBS = {
     ),
 }
 SLOW = ("reinforce", "train")
-"""Verbs with a model and many names: one kind of plant for them all, another for those that others don't have."""
+"""Verbs with a model and many names: one kind of plant is enough, as their files are opened as all others."""
+ELSEWHERE = {
+    "bench": "its files lie in a temporary folder, which nobody else may enter",
+    "model_files.py": "so does its link",
+}
+"""Who may open files to write to beside ``beton/opening.py``."""
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +204,28 @@ def _attack(place, kind, names, watch, wanted, other, victims):
     for name, data in found.items():
         assert data is not None, name
         assert data == wanted[name] or wanted[name] != other[name], name  # as the times in a receipt
+
+
+def test_one_module_opens_files_to_write_to():
+    """What it does not open is not safe from links, and is not watched here."""
+    others = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and _opens_to_write(node):
+                others.add(path.relative_to(PACKAGE).parts)
+    assert {parts[0] for parts in others - {("beton", "opening.py")}} == set(ELSEWHERE)
+
+
+def _opens_to_write(call):
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    words = [word.value for word in [*call.args[:2], *(key.value for key in call.keywords)] if hasattr(word, "value")]
+    modes = [word for word in words if isinstance(word, str) and re.fullmatch("[rwaxbt+]{1,3}", word)]
+    return name in (
+        "write_text",
+        "write_bytes",
+        "touch",
+        "symlink_to",
+        "hardlink_to",
+        "mkstemp",
+        "NamedTemporaryFile",
+    ) or (name in ("open", "fdopen") and any(set(mode) & set("wax+") for mode in modes))

@@ -8,6 +8,7 @@ written, emptied, locked or removed through a link, a second name or a device th
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -66,19 +67,24 @@ def open_kept(path: Path, shared: bool = False) -> BinaryIO:
         raise
     try:
         _refuse(path, _trouble(os.fstat(descriptor), path.parent, shared), "file")
-        return os.fdopen(descriptor, "r+b")
     except BaseException:
         os.close(descriptor)
         raise
+    return os.fdopen(descriptor, "r+b")
 
 
 def open_found(path: Path) -> BinaryIO:
     """A file of ffdr's own to read, without waiting for a FIFO's writer.
 
     Raises:
-        OSError: there is none; ELOOP: a link is there.
+        OSError: there is none, or something else is there.
     """
-    return _opened(path, os.O_NOFOLLOW)
+    file = _opened(path, os.O_NOFOLLOW)
+    what = _trouble(os.fstat(file.fileno()), path.parent, shared=True)
+    if what:
+        file.close()
+        raise OSError(errno.EINVAL, what, str(path))
+    return file
 
 
 def own_folder(path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -120,13 +119,12 @@ class ShardFolder:
         records = np.dtype(MIXED_DTYPE if self.header.mixes else VIEW_DTYPE)
         try:
             with open_found(path) as file:
-                status = os.fstat(file.fileno())
+                size = os.fstat(file.fileno()).st_size
                 head = np.frombuffer(file.read(_HEAD.itemsize).ljust(_HEAD.itemsize, b"\0"), _HEAD)[0].copy()
                 first, n = int(head["first"]), int(head["count"])
                 sizes = [n * K * records.itemsize, n * K * T * 2, n * K * T * 2]
-                if not stat.S_ISREG(status.st_mode) or status.st_size != _HEAD.itemsize + sum(sizes):
-                    return None
-                if not 0 < n <= self.largest or first + n > self.header.num_images:
+                fits = 0 < n <= self.largest and first + n <= self.header.num_images
+                if not fits or size != _HEAD.itemsize + sum(sizes):
                     return None
                 body = file.read()
         except OSError:  # a link, or it has just been taken away

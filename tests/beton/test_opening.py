@@ -22,6 +22,7 @@ from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.beton.write import write_images
 from ffdr.errors import UserError
 from ffdr.options import PackOptions, WriteOptions
+from ffdr.train.control import sole_run
 from ffdr.train.log import JsonLog
 
 HUGE = 10 << 30
@@ -123,8 +124,9 @@ def test_folders_that_the_user_names_may_be_links(tmp_path):
     out = tmp_path / "data" / "x.beton"
     write_images(WriteOptions("digits", out=str(out), mode="raw", per_class=2, workers=1), progress=False)
     assert sorted(os.listdir(tmp_path / "disk")) == [".x.beton.work", "x.beton", "x.json"]
-    own_folder(tmp_path / "data" / "checkpoints")
-    assert (tmp_path / "disk" / "checkpoints").is_dir()
+    with sole_run(tmp_path / "data"):
+        own_folder(tmp_path / "data" / "checkpoints")
+    assert (tmp_path / "disk" / "checkpoints").is_dir() and (tmp_path / "disk" / ".lock").is_file()
 
 
 def test_a_link_to_a_finished_file_is_that_file(tmp_path):
@@ -139,6 +141,21 @@ def test_a_link_to_a_finished_file_is_that_file(tmp_path):
     assert out.is_symlink()
     write_images(WriteOptions(**vars(given) | {"overwrite": True}), progress=False)
     assert not out.is_symlink() and moved.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("kind", ["symlink_to", "hardlink_to", "fifo"])
+def test_what_has_the_name_of_a_finished_files_journal_stays(tmp_path, kind):
+    """It is removed only where a run has left it."""
+    victim, journal = tmp_path / "victim", tmp_path / "x.beton.partial.journal"
+    given = WriteOptions("digits", out=str(tmp_path / "x.beton"), mode="raw", per_class=2, workers=1)
+    write_images(given, progress=False)
+    journal.touch()
+    write_images(given, progress=False)
+    assert not journal.exists()
+    victim.write_bytes(b"precious")
+    os.mkfifo(journal) if kind == "fifo" else getattr(journal, kind)(victim)
+    write_images(given, progress=False)
+    assert os.path.lexists(journal) and victim.read_bytes() == b"precious"
 
 
 @pytest.mark.parametrize("name", ["x.beton.partial", "x.beton.partial.journal"])
