@@ -24,6 +24,7 @@ from ffdr.archive.exporting import export_archive
 from ffdr.beton.pack import pack
 from ffdr.beton.write import write_images
 from ffdr.cli import main
+from ffdr.demo import run as demo
 from ffdr.errors import UserError
 from ffdr.options import ExportOptions, PackOptions, WriteOptions
 from ffdr.train.checkpoint import _KEYS, Checkpoints
@@ -229,3 +230,13 @@ def _opens_to_write(call):
         "mkstemp",
         "NamedTemporaryFile",
     ) or (name in ("open", "fdopen") and any(set(mode) & set("wax+") for mode in modes))
+
+
+def test_the_runs_of_the_demo_are_not_elsewhere(tmp_path):
+    """What an earlier run has left in their folders is removed."""
+    victims = Victims(tmp_path / "victims")
+    (tmp_path / "erm-0").symlink_to(victims.full_folder())
+    before = victims.state()
+    with pytest.raises(UserError, match="erm-0: a symbolic link where ffdr keeps a folder of its own"):
+        demo._recipe("erm", tmp_path / "small.beton", tmp_path / "erm-0")
+    assert victims.state() == before
