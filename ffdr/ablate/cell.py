@@ -14,10 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ffdr.beton.opening import open_kept, own_folder
 from ffdr.beton.partial import write_aside
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
 from ffdr.evaluate.feeding import run_options, validation_feeding
+from ffdr.foreign import read_json
 from ffdr.options import TrainRecipe
 
 Result = dict[str, Any]
@@ -43,8 +45,8 @@ class Job:
     def result(self) -> Result | None:
         """What is kept of an earlier run of this very cell and exam."""
         path = self.folder / "result.json"
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return kept["scores"] if kept.get("exam") == self.exam else None
+        kept = read_json(path) if path.exists() else {}
+        return kept["scores"] if isinstance(kept, dict) and kept.get("exam") == self.exam else None
 
 
 def make_job(recipe: TrainRecipe, work: str | Path, test: str, corruptions: bool) -> Job:
@@ -126,8 +128,9 @@ def _exam(test: str, corruptions: bool, contents: str) -> Any:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Wait until no other process is at work on the cell, such as a worker that outlives its parent for a moment."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
+    for own in (folder.parent, folder):  # ablate.work itself is the user's
+        own_folder(own)
+    with open_kept(folder / "lock", shared=True) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from ffdr import recipe
 from ffdr.ablate.grid import Grid, fill_in
 from ffdr.ablate.workers import Outcome, Workers
+from ffdr.beton.opening import own_folder
 from ffdr.beton.partial import write_aside
 from ffdr.beton.read import ReinforcedBeton
 from ffdr.beton.subset import subset
 from ffdr.errors import UserError
+from ffdr.foreign import read_json
 from ffdr.options import AblateOptions, SubsetOptions
 from ffdr.text import say
 
@@ -40,7 +42,7 @@ def prepare(options: AblateOptions, grid: Grid, command_line: CommandLine) -> No
             raise UserError(f"ablate.prepare: {outcome.error}")
     for cut in dict.fromkeys(cell.cut for cell in grid.cells if cell.cut is not None):
         if not _is_cut(cut):
-            Path(cut.out).parent.mkdir(parents=True, exist_ok=True)
+            own_folder(Path(cut.out).parent)
             subset(replace(cut, overwrite=True))
 
 
@@ -55,7 +57,10 @@ def _done(record: Path, lines: Sequence[str]) -> int:
 
 def _recorded(record: Path) -> list[str | None]:
     """The lines that are done; last None, where one that was done before was changed and not all after it are made."""
-    return json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
+    lines = read_json(record) if record.exists() else []
+    if not isinstance(lines, list):
+        raise UserError(f"{record}: not the command lines that were run; remove it to run all of them")
+    return lines
 
 
 def _run_lines(command_line: CommandLine, lines: Sequence[str], record: Path) -> None:

@@ -39,6 +39,7 @@ from ffdr.augment.policy import Policy
 from ffdr.augment.view import CENTER, FRACTION, PLACED
 from ffdr.beton.copy import contents
 from ffdr.beton.header import ReinforcedHeader
+from ffdr.beton.opening import check_final, open_folder, open_kept, open_new, own_folder
 from ffdr.beton.partial import is_finished, lock, partial_path, sync_folder, told
 from ffdr.beton.parts import check_out
 from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_intact
@@ -77,6 +78,7 @@ def export_archive(options: ExportOptions, progress: bool = True) -> Path:
     is_there = is_finished(work)
     if not is_there:
         _check_replaceable(out)
+        work.check_beside()
         _write_archive(reinforced, images, form, work, progress)
     _clear_aside(out)
     if progress:
@@ -87,7 +89,8 @@ def export_archive(options: ExportOptions, progress: bool = True) -> Path:
 
 
 def _check_replaceable(out: Path) -> None:
-    """Refuse to replace a folder that is not just an archive."""
+    """Refuse to replace a device, or a folder that is not just an archive."""
+    check_final(out, may_be_folder=True)
     if out.is_dir():
         other = next((entry.name for entry in os.scandir(out) if not is_of_archive(entry.name)), None)
         if other is not None:
@@ -181,8 +184,8 @@ def _chunks(reinforced: ReinforcedBeton) -> Iterator[Stored]:
 def _folder_at(work: Work) -> Iterator[Put]:
     """Files go to a folder of another name, which is renamed when all is well."""
     partial = partial_path(work.out)
-    partial.mkdir(parents=True, exist_ok=True)
-    with _claimed(work, os.open(partial, os.O_RDONLY), shutil.rmtree):
+    own_folder(partial)
+    with _claimed(work, open_folder(partial), shutil.rmtree):
         for file in partial.iterdir():
             file.unlink()  # of a run that was killed
         yield lambda name, data: _write(partial / name, data)
@@ -190,15 +193,15 @@ def _folder_at(work: Work) -> Iterator[Put]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+    with open_new(path) as file:
+        file.write(data)
 
 
 @contextmanager
 def _tar_at(work: Work) -> Iterator[Put]:
     """Files go into a tar file of another name, which is renamed when all is well."""
     work.out.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(partial_path(work.out), os.O_WRONLY | os.O_CREAT, 0o666)
-    with _claimed(work, descriptor, os.unlink), open(descriptor, "wb", closefd=False) as file:
+    with open_kept(partial_path(work.out)) as file, _claimed(work, os.dup(file.fileno()), os.unlink):
         file.truncate(0)
         with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as stream:
 

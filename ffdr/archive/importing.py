@@ -29,6 +29,7 @@ from ffdr.archive.source import CONFIG, Archive, File, name_of
 from ffdr.archive.unpickle import loads
 from ffdr.beton import closing
 from ffdr.beton.header import UNUSED, ReinforcedHeader
+from ffdr.beton.opening import check_own
 from ffdr.beton.partial import is_finished
 from ffdr.beton.parts import check_out
 from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_intact
@@ -284,6 +285,7 @@ def _import_part(source: _Source, images: ImageBeton, out: Path, progress: bool)
     identity = source.archive.identity.encode(errors="surrogateescape")
     digest = hashlib.sha256(header.pack() + identity).hexdigest()[:_DIGITS]
     path = out.with_name(f"{out.name}.{digest}.part")
+    check_own(path)
     if not path.exists():
         _import(source, header, images, path, progress)
     return ReinforcedBeton.open(path, images)

@@ -56,7 +56,9 @@ def _commit() -> str:
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ["git", "--no-optional-locks", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout
 
     try:
         return git("rev-parse", "--short", "HEAD").strip() + (

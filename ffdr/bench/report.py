@@ -10,6 +10,7 @@ from typing import Any
 
 from ffdr.bench.environment import environment
 from ffdr.bench.statistics import Estimate
+from ffdr.beton.opening import check_final
 from ffdr.beton.partial import write_aside
 from ffdr.errors import UserError
 from ffdr.text import table_lines
@@ -78,6 +79,8 @@ def check_report(file: str) -> None:
         raise UserError(f"bench.json: {file} does not end in .json")
     if file and not Path(file).parent.is_dir():
         raise UserError(f"bench.json: there is no folder {Path(file).parent}")
+    if file:
+        check_final(Path(file))
     environment()  # what it can't find out must come up now, not when everything is measured
 
 

@@ -230,6 +230,8 @@ class Copy:
 
     def _is_complete(self, file: BinaryIO, record: bytes) -> bool:
         """Whether the samples of a journal record are in the file; if so, counts them as done."""
+        if len(record) % 4 or not 0 < len(record) // 4 <= self.count - self.done:
+            return False
         checksums = np.frombuffer(record, "<u4")
         for n, stored in enumerate(checksums.tolist(), self.done):
             crc = 0

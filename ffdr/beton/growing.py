@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 CHUNK = 16
 """Images a task of a worker, and a record of the journal."""
+_BLOCK = 1 << 20
 
 
 class Growing(ABC):
@@ -185,21 +187,35 @@ class Growing(ABC):
         if self.packs and self.coding is None:
             from ffdr.dct.coding import Coding  # imports Numba
 
-            self.coding = Coding.unpack(record)
-            return True
-        facts, samples = record.split(b"\n", 1)
-        facts, samples = json.loads(facts), np.frombuffer(samples, STORED_DTYPE)
-        before = self.allocator.end, self.allocator.page_size
-        for sample in samples:
-            size = int(sample["size"])
-            file.seek(self.allocator.take(parts.stored_bytes(size, ORIGIN_BYTES)))
-            data = file.read(parts.stored_bytes(size, ORIGIN_BYTES))
-            if parts.checksum(data[:size], data[-ORIGIN_BYTES:]) != sample["crc"]:
-                self.allocator.end, self.allocator.page_size = before
+            try:
+                self.coding = Coding.unpack(record)
+            except ValueError:
                 return False
+            return True
+        chunk = _told(record)
+        if chunk is None or not 0 < len(chunk.samples) + len(chunk.skipped) <= len(self.wanted) - self.position:
+            return False
+        before = self.allocator.end, self.allocator.page_size
+        good = all(self._is_there(file, sample) for sample in chunk.samples)
         self.allocator.end, self.allocator.page_size = before
-        self._count(samples, facts["sums"], [tuple(pair) for pair in facts["skipped"]], facts["how"])
-        return True
+        if good:
+            self._count(chunk.samples, chunk.sums.tolist(), chunk.skipped, chunk.how)
+        return good
+
+    def _is_there(self, file: BinaryIO, sample: np.void) -> bool:
+        """Whether this one is the file's next sample; takes its place."""
+        left = int(sample["size"])
+        stored = parts.stored_bytes(left, ORIGIN_BYTES)
+        if stored > layout.MAX_PAGE_SIZE:
+            return False
+        at, crc = self.allocator.take(stored), 0
+        if self.allocator.end > os.fstat(file.fileno()).st_size:
+            return False
+        file.seek(at)
+        while left and (block := file.read(min(left, _BLOCK))):
+            crc, left = zlib.crc32(block, crc), left - len(block)
+        file.seek(at + stored - ORIGIN_BYTES)
+        return parts.checksum(b"", file.read(ORIGIN_BYTES), crc) == sample["crc"]
 
     def _finish(self) -> None:
         """Tables, read-back, manifest, final name."""
@@ -220,3 +236,27 @@ class Growing(ABC):
         same = beton.fingerprint == layout.fingerprint(samples["origin"], samples["label"])
         if not (same and beton.is_intact(0) and beton.is_intact(len(samples) - 1)):
             raise UserError(f"{self.partial.path}: was not read back as it was written: bad storage?")
+
+
+def _told(record: bytes) -> Chunk | None:
+    """The chunk that a journal record tells of, without its data; None where no run has written it."""
+    text, _, samples = record.partition(b"\n")
+    try:
+        facts, samples = json.loads(text), np.frombuffer(samples, STORED_DTYPE)
+        sums, skipped, how = facts["sums"], [(origin, cause) for origin, cause in facts["skipped"]], facts["how"]
+        pixels = int((samples["width"].astype(np.int64) * samples["height"]).sum())
+        good = (
+            np.shape(sums) == (2, 3)
+            and all(_are_sums(s, q, pixels) for s, q in zip(*sums, strict=True))
+            and all(isinstance(text, str) for pair in skipped for text in pair)
+            and set(how) <= set(coefficients.HOW)
+            and all(count in range(CHUNK + 1) for count in how.values())
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return Chunk(samples, sums=np.array(sums, np.uint64), skipped=skipped, how=Counter(how)) if good else None
+
+
+def _are_sums(total: int, squares: int, pixels: int) -> bool:
+    """Whether they can be those of so many bytes and of their squares."""
+    return 0 <= total <= 255 * pixels and 0 <= squares <= 255**2 * pixels and total**2 <= pixels * squares

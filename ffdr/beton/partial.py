@@ -29,6 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from ffdr.beton.opening import check_final, check_own, leads_to, open_found, open_kept, open_new
 from ffdr.errors import UserError, WriteError, is_bad_path
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ _MAGIC = b"FFDRJNL1"
 _RECORD = struct.Struct("<II")
 _SOURCES = b"\0sources\0"
 """Between the identity of the work and what its sources were like when it was begun, as JSON."""
+_MOST_SOURCES = 1 << 20
+"""Bytes of that JSON; honest ones have thousands."""
+_LONGEST = 1 << 26
+"""Bytes of the longest record that is believed; honest ones have a hundredth of it."""
 
 
 class Partial:
@@ -62,40 +67,43 @@ class Partial:
         self.path = partial_path(final)
         self._work = work
         self._journal_path = _journal_path(final)
-        self.records: list[bytes] = []
-        """What earlier runs completed, in order."""
-        if final.is_dir():
-            raise UserError(f"{final}: a folder; give the name of a file")
+        check_final(final)
+        if work is not None:
+            work.check_beside()
         with told(final):
             final.parent.mkdir(parents=True, exist_ok=True)
-            self._journal = _open(self._journal_path)
+            self._journal = open_kept(self._journal_path)
             try:
                 lock(self._journal.fileno(), self._journal_path, final)
                 if work is not None and work.is_done():
                     raise UserError(f"{final}: another run has just finished it")
-            except UserError:
+                self.file = open_kept(self.path)
+                self._recover(identity, is_complete)
+            except BaseException:
                 self.close()
                 raise
-            self.file = _open(self.path)
-            self._recover(identity, is_complete)
 
     def _recover(self, identity: bytes, is_complete: Callable[[BinaryIO, bytes], bool]) -> None:
-        found = _records(self._journal.read())
-        end = len(_MAGIC)
-        if found and (found[0] == identity or found[0].startswith(identity + _SOURCES)):
-            end += _RECORD.size + len(found[0])
-            if self._work is not None:
-                self._work = replace(self._work, sources=json.loads(found[0][len(identity + _SOURCES) :] or "{}"))
-            for record in found[1:]:
-                if not is_complete(self.file, record):
-                    break
-                self.records.append(record)
-                end += _RECORD.size + len(record)
-            self._journal.seek(end)
-            self._journal.truncate()
+        records = _records(self._journal)
+        first = next(records, None)
+        sources = None if first is None else _sources(first, identity)
+        if first is None or sources is None:
+            if first is not None:
+                print(f"{self.path}: was made with other options or images; starting afresh", file=sys.stderr)
+            self._begin(identity)
             return
-        if found:
-            print(f"{self.path}: was made with other options or images; starting afresh", file=sys.stderr)
+        if self._work is not None:
+            self._work = replace(self._work, sources=sources)
+        end = len(_MAGIC) + _RECORD.size + len(first)
+        for record in records:
+            if not is_complete(self.file, record):
+                break
+            end += _RECORD.size + len(record)
+        self._journal.seek(end)
+        self._journal.truncate()
+
+    def _begin(self, identity: bytes) -> None:
+        """Empty both files."""
         self.file.truncate(0)
         self._journal.seek(0)
         self._journal.truncate()
@@ -173,11 +181,14 @@ def is_finished(work: Work) -> bool:
     if not work.is_done():
         return False
     journal = _journal_path(work.out)
-    if journal.exists():
-        with journal.open("rb") as file, suppress(UserError):  # told where another run is at work
-            lock(file.fileno(), journal, work.out)
-            if not partial_path(work.out).exists():
-                journal.unlink()
+    try:
+        file = open_found(journal)
+    except OSError:
+        return True  # none is there, or nothing that a run has left
+    with file, suppress(UserError):  # told where another run is at work
+        lock(file.fileno(), journal, work.out)
+        if not os.path.lexists(partial_path(work.out)):
+            journal.unlink()
     return True
 
 
@@ -189,9 +200,9 @@ def lock(descriptor: int, path: Path, final: Path) -> None:
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), path.stat()):
+        if leads_to(path, descriptor):
             return
-    except (BlockingIOError, FileNotFoundError):
+    except BlockingIOError:
         pass
     raise UserError(f"{final}: another run is writing it")
 
@@ -207,8 +218,9 @@ def check_writable(final: Path) -> None:
     Raises:
         UserError: what is in the way.
     """
-    if final.is_dir():
-        raise UserError(f"{final}: a folder; give the name of a file")
+    check_final(final)
+    for path in (partial_path(final), _journal_path(final)):
+        check_own(path)
     with told(final), tempfile.TemporaryFile(dir=nearest_existing(final.parent)):
         pass
 
@@ -250,23 +262,28 @@ def _system_error(error: BaseException) -> OSError | None:
 def aside(path: str | Path) -> Iterator[BinaryIO]:
     """A file to write to, which takes the name ``path`` once all its bytes are on the disk.
 
-    The name never leads to half of it: a run that is killed, or fails, leaves the earlier file as it was.
+    The name never leads to half of it: a run that is killed, or fails, leaves the earlier file as it was. A link of
+    that name is replaced; what it leads to stays as it was, too.
 
     Raises:
-        UserError, WriteError: as ``told`` does.
+        UserError: a folder or a device has the name; another run writes the same file.
+        WriteError: as ``told`` does.
     """
     path = Path(path)
     partial = partial_path(path)
-    with told(path):
+    check_final(path)
+    with told(path), open_new(partial) as file:
         try:
-            with partial.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if not leads_to(partial, file.fileno()):
+                raise UserError(f"{path}: another run is writing it")
             os.replace(partial, path)
         except BaseException:
             with suppress(OSError):
-                partial.unlink()
+                if leads_to(partial, file.fileno()):
+                    partial.unlink()
             raise
         sync_folder(path.parent)
 
@@ -289,22 +306,28 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _open(path: Path) -> BinaryIO:
-    """Open for reading and writing, created if need be, never truncated."""
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-
-
-def _records(data: bytes) -> list[bytes]:
-    """The intact records at the beginning of a journal."""
-    records: list[bytes] = []
-    at = len(_MAGIC)
-    if data[:at] != _MAGIC:
-        return records
-    while at + _RECORD.size <= len(data):
-        length, crc = _RECORD.unpack_from(data, at)
-        record = data[at + _RECORD.size : at + _RECORD.size + length]
+def _records(journal: BinaryIO) -> Iterator[bytes]:
+    """The intact records at the beginning of a journal, one after the other: it may be of any size."""
+    if journal.read(len(_MAGIC)) != _MAGIC:
+        return
+    while len(head := journal.read(_RECORD.size)) == _RECORD.size:
+        length, crc = _RECORD.unpack(head)
+        record = journal.read(length) if length <= _LONGEST else b""
         if len(record) < length or zlib.crc32(record) != crc:
-            break
-        records.append(record)
-        at += _RECORD.size + length
-    return records
+            return
+        yield record
+
+
+def _sources(record: bytes, identity: bytes) -> dict[str, str] | None:
+    """What the first record of a journal tells of the sources; None: it is of other work."""
+    if record == identity:
+        return {}
+    head = identity + _SOURCES
+    text = record[len(head) :]
+    if not record.startswith(head) or len(text) > _MOST_SOURCES:
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()) else None

@@ -21,6 +21,7 @@ from ffdr.beton import layout
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.layout import ALIGNMENT, FieldSpec
 from ffdr.beton.manifest import is_foreign, manifest_path
+from ffdr.beton.opening import check_final
 from ffdr.beton.partial import partial_path
 from ffdr.errors import UserError
 
@@ -203,12 +204,13 @@ def check_out(out: Path, others: Iterable[Path], has_manifest: bool = False, may
         for mine in written:
             if _is_same(mine, other) or _is_same(mine, manifest_path(other)):
                 raise UserError(f"{mine}: would replace a file that this run needs; choose another name")
-    if out.is_dir() and not may_be_folder:
-        raise UserError(f"{out}: a folder; give the name of a file")
+    check_final(out, may_be_folder)
     if out.suffix == ".json":
         raise UserError(f"{out}: ends in .json, as the manifests of betons do; choose another name")
-    if has_manifest and is_foreign(manifest):
-        raise UserError(f"{manifest}: is not a manifest of ffdr, which would replace it; choose another name")
+    if has_manifest:
+        check_final(manifest)
+        if is_foreign(manifest):
+            raise UserError(f"{manifest}: is not a manifest of ffdr, which would replace it; choose another name")
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ffdr.beton.opening import check_final
 from ffdr.beton.partial import write_aside
 from ffdr.errors import UserError
+from ffdr.foreign import read_json
 
 FORMAT = "ffdr work 1"
 _LONGEST = 60
@@ -54,6 +56,11 @@ class Work:
         if difference:
             raise UserError(f"{self.out}: exists, {difference}; --overwrite replaces it")
         return True
+
+    def check_beside(self) -> None:
+        """Raise UserError where the receipt, or a file that belongs to the output, can't get its name."""
+        for path in (receipt_path(self.out), *self.beside):
+            check_final(path)
 
     def check_free(self) -> None:
         """Raise UserError if something has got the output's name while the work was done."""
@@ -133,9 +140,9 @@ def _state_of_file(file: Path | os.DirEntry) -> str:
 def _believed(out: Path) -> dict[str, Any] | None:
     """The receipt of an output; None: there is none, or it speaks of another file."""
     try:
-        receipt = json.loads(receipt_path(out).read_bytes())
+        receipt = read_json(receipt_path(out))
         known = receipt["format"] == FORMAT and receipt["files"][out.name] == state(out)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # missing, unreadable, not ours
+    except (OSError, ValueError, KeyError, TypeError):  # missing, unreadable, not ours
         return None
     return receipt if known else None
 

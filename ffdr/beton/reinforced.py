@@ -24,6 +24,8 @@ _COMMIT_BYTES = 1 << 20
 """Data written between two journal records."""
 _ENTRY = np.dtype([("image", "<u4"), ("crc", "<u4")])
 """A journal record holds one of these an image."""
+_MOST_AGAIN = 16
+"""How often on average a journal may tell of an image again, as it does of those that a killed run had just put."""
 
 
 def file_bytes(header: ReinforcedHeader) -> int:
@@ -74,6 +76,8 @@ class ReinforcedWriter:
         self._checksums = np.zeros(header.num_images, np.uint32)
         self._written = np.zeros(header.num_images, bool)
         self._pending: list[np.ndarray] = []
+        self._again = 0
+        """How often the journal tells of an image of which it has told before."""
         self._partial = Partial(self.path, identity_of(header, identity), self._is_complete, work)
         try:
             with told(self.path):
@@ -180,7 +184,14 @@ class ReinforcedWriter:
 
     def _is_complete(self, file: BinaryIO, record: bytes) -> bool:
         """Whether the images of a journal record are in the file; if so, counts them as done."""
+        if not record or len(record) % _ENTRY.itemsize:
+            return False
         entries = np.frombuffer(record, _ENTRY)
+        if entries["image"].max() >= self.header.num_images:
+            return False
+        self._again += int(self._written[entries["image"]].sum())
+        if self._again > _MOST_AGAIN * self.header.num_images:
+            return False
         for image, crc in entries.tolist():
             if parts.checksum(*self._part.read(file, image)) != crc:
                 return False

@@ -13,6 +13,7 @@ from ffdr import recipe
 from ffdr.ablate.exam import Exam
 from ffdr.ablate.scores import training_time
 from ffdr.bench.environment import environment
+from ffdr.beton.opening import own_folder
 from ffdr.beton.write import write_images
 from ffdr.dataset import ReinforcedDataset
 from ffdr.demo import report
@@ -147,6 +148,7 @@ def setting(
 
 
 def _recipe(name: str, images: Path, out: Path, **overrides: Any) -> Any:
+    own_folder(out)  # what an earlier run has left there is removed
     return recipe.load(
         "train", RCFG / f"{name}.yaml", data__train=str(images), train__out=str(out), train__resume=False, **overrides
     )

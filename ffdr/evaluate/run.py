@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ffdr.beton.opening import check_final
 from ffdr.beton.partial import write_aside
 from ffdr.beton.read import ImageBeton
 from ffdr.compiling import pays, set_backends
@@ -45,6 +46,8 @@ def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions |
         file = getattr(options, key)
         if file and not Path(file).parent.is_dir():
             raise UserError(f"eval.{key}: there is no folder {Path(file).parent}")
+        if file:
+            check_final(Path(file))
     with Ranks.join() as ranks:
         plan = None if options.data else plan_suite(suite)
         images = open_images(options.data, "eval.data") if options.data else None

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ffdr.beton.opening import check_final
 from ffdr.beton.read import ImageBeton, ReinforcedBeton, contents_of
 from ffdr.beton.tables import read_tables
 from ffdr.errors import UserError
@@ -60,6 +61,8 @@ def _check_grid(grid: str) -> None:
         raise UserError(f"inspect.grid: {grid} does not end in .png")
     if grid and not Path(grid).parent.is_dir():
         raise UserError(f"inspect.grid: there is no folder {Path(grid).parent}")
+    if grid:
+        check_final(Path(grid))
 
 
 def _draw(file: Path, images: ImageBeton, reinforced: ReinforcedBeton | None) -> None:

@@ -19,6 +19,7 @@ from ffdr.augment.policy import Policy
 from ffdr.beton import closing
 from ffdr.beton.copy import digest
 from ffdr.beton.header import ReinforcedHeader
+from ffdr.beton.opening import check_folder
 from ffdr.beton.partial import check_writable, is_finished
 from ffdr.beton.parts import check_out
 from ffdr.beton.read import ImageBeton
@@ -88,6 +89,7 @@ class _Run:
         self.work = Work(self.out, "reinforce", options.overwrite, told, {"images": digest(self.images)})
         if not self._is_done():  # as far as that is known without the teacher, which takes long to load
             check_writable(self.out)
+            check_folder(shards.folder_of(self.out))
         if options.resolution:
             teacher_options = replace(teacher_options, resolution=options.resolution)
         batches = self.images.num_images * options.views // (teacher_options.batch_size * ranks.size)
@@ -101,7 +103,7 @@ class _Run:
         self.is_there = self._is_done()
         if self.is_there:
             return
-        self.folder = ShardFolder(self.out, self.header, self.identity)
+        self.folder = ShardFolder(self.out, self.header, self.identity, len(self.shards[0]))
         self.labeller = Labeller(self.images, policy, self.header, teacher, ranks.threads(options.workers))
 
     def _is_done(self) -> bool:

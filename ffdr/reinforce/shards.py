@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
-from ffdr.beton.header import ReinforcedHeader
+from ffdr.beton.header import ReinforcedHeader, check_logits, check_new_logits, check_views
+from ffdr.beton.opening import open_found, open_new, own_folder
 from ffdr.beton.partial import told
 
 SHARD_VIEWS = 1 << 14
@@ -36,6 +37,11 @@ def cut(num_images: int, views: int, batch_size: int) -> list[range]:
     batches = max(1, min(SHARD_VIEWS // batch_size, num_images * views // batch_size // MIN_SHARDS))
     images = max(1, batches * batch_size // views)  # rounded down: no batch with only a few views in it
     return [range(first, min(first + images, num_images)) for first in range(0, num_images, images)]
+
+
+def folder_of(out: Path) -> Path:
+    """Where the shards of a file lie until it is finished."""
+    return out.with_name(out.name + ".shards")
 
 
 @dataclass(frozen=True)
@@ -59,16 +65,22 @@ class Labelled:
 class ShardFolder:
     """``OUT.shards``: finished shards of one reinforcement, each under its final name only when it is whole."""
 
-    def __init__(self, out: Path, header: ReinforcedHeader, identity: str) -> None:
-        """header, identity: what decides the bytes; a shard of anything else is not believed."""
-        self.path = out.with_name(out.name + ".shards")
-        self.header = header
+    def __init__(self, out: Path, header: ReinforcedHeader, identity: str, largest: int = SHARD_VIEWS) -> None:
+        """Nothing is written yet.
+
+        Args:
+            out: the file that is made of the shards.
+            header, identity: what decides the bytes; a shard of anything else is not believed.
+            largest: images of the largest shard; one of more is not believed either.
+        """
+        self.path = folder_of(out)
+        self.header, self.largest = header, largest
         self.work = hashlib.sha256(header.pack() + identity.encode(errors="surrogateescape")).digest()
 
     def create(self) -> None:
         """Make the folder, and clear away what killed runs left unfinished."""
         with told(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+            own_folder(self.path)
             for path in self.path.glob("*.partial"):
                 path.unlink()
 
@@ -90,7 +102,8 @@ class ShardFolder:
         partial = final.with_name(f"{final.name}.{os.uname().nodename}-{os.getpid()}.partial")
         with told(final):
             try:
-                partial.write_bytes(head.tobytes() + body)
+                with open_new(partial) as file:
+                    file.write(head.tobytes() + body)
                 os.replace(partial, final)
             except OSError:
                 partial.unlink(missing_ok=True)  # gives a full disk some room
@@ -102,21 +115,29 @@ class ShardFolder:
             yield path, self._read(path)
 
     def _read(self, path: Path) -> Labelled | None:
-        data = path.read_bytes()
-        if len(data) < _HEAD.itemsize:
+        K, T = self.header.views, self.header.topk
+        records = np.dtype(MIXED_DTYPE if self.header.mixes else VIEW_DTYPE)
+        try:
+            with open_found(path) as file:
+                size = os.fstat(file.fileno()).st_size
+                head = np.frombuffer(file.read(_HEAD.itemsize).ljust(_HEAD.itemsize, b"\0"), _HEAD)[0].copy()
+                first, n = int(head["first"]), int(head["count"])
+                sizes = [n * K * records.itemsize, n * K * T * 2, n * K * T * 2]
+                fits = 0 < n <= self.largest and first + n <= self.header.num_images
+                if not fits or size != _HEAD.itemsize + sum(sizes):
+                    return None
+                body = file.read()
+        except OSError:  # a link, or it has just been taken away
             return None
-        head, body = np.frombuffer(data, _HEAD, 1)[0].copy(), data[_HEAD.itemsize :]
         if (head["magic"], head["work"].tobytes(), int(head["crc"])) != (_MAGIC, self.work, _crc(head, body)):
             return None
-        n, K, T = int(head["count"]), self.header.views, self.header.topk
-        records = np.dtype(MIXED_DTYPE if self.header.mixes else VIEW_DTYPE)
-        ends = np.cumsum([n * K * records.itemsize, n * K * T * 2])
-        return Labelled(
-            int(head["first"]),
-            np.frombuffer(body[: ends[0]], records).reshape(n, K),
-            np.frombuffer(body[ends[0] : ends[1]], "<u2").reshape(n, K, T),
-            np.frombuffer(body[ends[1] :], "<f2").reshape(n, K, T),
-        )
+        ends = np.cumsum(sizes)
+        views = np.frombuffer(body[: ends[0]], records).reshape(n, K)
+        ids = np.frombuffer(body[ends[0] : ends[1]], "<u2").reshape(n, K, T)
+        log_probs = np.frombuffer(body[ends[1] :], "<f2").reshape(n, K, T)
+        if check_views(views, self.header) or check_logits(ids, log_probs, self.header):
+            return None
+        return None if check_new_logits(ids, log_probs) else Labelled(first, views, ids, log_probs)
 
 
 def _crc(head: np.ndarray, body: bytes) -> int:

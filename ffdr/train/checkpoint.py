@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ffdr.beton.opening import check_folder, own_folder
 from ffdr.beton.partial import aside
 from ffdr.errors import UserError
 from ffdr.text import reason
@@ -35,7 +36,7 @@ class Checkpoints:
         """
         if set(state) != set(_KEYS):
             raise ValueError(f"checkpoint: keys {sorted(state)}, but {sorted(_KEYS)} are needed")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        own_folder(self.folder)
         with aside(self.folder / f"{step:09d}.pt") as file:
             torch.save({"version": _VERSION, **state}, file)
         paths = self.paths()
@@ -68,7 +69,8 @@ class Checkpoints:
             path.unlink()
 
     def paths(self) -> list[Path]:
-        """Oldest first."""
+        """Oldest first. Raises UserError where the folder is a link: what is elsewhere is not this run's to remove."""
+        check_folder(self.folder)
         return sorted(self.folder.glob("*.pt"), key=lambda path: int(path.stem) if path.stem.isdecimal() else -1)
 
 

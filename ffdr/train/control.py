@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 
+from ffdr.beton.opening import open_kept
 from ffdr.errors import UserError
 
 AHEAD = 2
@@ -74,10 +75,10 @@ def sole_run(folder: Path) -> Iterator[None]:
     """Hold a run's folder, which is created if need be, against a second run.
 
     Raises:
-        UserError: one is at work in it.
+        UserError: one is at work in it; its lock is no file of ffdr's.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
+    with open_kept(folder / ".lock", shared=True) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

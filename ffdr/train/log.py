@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,9 +13,10 @@ import timm
 import torch
 
 from ffdr import __version__
+from ffdr.beton.opening import check_folder, open_kept, own_folder
 from ffdr.beton.partial import told, write_aside
 from ffdr.errors import UserError
-from ffdr.foreign import MOST_LOG_BYTES, read_text
+from ffdr.foreign import MOST_LOG_BYTES, read_bytes
 from ffdr.text import readable
 from ffdr.train.report import write_report
 
@@ -27,25 +29,39 @@ class JsonLog:
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one record and hand it to the operating system."""
-        with told(self.path), open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        with told(self.path), open_kept(self.path, shared=True) as file:
+            file.seek(0, os.SEEK_END)
+            file.write(json.dumps(record).encode() + b"\n")
 
     def records(self) -> list[dict[str, Any]]:
-        """All whole records; a last line that a killed run left unfinished is no record."""
+        """All whole records; a last line that a killed run left unfinished is no record.
+
+        Raises:
+            UserError: no log of a run can be as large.
+        """
         if not self.path.exists():
             return []
         records = []
-        for line in read_text(self.path, MOST_LOG_BYTES).splitlines():
-            try:
-                records.append(json.loads(line))
-            except (ValueError, RecursionError):
+        for line in read_bytes(self.path, MOST_LOG_BYTES).splitlines():
+            record = _record(line)
+            if record is None:
                 break
+            records.append(record)
         return records
 
     def keep(self, epochs: int) -> None:
         """Drop the records after the first ``epochs`` epochs."""
         kept = [record for record in self.records() if record["epoch"] <= epochs]
         write_aside(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """What a line holds; None where it is no record."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("epoch"), int) else None
 
 
 class RunLog(JsonLog):
@@ -58,7 +74,10 @@ class RunLog(JsonLog):
         if tensorboard and str(folder) != readable(str(folder)):
             raise UserError(f"train.tensorboard: TensorBoard can't write to {folder}, which is not UTF-8; leave it out")
         super().__init__(Path(folder) / "log.jsonl")
-        self.folder, self._tensorboard = Path(folder), tensorboard
+        self.folder = Path(folder)
+        self._tensorboard = self.folder / "tensorboard" if tensorboard else None
+        if self._tensorboard:
+            check_folder(self._tensorboard)
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one record, for TensorBoard too."""
@@ -66,7 +85,8 @@ class RunLog(JsonLog):
         if self._tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # an optional package
 
-            with SummaryWriter(str(self.folder / "tensorboard")) as writer:
+            own_folder(self._tensorboard)
+            with SummaryWriter(str(self._tensorboard)) as writer:
                 for key, value in record.items():
                     writer.add_scalar(key, value, record["epoch"])
 

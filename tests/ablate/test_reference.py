@@ -150,6 +150,13 @@ def test_what_is_refused(tmp_path):
     blind = write_run(tmp_path / "blind")
     (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "half.json").write_text('{"model"')
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "words.json").write_text('{"model": "resnet50", "top1": "high"}')
+    (tmp_path / "sets.json").write_text('{"model": "resnet50", "sets": [1]}')
+    torn = write_run(tmp_path / "torn", top1=0.8)
+    (torn / "options.json").write_text("{}")
+    deep = write_run(tmp_path / "deep", top1=0.8)
+    (deep / "log.jsonl").write_text("[" * 100_000)
     (tmp_path / "bad.csv").write_text(
         "source,timm,task,data,epochs,set,metric,percent\nx,resnet50,dr,d,1,val,top1,high\n"
     )
@@ -161,6 +168,11 @@ def test_what_is_refused(tmp_path):
         ({"file": str(tmp_path)}, "holds no run"),
         ({"file": str(tmp_path / "list.json")}, "no report of ffdr eval"),
         ({"file": str(tmp_path / "half.json")}, "not JSON"),
+        ({"file": str(tmp_path / "deep.json")}, "not JSON"),
+        ({"file": str(deep)}, "not JSON"),
+        ({"file": str(tmp_path / "words.json")}, "not as ffdr leaves it .*top1 of val is no number"),
+        ({"file": str(tmp_path / "sets.json")}, "not as ffdr leaves it"),
+        ({"file": str(torn)}, "not as ffdr leaves it"),
         ({"file": str(run), "reference": str(tmp_path / "bad.csv")}, "line 2 is no figure"),
         ({"file": str(run), "reference": "nowhere.csv"}, "no such file"),
         ({"file": str(run), "task": "drr"}, "did you mean dr"),

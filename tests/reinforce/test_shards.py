@@ -1,5 +1,6 @@
 """Shards: how the work is cut, and which files are believed."""
 
+import os
 from dataclasses import replace
 from itertools import pairwise
 
@@ -46,13 +47,10 @@ def test_cut(num_images, views, batch, images):
 
 def labelled(first, seed=0):
     rng = np.random.default_rng(seed)
-    views = np.frombuffer(rng.bytes(4 * 3 * MIXED_DTYPE.itemsize), MIXED_DTYPE).reshape(4, 3)
-    return Labelled(
-        first,
-        views,
-        rng.integers(0, 10, (4, 3, 2), dtype=np.uint16),
-        -rng.uniform(0, 9, (4, 3, 2)).astype(np.float16),
-    )
+    views = np.frombuffer(rng.bytes(4 * 3 * MIXED_DTYPE.itemsize), MIXED_DTYPE).reshape(4, 3).copy()
+    views["mix"]["partner"] %= 100
+    ids = rng.permuted(np.tile(np.arange(10, dtype=np.uint16), (4, 3, 1)), axis=2)[..., :2]
+    return Labelled(first, views, ids, -np.sort(rng.uniform(0, 9, (4, 3, 2)), axis=2).astype(np.float16))
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -84,6 +82,41 @@ def test_a_shard_of_other_work_or_a_damaged_one_is_not_believed(tmp_path):
         assert next(folder.finished())[1] is None, at
         path.write_bytes(whole[:at])
         assert next(folder.finished())[1] is None, at
+
+
+def test_a_shard_that_no_run_has_made_is_not_believed(tmp_path):
+    """Although the work and all checksums are right."""
+    folder = ShardFolder(tmp_path / "x.beton", HEADER, "teacher", largest=4)
+    folder.create()
+    good = labelled(0)
+    partner, ids, more = good.views.copy(), good.ids.copy(), labelled(0)
+    partner["mix"]["partner"] = 100
+    ids[0, 0] = 3
+    twice = [np.concatenate([part, part]) for part in (more.views, more.ids, more.log_probs)]
+    for bad in (
+        replace(good, views=partner),
+        replace(good, ids=ids),
+        replace(good, ids=good.ids + np.uint16(10)),
+        replace(good, log_probs=-good.log_probs),
+        replace(good, log_probs=np.full_like(good.log_probs, np.nan)),
+        replace(good, first=97),
+        Labelled(0, *twice),
+    ):
+        folder.write(bad)
+        (path, found), *rest = folder.finished()
+        assert found is None and not rest
+        path.unlink()
+    folder.write(good)
+    path, found = next(folder.finished())
+    assert found is not None
+    (tmp_path / "moved").write_bytes(path.read_bytes())
+    with path.open("r+b") as file:
+        file.truncate(10 << 30)
+    assert next(folder.finished())[1] is None
+    for place in (lambda: path.symlink_to(tmp_path / "moved"), lambda: os.mkfifo(path), lambda: path.touch()):
+        path.unlink()
+        place()
+        assert list(folder.finished()) == [(path, None)]
 
 
 def test_only_its_own_files_are_removed(tmp_path):
