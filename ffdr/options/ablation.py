@@ -20,7 +20,7 @@ class AblateOptions:
     """folder of the runs and of what is made for them; empty: runs/ and the last part of ablate.out"""
     data: str = "."
     """folder that {data} stands for in the grid's paths; {work} stands for ablate.work"""
-    prepare: tuple[str, ...] = ()
+    prepare: tuple[str, ...] = field(default=(), metadata={"lines": True})
     """command lines of ffdr, without the word ffdr, that make what the runs need; each is run once"""
     settings: dict[str, Any] = field(default_factory=dict)
     """options of ffdr train that all runs share, by dotted key; config-file names recipes"""
