@@ -105,7 +105,7 @@ class _Typed(Checker):
             return names[self.kind]
         element, *others = get_args(self.kind)
         count = "" if Ellipsis in others else f"{1 + len(others)} "
-        return f"{count}{names[element].split()[-1]}s, such as 0.5,1.0"
+        return f"{count}{names[element].split()[-1]}s, such as {'128,224' if element is int else '0.5,1.0'}"
 
 
 def _integer(text: str) -> int:
@@ -317,8 +317,7 @@ def _build(recipe_class: type[R], settings: dict[str, tuple[str, Any]]) -> R:
         where, value = settings[key]
         if checker.has_unfit(value):
             raise UserError(f"{where}: {key}: {brief(value)} has control characters, which no option takes")
-        shown = brief(value if isinstance(value, dict) else _spell(value))
-        raise UserError(f"{where}: {key}: {shown} is not {checker.help()}{_octal_hint(value)}")
+        raise UserError(f"{where}: {key}: {brief(value)} is not {checker.help()}{_octal_hint(value)}")
     return recipe_class(
         *(
             options(**{f.name: config[section, f.name] for f in fields(options)})

@@ -23,7 +23,7 @@ SEED = "train.seed"
 """The axis whose points are repeats of the same run."""
 _OWN = ("train.out", "train.resume", "train.dry_run")
 _MOST_RUNS = 10_000
-_MOST_TEXT = 1 << 26
+_MOST_TEXT = 1 << 25
 """Characters of all runs, as command lines and as recipes; those of a run are some three thousand."""
 
 
