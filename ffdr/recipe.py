@@ -38,6 +38,8 @@ _POWER = re.compile(r"[-+]?\d+(\.\d+)?e\+?\d{1,2}", re.IGNORECASE)
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udc7f\udd00-\udfff]")
 """What no name of a file has that anyone wants: controls of a terminal, of lines, of the direction of writing, and
 halves of characters, but for those that stand for bytes which are not UTF-8."""
+_LONGEST_PATH = 4096
+"""Characters that Linux takes."""
 Settings = dict[str, tuple[str, Any]]
 """dotted key → (where it is set, value)"""
 
@@ -135,9 +137,7 @@ def parse(verb: str, arguments: Sequence[str], also: Sequence[tuple[str, Any]] =
     files = files or Files(verb)
     settings: Settings = {}
     for path in paths:
-        if _UNFIT.search(path):
-            raise UserError(f"--config-file: {brief(path)} is not the path of a recipe")
-        settings |= files.settings(Path(path))
+        settings |= files.settings(_path(path, "--config-file"))
     for key, _ in also:
         _require_known(key, known, "call", verb)
     settings |= {key: ("command line", value) for key, value in flags} | {key: ("call", value) for key, value in also}
@@ -227,9 +227,7 @@ class Files:
         bases = content.pop("base", [])
         found: Settings = {}
         for base in bases if isinstance(bases, list) else [] if _is_null(bases) else [bases]:
-            if not isinstance(base, Text) or _UNFIT.search(base):
-                raise UserError(f"{file}: base: {brief(base)} is not the path of a recipe, or a list of them")
-            found |= self.settings(file.parent / base, above)
+            found |= self.settings(file.parent / _path(base, f"{file}: base"), above)
         return found | self._own(content, file)
 
     def _own(self, content: dict, file: Path) -> Settings:
@@ -246,6 +244,12 @@ class Files:
                 raise UserError(f"{where}: {key} stands twice (see line {lines[key]})")
             own[key], lines[key] = (where, value), line
         return own
+
+
+def _path(value: Any, where: str) -> Path:
+    if not isinstance(value, str) or _UNFIT.search(value) or len(value) > _LONGEST_PATH:
+        raise UserError(f"{where}: {brief(value)} is not the path of a recipe")
+    return Path(value)
 
 
 def _flatten(content: dict, known: dict[str, Field], prefix: str = "") -> Iterator[tuple[str, int, Any]]:
