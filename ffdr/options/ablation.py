@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ffdr.errors import UserError, between, one_of
+from ffdr.options.files import MOST_PROCESSES
 from ffdr.options.learning import TASKS, switched
 
 
@@ -43,8 +44,8 @@ class AblateOptions:
     """only list the runs"""
 
     def __post_init__(self) -> None:
-        between("ablate.jobs", self.jobs, 0, 1024)
-        between("ablate.threads", self.threads, 0, 1024)
+        between("ablate.jobs", self.jobs, 0, MOST_PROCESSES)
+        between("ablate.threads", self.threads, 0, MOST_PROCESSES)
         if not self.axes:
             raise UserError("ablate.axes: there is no grid; give one, such as --config-file rcfg/ablate/digits.yaml")
         if not self.out:

@@ -1,5 +1,6 @@
 """Every option that is a number: what no work can need is refused as a recipe is read, in one short line."""
 
+import os
 import time
 from typing import get_args, get_origin, get_type_hints
 
@@ -84,6 +85,22 @@ def test_what_is_no_number_is_refused(verb, key, count):
         line = str(told.value)
         assert f"{key}: '{value[:5]}" in line and len(line) < 400
         assert line.endswith(("is not an integer", "is not a number", "s, such as 0.5,1.0", "s, such as 128,224"))
+
+
+@pytest.mark.parametrize(
+    ("verb", "key"),
+    [
+        ("write", "write.workers"),
+        ("transcode", "transcode.workers"),
+        ("ablate", "ablate.jobs"),
+        ("ablate", "ablate.threads"),
+    ],
+)
+def test_processes_are_as_many_as_a_machine_bears(verb, key):
+    most = max(64, 4 * os.cpu_count())
+    parse(verb, f"--{key}={most}")
+    with pytest.raises(UserError, match=f"{key}: {most + 1} is not between 0 and {most}"):
+        parse(verb, f"--{key}={most + 1}")
 
 
 def test_a_caller_in_python_is_told_the_same():
