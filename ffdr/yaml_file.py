@@ -23,7 +23,7 @@ MOST_BYTES = 256 << 10
 """Of all files of a recipe: PyYAML takes a second for them at worst. Those in rcfg/ have at most 3 KiB each."""
 MOST_VALUES = 10_000
 """Scalars (keys, too), lists and mappings in all files of a recipe, an alias counted as all that it stands for."""
-MOST_FILES = 1000
+MOST_FILES = 250
 """Of a recipe and its bases, or of a grid and all recipes that it names."""
 MOST_LEVELS = 16
 """Lists and mappings within each other, and bases of bases. A point of a grid is at the fifth level."""
@@ -100,8 +100,10 @@ class _Document:
         """made so far"""
         self._file, self._most = file, most
         self._events = self._told(text)
-        self._anchored: dict[str, tuple[Any, int] | None] = {}
-        """value and how many values it is; None: not at its end yet"""
+        self._anchored: dict[str, tuple[Any, int, int] | None] = {}
+        """value, how many values it is, and by how many levels it is deeper than its own; None: not at its end yet"""
+        self._deepest = 0
+        """level of the innermost list or mapping so far in the value that is being made"""
 
     def content(self) -> Any:
         """What the file holds; None: nothing."""
@@ -141,25 +143,30 @@ class _Document:
     def _value(self, event: yaml.Event, level: int) -> Any:
         """The value that begins with this event."""
         if isinstance(event, yaml.AliasEvent):
-            return self._alias(event)
+            return self._alias(event, level)
         if event.tag not in (None, *_TAGS[type(event)]):
             tag = printable(event.tag.replace("tag:yaml.org,2002:", "!!"))
             raise self._error(event, f"{tag}: a recipe has no values of such a kind; leave it out")
-        if level > MOST_LEVELS and not isinstance(event, yaml.ScalarEvent):
-            raise self._error(event, f"more than {MOST_LEVELS} lists and mappings within each other")
         if event.anchor is not None:
             self._anchored[event.anchor] = None
-        before = self.values
+        before, around, self._deepest = self.values, self._deepest, level - 1
         self._count(event)
         if isinstance(event, yaml.ScalarEvent):
             value = self._text(event)
-        elif isinstance(event, yaml.SequenceStartEvent):
-            value = [self._value(part, level + 1) for part in self._parts()]
         else:
-            value = self._mapping(level)
+            self._reach(event, level)
+            is_list = isinstance(event, yaml.SequenceStartEvent)
+            value = [self._value(part, level + 1) for part in self._parts()] if is_list else self._mapping(level)
         if event.anchor is not None:
-            self._anchored[event.anchor] = value, self.values - before
+            self._anchored[event.anchor] = value, self.values - before, self._deepest - level
+        self._deepest = max(self._deepest, around)
         return value
+
+    def _reach(self, event: yaml.Event, level: int) -> None:
+        """Refuse a list or a mapping that lies too deep. level: of the outermost, 1."""
+        if level > MOST_LEVELS:
+            raise self._error(event, f"more than {MOST_LEVELS} lists and mappings within each other")
+        self._deepest = max(self._deepest, level)
 
     def _parts(self) -> Iterator[yaml.Event]:
         """The events with which the parts of a list or a mapping begin."""
@@ -202,15 +209,16 @@ class _Document:
             merged |= part
         return merged
 
-    def _alias(self, event: yaml.AliasEvent) -> Any:
+    def _alias(self, event: yaml.AliasEvent, level: int) -> Any:
         name = printable(event.anchor)
         if event.anchor not in self._anchored:
             raise self._error(event, f"*{name}: there is no &{name} above it")
         anchored = self._anchored[event.anchor]
         if anchored is None:
             raise self._error(event, f"*{name} stands within &{name} itself")
-        value, values = anchored
+        value, values, levels = anchored
         self._count(event, values)
+        self._reach(event, level + levels)
         return value
 
 

@@ -12,7 +12,7 @@ MODES = ("jpg", "raw", "proportion", "dct")
 KINDS = ("jpg", "dct")
 ON_ERROR = ("stop", "skip")
 MOST_PROCESSES = max(64, 4 * (os.cpu_count() or 1))
-"""At a time, and threads of each: more gain nothing and take memory, some 50 MB per process that encodes."""
+"""At a time, and threads of each: more gain nothing and take memory, 25 MB and more per process."""
 
 
 @dataclass(frozen=True)

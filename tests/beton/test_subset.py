@@ -209,7 +209,7 @@ def test_a_subset_shows_the_pixels_of_the_full_file(photos, reinforce, tmp_path)
 
 
 def test_crafted_indices_take_neither_time_nor_memory():
-    with bounded(2):
+    with bounded(5):
         for text in ("9" * 5000, "0:" + "9" * 5000, "x" * 10**6):
             with pytest.raises(UserError, match="neither a number") as told:
                 parse_indices(text, 8)
