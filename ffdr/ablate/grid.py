@@ -173,10 +173,10 @@ def _cell(
         filled = {key: _filled(options, value, labels) for key, value in part.items()}
         files += [file for file in split_list(filled.pop("config-file", "")) if file]
         settings |= filled
-    name = printable(" ".join(f"{axis}={label}" for axis, label in labels.items()))
+    name = " ".join(f"{axis}={label}" for axis, label in labels.items())
     for key in _OWN:
         if key in settings:
-            raise UserError(f"ablate, {name}: {key} is settled by ffdr ablate itself; leave it out")
+            raise UserError(f"ablate, {printable(name)}: {key} is settled by ffdr ablate itself; leave it out")
     wanted = {key: settings.pop(f"subset.{key}", "") for key in ("views", "topk")}
     cut = None
     try:
@@ -185,7 +185,7 @@ def _cell(
             cut = _cut(options, found, wanted)
             found, arguments = _parse(options, files, settings | {"data.reinforced": cut.out}, read)
     except UserError as error:
-        raise UserError(f"ablate, {name}: {error}") from error
+        raise UserError(f"ablate, {printable(name)}: {error}") from error
     return Cell(labels, found, command("train", *arguments), cut)
 
 

@@ -1,10 +1,10 @@
 """Every option that is a number: what no work can need is refused as a recipe is read, in one short line."""
 
 import os
-import time
 from typing import get_args, get_origin, get_type_hints
 
 import pytest
+from bounded import bounded
 
 from ffdr import recipe
 from ffdr.errors import UserError
@@ -66,13 +66,11 @@ def test_there_are_numbers_to_try():
 @pytest.mark.parametrize(("verb", "key", "count"), OPTIONS)
 def test_a_silly_number_is_refused_at_once(verb, key, count):
     for value in SILLY:
-        start = time.perf_counter()
         if (key, value) in HARMLESS:
             parse(verb, f"--{key}={value}")
             continue
-        with pytest.raises(UserError) as told:
+        with bounded(2), pytest.raises(UserError) as told:
             parse(verb, f"--{key}={','.join([value] * count)}")
-        assert time.perf_counter() - start < 1
         line = str(told.value)
         assert key in line and line.isprintable() and len(line) < 400
 
