@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ffdr.errors import UserError
+from ffdr.text import brief
 
 PerChannel = tuple[float, float, float]
 
 
 def shown(value: object) -> str:
     """A value in one short line."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    return brief(value, 60)
 
 
 def integer(key: str, value: Any, low: int, high: int | None = None, note: str = "") -> int:

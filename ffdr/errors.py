@@ -6,6 +6,10 @@ import difflib
 import errno
 from collections.abc import Iterable, Sequence
 
+from ffdr.text import brief, printable
+
+_LONGEST_NAME = 100
+"""Characters of a name that are compared with others: the time grows with their square."""
 _BAD_PATH = {
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP,
     errno.ENAMETOOLONG, errno.EILSEQ,
@@ -50,17 +54,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """A hint naming the closest valid spelling, or an empty string when nothing is close."""
-    close = difflib.get_close_matches(name, list(valid), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    close = difflib.get_close_matches(name[:_LONGEST_NAME], list(valid), n=1)
+    return f" (did you mean {printable(close[0])}?)" if close else ""
 
 
 def one_of(key: str, value: str, allowed: Sequence[str]) -> None:
     """Raise UserError unless the value of an option is one of those allowed."""
     if value not in allowed:
-        raise UserError(f"{key}: {value!r} is not one of {', '.join(allowed)}{nearest(str(value), allowed)}")
+        raise UserError(f"{key}: {brief(value)} is not one of {', '.join(allowed)}{nearest(str(value), allowed)}")
 
 
 def between(key: str, value: float, low: float, high: float) -> None:
     """Raise UserError unless low <= value <= high; no number is not."""
     if not low <= value <= high:
-        raise UserError(f"{key}: {value} is not between {low:g} and {high:g}")
+        raise UserError(f"{key}: {brief(value)} is not between {low:g} and {high:g}")

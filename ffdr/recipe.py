@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -26,28 +27,45 @@ from fastargs.validation import Checker
 
 from ffdr.errors import UserError, nearest
 from ffdr.options import RECIPES
-from ffdr.text import split_list
-from ffdr.yaml_file import Text, read_mapping, without_marks
+from ffdr.text import brief, printable, split_list
+from ffdr.yaml_file import MOST_LEVELS, Reading, Text, without_marks
 
 R = TypeVar("R")
 
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _PREFIXED = re.compile(r"[-+]?0[xob][0-9a-f_]+", re.IGNORECASE)
 _POWER = re.compile(r"[-+]?\d+(\.\d+)?e\+?\d{1,2}", re.IGNORECASE)
+_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udc7f\udd00-\udfff]")
+"""What no name of a file has that anyone wants: controls of a terminal, of lines, of the direction of writing, and
+halves of characters, but for those that stand for bytes which are not UTF-8."""
+_LONGEST_PATH = 4096
+"""Characters that Linux takes."""
+Settings = dict[str, tuple[str, Any]]
+"""dotted key → (where it is set, value)"""
 
 
 class _Typed(Checker):
     """Accepts what is of the field's type, or text that spells it exactly."""
 
-    def __init__(self, kind: Any) -> None:
-        self.kind = kind
+    def __init__(self, kind: Any, lines: bool = False) -> None:
+        """lines: whether a text may have several."""
+        self.kind, self.lines = kind, lines
 
     def check(self, value: Any) -> Any:
+        if self.has_unfit(value):
+            raise ValueError
         if get_origin(self.kind) is tuple:
             return self._tuple(value)
         if get_origin(self.kind) is dict:
             return self._mapping(value)
         return self._scalar(self.kind, value)
+
+    def has_unfit(self, value: Any) -> bool:
+        """Whether a text in it has characters that no option takes."""
+        if isinstance(value, str):
+            return bool(_UNFIT.search(re.sub(r"[\t\r\n]", " ", value) if self.lines else value))
+        parts = list(value.items()) if isinstance(value, dict) else value
+        return isinstance(parts, (list, tuple)) and any(map(self.has_unfit, parts))
 
     def _tuple(self, value: Any) -> tuple:
         parts = [part for part in split_list(value) if part.strip()] if isinstance(value, str) else list(value)
@@ -89,7 +107,7 @@ class _Typed(Checker):
             return names[self.kind]
         element, *others = get_args(self.kind)
         count = "" if Ellipsis in others else f"{1 + len(others)} "
-        return f"{count}{names[element].split()[-1]}s, such as 0.5,1.0"
+        return f"{count}{names[element].split()[-1]}s, such as {'128,224' if element is int else '0.5,1.0'}"
 
 
 def _integer(text: str) -> int:
@@ -101,23 +119,25 @@ def _integer(text: str) -> int:
     return int(text)
 
 
-def parse(verb: str, arguments: Sequence[str], also: Sequence[tuple[str, Any]] = ()) -> Any:
+def parse(verb: str, arguments: Sequence[str], also: Sequence[tuple[str, Any]] = (), files: Files | None = None) -> Any:
     """The recipe of a verb from its command line: ``--config-file`` YAMLs in order, then dotted flags.
 
     Args:
         verb: a key of ``ffdr.options.RECIPES``.
         arguments: what follows the verb, such as ``["--config-file", "x.yaml", "--train.epochs=16"]``.
         also: further (key, value) pairs that win over files and flags; for callers in Python.
+        files: those of this verb that were read already; for many recipes that share some.
 
     Raises:
         UserError: an unknown key or wrong value, with its place, what is allowed and the nearest spelling.
     """
     recipe_class = RECIPES[verb]
     known = _known_keys(recipe_class)
-    files, flags = _split(arguments, verb, known)
-    settings: dict[str, tuple[str, Any]] = {}
-    for file in files:
-        settings.update(_read_yaml(Path(file), known, verb))
+    paths, flags = _split(arguments, verb, known)
+    files = files or Files(verb)
+    settings: Settings = {}
+    for path in paths:
+        settings |= files.settings(_path(path, "--config-file"))
     for key, _ in also:
         _require_known(key, known, "call", verb)
     settings |= {key: ("command line", value) for key, value in flags} | {key: ("call", value) for key, value in also}
@@ -158,7 +178,7 @@ def _split(arguments: Sequence[str], verb: str, known: dict[str, Field]) -> tupl
             word = "--config-file"
         if not word.startswith("--"):
             if number > 0 or f"{verb}.file" not in known:
-                raise UserError(f"{word!r}: options are written --section.name=value")
+                raise UserError(f"{brief(word)}: options are written --section.name=value")
             word = f"--file={word}"
         key, equals, value = word[2:].partition("=")
         key = key.replace("-", "_")
@@ -178,37 +198,65 @@ def _split(arguments: Sequence[str], verb: str, known: dict[str, Field]) -> tupl
     return files, flags
 
 
-def _read_yaml(
-    file: Path, known: dict[str, Field], verb: str, above: tuple[Path, ...] = ()
-) -> Iterator[tuple[str, tuple[str, Any]]]:
-    """(dotted key, (file and line, value)) pairs of a recipe, those of its ``base`` first.
+class Files:
+    """The recipe files of one verb: each is read once, and all of them within the limits of one recipe."""
 
-    base: one path, or a list of which the later wins, from the recipe's own folder. above: the recipes it is a base of.
-    """
-    if file.resolve() in above:
-        raise UserError(f"{file}: is its own base")
-    content = read_mapping(file)
-    bases = content.pop("base", [])
-    for base in bases if isinstance(bases, list) else [] if _is_null(bases) else [bases]:
-        yield from _read_yaml(file.parent / str(base), known, verb, (*above, file.resolve()))
-    lines: dict[str, int] = {}
-    for key, line, value in _flatten(content, known):
-        where = f"{file}, line {line}"
-        if _is_null(value) and _is_section(key, known):
-            continue  # all that stands in it may be commented out
-        _require_known(key, known, where, verb)
-        _require_value(key, value, where)
-        if key in lines:
-            raise UserError(f"{where}: {key} stands twice (see line {lines[key]})")
-        lines[key] = line
-        yield key, (where, value)
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
+        self._known = _known_keys(RECIPES[verb])
+        self._reading = Reading()
+        self._read: dict[str, Settings] = {}
+
+    def settings(self, file: Path, above: tuple[str, ...] = ()) -> Settings:
+        """Dotted key → (file and line, value) of a recipe, over those of its ``base``.
+
+        base: one path, or a list of which the later wins, from the recipe's own folder. above: the recipes it is a base
+        of.
+        """
+        place = os.path.join(os.path.realpath(file.parent), file.name)  # a link's bases lie where the link does
+        if place in above:
+            raise UserError(f"{file}: is its own base")
+        if len(above) >= MOST_LEVELS:
+            raise UserError(f"{file}: more than {MOST_LEVELS} recipes, each the base of another")
+        if place not in self._read:
+            self._read[place] = self._settings(file, (*above, place))
+        return self._read[place]
+
+    def _settings(self, file: Path, above: tuple[str, ...]) -> Settings:
+        content = self._reading.mapping(file)
+        bases = content.pop("base", [])
+        found: Settings = {}
+        for base in bases if isinstance(bases, list) else [] if _is_null(bases) else [bases]:
+            found |= self.settings(file.parent / _path(base, f"{file}: base"), above)
+        return found | self._own(content, file)
+
+    def _own(self, content: dict, file: Path) -> Settings:
+        """What the file itself sets."""
+        own: Settings = {}
+        lines: dict[str, int] = {}
+        for key, line, value in _flatten(content, self._known):
+            where = f"{file}, line {line}"
+            if (_is_null(value) or value == {}) and _is_section(key, self._known):
+                continue  # all that stands in it may be commented out
+            _require_known(key, self._known, where, self._verb)
+            _require_value(key, value, where)
+            if key in own:
+                raise UserError(f"{where}: {key} stands twice (see line {lines[key]})")
+            own[key], lines[key] = (where, value), line
+        return own
+
+
+def _path(value: Any, where: str) -> Path:
+    if not isinstance(value, str) or _UNFIT.search(value) or len(value) > _LONGEST_PATH:
+        raise UserError(f"{where}: {brief(value)} is not the path of a recipe")
+    return Path(value)
 
 
 def _flatten(content: dict, known: dict[str, Field], prefix: str = "") -> Iterator[tuple[str, int, Any]]:
     """(dotted key, line, value) of all options; the mapping of an option that is one stays whole."""
     for key, value in content.items():
         path = f"{prefix}{key}"
-        if isinstance(value, dict) and not (path in known and known[path].type.startswith("dict")):
+        if isinstance(value, dict) and value and not (path in known and known[path].type.startswith("dict")):
             yield from _flatten(value, known, path + ".")
         else:
             yield path, getattr(key, "line", 0), value
@@ -226,7 +274,7 @@ def _require_value(key: str, value: Any, where: str) -> None:
     """Refuse what YAML takes for no value, also inside of lists and mappings."""
     if _is_null(value):
         remedy = f" ({value}); leave it out, or quote it: '{value}'" if value else "; give one, or leave it out"
-        raise UserError(f"{where}: {key} has no value{remedy}")
+        raise UserError(f"{where}: {printable(key)} has no value{remedy}")
     for part in value if isinstance(value, list) else []:
         _require_value(key, part, where)
     for name, part in value.items() if isinstance(value, dict) else []:
@@ -241,7 +289,7 @@ def _require_known(key: str, known: dict[str, Field], where: str, verb: str) -> 
         hint = f": it is a section, whose options are written {key}.name"
     elif not hint:
         hint = f" (ffdr {verb} has the sections {', '.join(dict.fromkeys(name.split('.')[0] for name in known))})"
-    raise UserError(f"{where}: unknown key {key}{hint}")
+    raise UserError(f"{where}: unknown key {printable(key)}{hint}")
 
 
 def _sections(recipe_class: type) -> Iterator[tuple[str, type]]:
@@ -261,15 +309,19 @@ def _build(recipe_class: type[R], settings: dict[str, tuple[str, Any]]) -> R:
         kinds = get_type_hints(options)
         texts = _field_help(options)
         Section(section, options.__doc__, config).params(
-            **{f.name: Param(_Typed(kinds[f.name]), texts.get(f.name, ""), _default(f)) for f in fields(options)}
+            **{
+                f.name: Param(_Typed(kinds[f.name], "lines" in f.metadata), texts.get(f.name, ""), _default(f))
+                for f in fields(options)
+            }
         )
     # fastargs takes the dots in a mapping's keys for sections, so it sees a mapping as pairs.
     config.collect({k: tuple(v.items()) if isinstance(v, dict) else v for k, (_, v) in settings.items()})
     for path in config.validate(mode="errordict"):
-        key = ".".join(path)
+        key, checker = ".".join(path), config.entries[path].checker
         where, value = settings[key]
-        wanted = config.entries[path].checker.help()
-        raise UserError(f"{where}: {key}: {_spell(value)!r} is not {wanted}{_octal_hint(value)}")
+        if checker.has_unfit(value):
+            raise UserError(f"{where}: {key}: {brief(value)} has control characters, which no option takes")
+        raise UserError(f"{where}: {key}: {brief(value)} is not {checker.help()}{_octal_hint(value)}")
     return recipe_class(
         *(
             options(**{f.name: config[section, f.name] for f in fields(options)})

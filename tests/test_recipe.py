@@ -103,7 +103,7 @@ def test_mistakes_are_one_line_with_key_value_and_remedy(flags, parts):
         ("train: {epochs: }", "train.epochs has no value"),
         ("train: {epochs: true}", "an integer"),
         ("train: {bn_wd: 1}", "unknown key train.bn_wd"),
-        ("!!python/object/apply:os.system ['true']", "not YAML"),
+        ("!!python/object/apply:os.system ['true']", "a recipe has no values of such a kind"),
         ("reinforce: {views: 3}", "unknown key reinforce.views"),
         ("base: x.yaml", "is its own base"),
     ],
@@ -171,7 +171,7 @@ def test_the_option_decides_what_a_scalar_is(tmp_path, text, section, option, va
         ("train: {dry-run: true}", "did you mean train.dry_run"),
         ("", "holds nothing"),
         ("train", "holds a text"),
-        ("model: {checkpoint: !!timestamp 2024-01-01}", "model.checkpoint: '2024-01-01' is not a text"),
+        ("model: {checkpoint: !!timestamp 2024-01-01}", "line 1: !!timestamp: a recipe has no values of such a kind"),
     ],
 )
 def test_what_may_mean_two_things_is_told_with_its_line(tmp_path, text, message):

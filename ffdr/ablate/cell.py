@@ -19,7 +19,7 @@ from ffdr.beton.partial import write_aside
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.errors import UserError
 from ffdr.evaluate.feeding import run_options, validation_feeding
-from ffdr.foreign import read_json
+from ffdr.foreign import open_regular, read_json
 from ffdr.options import TrainRecipe
 
 Result = dict[str, Any]
@@ -160,7 +160,7 @@ def _views(path: str, images: str) -> str:
 @cache
 def _bytes(path: str) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 24):
             digest.update(block)
     return digest.hexdigest()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
+import re
+import shlex
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,15 @@ from typing import Any
 from ffdr import recipe
 from ffdr.errors import UserError, nearest
 from ffdr.options import AblateOptions, SubsetOptions, TrainRecipe
-from ffdr.text import command, join_list, printable, split_list
+from ffdr.text import brief, command, join_list, printable, reason, split_list
+from ffdr.yaml_file import MOST_CHARACTERS
 
 SEED = "train.seed"
 """The axis whose points are repeats of the same run."""
 _OWN = ("train.out", "train.resume", "train.dry_run")
+_MOST_RUNS = 10_000
+_MOST_TEXT = 1 << 25
+"""Characters of all runs, as command lines and as recipes; those of a run are some three thousand."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +64,18 @@ class Grid:
     @classmethod
     def from_options(cls, options: AblateOptions) -> Grid:
         """Resolve every cell. Raises UserError for what can't be a run, naming the cell."""
+        for line in options.prepare:
+            _check_command(fill_in(options, line))
         axes = {axis: _points(axis, points) for axis, points in options.axes.items()}
         kept = _only(axes, options.only)
         compare = _point(axes, "ablate.compare", options.compare) if options.compare else None
-        cells = tuple(
-            _cell(options, dict(zip(kept, labels, strict=True)), axes) for labels in itertools.product(*kept.values())
-        )
-        return cls(axes, cells, compare)
+        runs = math.prod(map(len, kept.values()))
+        if runs > _MOST_RUNS:
+            raise UserError(
+                f"ablate.axes: {brief(runs)} runs are more than {_MOST_RUNS:,}; take fewer points, or some of them by "
+                "ablate.only"
+            )
+        return cls(axes, tuple(_cells(options, kept, axes)), compare)
 
     def text(self) -> str:
         """The runs as command lines, one a line."""
@@ -71,10 +83,26 @@ class Grid:
 
 
 def fill_in(options: AblateOptions, text: str, labels: Mapping[str, str] | None = None) -> str:
-    """Put the folders in the place of {work} and {data}, and labels in the place of their axes' names."""
-    for name, value in {"work": options.work, "data": options.data, **(labels or {})}.items():
-        text = text.replace(f"{{{name}}}", value)
-    return text
+    """Put the folders in the place of {work} and {data}, and labels in the place of their axes' names.
+
+    What is put in is left as it is, so that no text grows without end. Raises UserError for what is too long yet.
+    """
+    values = {"work": options.work, "data": options.data, **(labels or {})}
+    names = "|".join(map(re.escape, values))
+    filled = re.sub(rf"\{{({names})\}}", lambda found: values[found[1]], text)
+    if len(filled) > max(MOST_CHARACTERS, len(text)):
+        raise UserError(f"ablate: {brief(text)} is more than {MOST_CHARACTERS:,} characters when it is filled in")
+    return filled
+
+
+def _check_command(line: str) -> None:
+    """Raise UserError for a line of ``ablate.prepare`` that is none, or that begins a study: it may be this one."""
+    try:
+        verb = next(iter(shlex.split(line)), "")
+    except ValueError as error:
+        raise UserError(f"ablate.prepare: {brief(line)} is no command line ({reason(error)})") from None
+    if verb in ("", "ablate"):
+        raise UserError(f"ablate.prepare: {brief(line)} makes nothing that a run needs; leave it out")
 
 
 def _filled(options: AblateOptions, value: Any, labels: Mapping[str, str]) -> str:
@@ -92,16 +120,20 @@ def _points(axis: str, points: Any) -> dict[str, dict[str, Any]]:
             return labels
     elif isinstance(points, dict) and points and all(isinstance(settings, dict) for settings in points.values()):
         return {str(label): dict(settings) for label, settings in points.items()}
-    raise UserError(f"ablate.axes: {axis}: give a list of different values, or points with the options of each")
+    raise UserError(
+        f"ablate.axes: {printable(axis)}: give a list of different values, or points with the options of each"
+    )
 
 
 def _point(axes: Mapping[str, Mapping[str, Any]], key: str, text: str) -> tuple[str, str]:
     """Axis and label that AXIS=POINT names. Raises UserError where there is none."""
     axis, _, label = text.partition("=")
     if axis not in axes:
-        raise UserError(f"{key}: there is no axis {axis!r}{nearest(axis, axes)}; it has {', '.join(axes)}")
+        hint, names = nearest(axis, axes), printable(", ".join(axes))
+        raise UserError(f"{key}: there is no axis {brief(axis)}{hint}; it has {names}")
     if label not in axes[axis]:
-        raise UserError(f"{key}: {axis} has no point {label!r}; it has {', '.join(axes[axis])}")
+        names = printable(", ".join(axes[axis]))
+        raise UserError(f"{key}: {printable(axis)} has no point {brief(label)}; it has {names}")
     return axis, label
 
 
@@ -114,7 +146,26 @@ def _only(axes: Mapping[str, Mapping[str, Any]], only: Iterable[str]) -> dict[st
     return {axis: [label for label in points if label in chosen.get(axis, points)] for axis, points in axes.items()}
 
 
-def _cell(options: AblateOptions, labels: dict[str, str], axes: Mapping[str, Mapping[str, dict[str, Any]]]) -> Cell:
+def _cells(
+    options: AblateOptions, kept: Mapping[str, Sequence[str]], axes: Mapping[str, Mapping[str, dict[str, Any]]]
+) -> Iterator[Cell]:
+    """One for each combination of labels; recipes that they share are read once."""
+    files = recipe.Files("train")
+    length = 0
+    for labels in itertools.product(*kept.values()):
+        cell = _cell(options, dict(zip(kept, labels, strict=True)), axes, files)
+        length += len(f"{cell.command}{cell.recipe}")
+        if length > _MOST_TEXT:
+            raise UserError(f"ablate: the recipes of all runs have more than {_MOST_TEXT:,} characters")
+        yield cell
+
+
+def _cell(
+    options: AblateOptions,
+    labels: dict[str, str],
+    axes: Mapping[str, Mapping[str, dict[str, Any]]],
+    read: recipe.Files,
+) -> Cell:
     """Merge the settings of the grid and of the points, the later axis wins, and read them as a command line."""
     files: list[str] = []
     settings: dict[str, str] = {}
@@ -125,24 +176,26 @@ def _cell(options: AblateOptions, labels: dict[str, str], axes: Mapping[str, Map
     name = " ".join(f"{axis}={label}" for axis, label in labels.items())
     for key in _OWN:
         if key in settings:
-            raise UserError(f"ablate, {name}: {key} is settled by ffdr ablate itself; leave it out")
+            raise UserError(f"ablate, {printable(name)}: {key} is settled by ffdr ablate itself; leave it out")
     wanted = {key: settings.pop(f"subset.{key}", "") for key in ("views", "topk")}
     cut = None
     try:
-        found, arguments = _parse(options, files, settings)
+        found, arguments = _parse(options, files, settings, read)
         if any(wanted.values()):
             cut = _cut(options, found, wanted)
-            found, arguments = _parse(options, files, settings | {"data.reinforced": cut.out})
+            found, arguments = _parse(options, files, settings | {"data.reinforced": cut.out}, read)
     except UserError as error:
         raise UserError(f"ablate, {printable(name)}: {error}") from error
     return Cell(labels, found, command("train", *arguments), cut)
 
 
-def _parse(options: AblateOptions, files: Iterable[str], settings: Mapping[str, str]) -> tuple[TrainRecipe, list[str]]:
+def _parse(
+    options: AblateOptions, files: Iterable[str], settings: Mapping[str, str], read: recipe.Files
+) -> tuple[TrainRecipe, list[str]]:
     """The recipe, and the command line that it was read from."""
     arguments = [word for file in files for word in ("--config-file", file)]
     arguments += [f"--{key}={value}" for key, value in settings.items()]
-    return recipe.parse("train", arguments, [("train.out", f"{options.work}/cells")]), arguments
+    return recipe.parse("train", arguments, [("train.out", f"{options.work}/cells")], read), arguments
 
 
 def _cut(options: AblateOptions, found: TrainRecipe, wanted: Mapping[str, str]) -> SubsetOptions:

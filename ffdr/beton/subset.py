@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ffdr.beton.read import ImageBeton, ReinforcedBeton, open_both
 from ffdr.beton.receipt import Work
 from ffdr.errors import UserError
 from ffdr.options import SubsetOptions
+from ffdr.text import brief
 
 
 def subset(options: SubsetOptions, progress: bool = True) -> Path:
@@ -70,15 +72,18 @@ def parse_indices(text: str, count: int) -> np.ndarray:
     """
     if not text:
         return np.arange(count)
-    ranges = []
+    ranges, named = [], 0
     for word in text.split(","):
         start, colon, end = word.strip().partition(":")
-        if not all(number.isascii() and number.isdigit() for number in ((start, end) if colon else (start,))):
-            raise UserError(f"subset.indices: {word!r} is neither a number nor a range such as 0:1000")
+        if not all(re.fullmatch("[0-9]{1,20}", number) for number in ((start, end) if colon else (start,))):
+            raise UserError(f"subset.indices: {brief(word)} is neither a number nor a range such as 0:1000")
         first, last = int(start), int(end) if colon else int(start) + 1
         if not first < last <= count:
-            raise UserError(f"subset.indices: {word!r} is no range of images; there are {count}, counted from 0")
+            raise UserError(f"subset.indices: {brief(word)} is no range of images; there are {count}, counted from 0")
         ranges.append(np.arange(first, last))
+        named += last - first
+        if named > count:
+            break  # some image is named twice: enough to find one
     index = np.concatenate(ranges)
     numbers, times = np.unique(index, return_counts=True)
     if times.max() > 1:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ffdr.errors import UserError, between, one_of
+from ffdr.options.files import MOST_PROCESSES
 from ffdr.options.learning import TASKS, switched
 
 
@@ -20,7 +21,7 @@ class AblateOptions:
     """folder of the runs and of what is made for them; empty: runs/ and the last part of ablate.out"""
     data: str = "."
     """folder that {data} stands for in the grid's paths; {work} stands for ablate.work"""
-    prepare: tuple[str, ...] = ()
+    prepare: tuple[str, ...] = field(default=(), metadata={"lines": True})
     """command lines of ffdr, without the word ffdr, that make what the runs need; each is run once"""
     settings: dict[str, Any] = field(default_factory=dict)
     """options of ffdr train that all runs share, by dotted key; config-file names recipes"""
@@ -43,8 +44,8 @@ class AblateOptions:
     """only list the runs"""
 
     def __post_init__(self) -> None:
-        between("ablate.jobs", self.jobs, 0, 1024)
-        between("ablate.threads", self.threads, 0, 1024)
+        between("ablate.jobs", self.jobs, 0, MOST_PROCESSES)
+        between("ablate.threads", self.threads, 0, MOST_PROCESSES)
         if not self.axes:
             raise UserError("ablate.axes: there is no grid; give one, such as --config-file rcfg/ablate/digits.yaml")
         if not self.out:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from ffdr.errors import UserError, between, one_of
@@ -10,6 +11,8 @@ SOURCES = ("digits", "imagefolder", "cifar100", "flowers102", "food101")
 MODES = ("jpg", "raw", "proportion", "dct")
 KINDS = ("jpg", "dct")
 ON_ERROR = ("stop", "skip")
+MOST_PROCESSES = max(64, 4 * (os.cpu_count() or 1))
+"""At a time, and threads of each: more gain nothing and take memory, 25 MB and more per process."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class WriteOptions:
         between("write.growth", self.growth, 1, 2)
         between("write.max_resolution", self.max_resolution, 0, 65535)
         between("write.per_class", self.per_class, 0, 10**9)
-        between("write.workers", self.workers, 0, 1024)
+        between("write.workers", self.workers, 0, MOST_PROCESSES)
         if not self.out:
             raise UserError("write.out: give the image beton to write, for example --write.out=train.beton")
         if self.source != "digits" and not self.path:
@@ -188,7 +191,7 @@ class TranscodeOptions:
             one_of("transcode.mode", self.mode, KINDS)
         between("transcode.quality", self.quality, 1, 100)
         between("transcode.growth", self.growth, 1, 2)
-        between("transcode.workers", self.workers, 0, 1024)
+        between("transcode.workers", self.workers, 0, MOST_PROCESSES)
 
 
 @dataclass(frozen=True)

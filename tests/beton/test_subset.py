@@ -1,6 +1,7 @@
 """Subsets: fewer images, views, entries; the pair cut with the same indices fits together; what can't be cut."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from betons import MIXING, PLAIN, put
+from bounded import bounded
 
 from ffdr import ReinforcedLoader
 from ffdr.augment.view import MIXED_DTYPE
@@ -204,3 +206,15 @@ def test_a_subset_shows_the_pixels_of_the_full_file(photos, reinforce, tmp_path)
     few, full = ReinforcedDataset(tmp_path / "i.beton", tmp_path / "r.beton"), ReinforcedDataset(photos, reinforced)
     for n, i in enumerate((4, 2)):
         assert np.array_equal(few.view(n, 1, 48)[0], full.view(i, 1, 48)[0])
+
+
+def test_crafted_indices_take_neither_time_nor_memory():
+    with bounded(5):
+        for text in ("9" * 5000, "0:" + "9" * 5000, "x" * 10**6):
+            with pytest.raises(UserError, match="neither a number") as told:
+                parse_indices(text, 8)
+            assert len(str(told.value)) < 400
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(UserError, match="image 0 is named twice"):
+            parse_indices(",".join(["0:100000"] * 10_000), 100_000)  # 8 GB
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
