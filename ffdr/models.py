@@ -261,7 +261,7 @@ def _check_held(
 ) -> None:
     """Raise UserError if a file's weights are not as many as such a model has, or of another kind of numbers."""
     held = 4 * sum(value.numel() for value in state.values() if isinstance(value, torch.Tensor))
-    modules = _MODULES_BESIDES + _MODULES_PER_TENSOR * len(state)
+    modules = min(MOST_MODULES, _MODULES_BESIDES + _MODULES_PER_TENSOR * len(state))
     size = _size(f"{path}: {name}", name, num_classes, resolution, modules, **extra)
     if size is None:
         if extra.keys() - {"at"}:
