@@ -16,7 +16,6 @@ from urllib.request import getproxies
 
 import timm
 import torch
-import yaml
 from huggingface_hub import constants, try_to_load_from_cache
 from safetensors.torch import save
 from timm.models import PretrainedCfg
@@ -25,13 +24,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ffdr.beton.partial import aside
 from ffdr.errors import UserError, is_out_of_memory
-from ffdr.model_files import ModelInfo, class_digest, read_info, read_weights
+from ffdr.model_files import MOST_CLASSES, ModelInfo, class_digest, read_info, read_weights
 from ffdr.options import ModelOptions
-from ffdr.text import reason
+from ffdr.tensors import check_finite, check_numbers
+from ffdr.text import byte_size, printable, reason
 from ffdr.timm_names import check_name, config_of, eval_crop, fixed_size
+from ffdr.timm_options import MOST_MODULES, Size, TooManyError, check_memory, factory_options, size_of
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """What timm asks the hub for."""
+_MODULES_PER_TENSOR, _MODULES_BESIDES = 8, 500
+"""How many layers a model may have for each tensor of its file; those of timm have three at most."""
+_BYTES_BESIDES = 64 << 20
+"""Of a model's values, those that its file need not hold, such as the tables of positions that follow from its size."""
 
 __all__ = [
     "ModelInfo", "autocast_dtype", "best_device", "build_model", "check_name", "class_digest", "fixed_size",
@@ -66,19 +71,24 @@ def build_model(options: ModelOptions, num_classes: int, resolution: int) -> nn.
     Raises UserError for an unknown name, a setting the model doesn't have, or weights that aren't this model's.
     """
     check_name(options.name)
-    extra = _factory_options(options.options)
+    extra = factory_options(options.name, options.options)
+    asked = f"{options.name} with {','.join(options.options)}" if options.options else options.name
+    key = "model.options" if options.options else "model.name"
+    if options.options:
+        _size(f"{key}: {asked}", options.name, num_classes, resolution, **extra)
     if options.drop_path > 0:
         extra["drop_path_rate"] = options.drop_path
     if options.checkpoint:
-        model = _load_weights(options.name, options.checkpoint, num_classes, resolution, **extra)
+        info = read_info(options.checkpoint)
+        model = _load_weights(options.name, options.checkpoint, info, num_classes, resolution, **extra)
     elif options.pretrained:
         model = _fetch(options.name, resolution, **extra)
     else:
         model = _create(options.name, num_classes, resolution, **extra)
     if model.num_classes != num_classes:
         model.reset_classifier(num_classes)
-    _probe(model, options, num_classes, resolution)
-    return model
+    _probe(model, f"{key}: {asked}", num_classes, resolution)
+    return model.train()
 
 
 def forward_flops(model: nn.Module, name: str, resolution: int) -> int:
@@ -123,11 +133,20 @@ def load_model(path: str | Path, resolution: int = 0) -> tuple[nn.Module, ModelI
             f"{path}: not a model written by ffdr train; to load it through timm, give its name, too: "
             f"--model.name=NAME --model.checkpoint={path}"
         )
-    check_name(info.name)
-    info = replace(info, resolution=resolution or info.resolution)
-    extra = _factory_options(info.options)
-    model = _load_weights(info.name, str(path), info.num_classes, info.resolution, **extra)
-    return model.eval(), info
+    return _load_ours(path, info, resolution)
+
+
+def _load_ours(path: str | Path, info: ModelInfo, resolution: int) -> tuple[nn.Module, ModelInfo]:
+    """See ``load_model``. info: what the file says."""
+    check_name(info.name, f"{path}: name")
+    extra = factory_options(info.name, info.options, f"{path}: options")
+    size = resolution or info.resolution
+    model = _load_weights(info.name, path, info, info.num_classes, size, at=f"{path}: ", **extra)
+    if model.num_classes != info.num_classes:
+        raise UserError(f"{path}: num_classes: {info.num_classes} by its metadata, {model.num_classes} by its weights")
+    info = replace(info, resolution=size)
+    _probe(model, f"{path}: {info.name}", info.num_classes, info.resolution)
+    return model, info
 
 
 def load_named(
@@ -152,13 +171,14 @@ def load_named(
         if name and name != info.name:
             raise UserError(f"{checkpoint}: holds a {info.name}, but {name} was asked for")
         if options not in ((), info.options):
-            raise UserError(f"model.options: {checkpoint} says itself what its model has ({','.join(info.options)})")
-        model, info = load_model(checkpoint, resolution)
+            has = printable(",".join(info.options))
+            raise UserError(f"model.options: {checkpoint} says itself what its model has ({has})")
+        model, info = _load_ours(checkpoint, info, resolution)
     else:
         check_name(name, key)
-        info, extra = _info_of_timm(name, resolution), _factory_options(options)
+        info, extra = _info_of_timm(name, resolution), factory_options(name, options)
         if checkpoint:
-            model = _load_weights(name, checkpoint, num_classes, info.resolution, **extra).eval()
+            model = _load_weights(name, checkpoint, None, num_classes, info.resolution, **extra).eval()
         else:
             model = _fetch(name, info.resolution, key, **extra).eval()
         info = replace(info, num_classes=model.num_classes, options=options)
@@ -167,66 +187,107 @@ def load_named(
     return model, info
 
 
-def _factory_options(texts: tuple[str, ...]) -> dict[str, Any]:
-    """NAME=VALUE texts as arguments, the values as YAML has them: true, 0.1, blur."""
-    try:
-        return {name.strip(): yaml.safe_load(value) for name, _, value in (text.partition("=") for text in texts)}
-    except yaml.YAMLError as error:
-        raise UserError(f"model.options: {','.join(texts)}: a value is not YAML ({reason(error)})") from error
-
-
-def _create(name: str, num_classes: int, resolution: int, **extra: Any) -> nn.Module:
-    """timm's factory with what this model takes, its errors told as the user's."""
+def _create(name: str, num_classes: int, resolution: int, at: str = "model.", **extra: Any) -> nn.Module:
+    """timm's factory with what this model takes, its errors told as the user's. at: what its settings' names begin
+    with, for messages."""
+    asked = extra.keys() - {"pretrained", "pretrained_cfg_overlay", "drop_path_rate"}
     if fixed_size(name):
         extra["img_size"] = resolution
     try:
         return timm.create_model(name, num_classes=num_classes, **extra)
     except TypeError as error:
         if "drop_path_rate" in str(error):
-            raise UserError(f"model.drop_path: {name} has no stochastic depth; leave it at 0") from error
-        raise UserError(f"model.options: {name} can't be built with them ({reason(error)})") from error
+            raise UserError(f"{at}drop_path: {name} has no stochastic depth; leave it at 0") from error
+        raise UserError(f"{at}options: {name} can't be built with them ({reason(error)})") from error
     except (AssertionError, ValueError) as error:
-        raise UserError(f"model.name: {name} can't be built for {resolution} px ({reason(error)})") from error
+        raise UserError(f"{at}name: {name} can't be built for {resolution} px ({reason(error)})") from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError) as error:
+        # NotImplementedError: of the meta device (``_size``), which tells nothing of the options.
+        if not asked or "pretrained" in extra or is_out_of_memory(error) or isinstance(error, NotImplementedError):
+            raise
+        raise UserError(f"{at}options: {name} can't be built with them ({reason(error)})") from error
 
 
-def _probe(model: nn.Module, options: ModelOptions, num_classes: int, resolution: int) -> None:
+def _probe(model: nn.Module, asked: str, num_classes: int, resolution: int) -> None:
     """Show the model one black image: a size that it can't take is told now, not at the first batch, and so are options
-    that make it something else than a classifier."""
-    asked = f"model.name: {options.name}"
-    if options.options:
-        asked = f"model.options: {options.name} with {','.join(options.options)}"
+    that make it something else than a classifier. Leaves it in evaluation mode. asked: what it is, for messages."""
     try:
         with torch.inference_mode():
             answer = model.eval()(torch.zeros(1, 3, resolution, resolution))
-    except (AssertionError, RuntimeError, ValueError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if is_out_of_memory(error):
             raise
         raise UserError(f"{asked} can't take images of {resolution} px ({reason(error)})") from error
     shape = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
     if shape != (1, num_classes):
         raise UserError(f"{asked} gives {shape} for an image instead of {num_classes} classes")
-    model.train()
 
 
-def _load_weights(name: str, path: str, num_classes: int | None, resolution: int, **extra: Any) -> nn.Module:
-    """The model with a file's weights and as many classes as the file has (``num_classes`` if it doesn't show)."""
-    info = read_info(path)
+def _load_weights(
+    name: str, path: str | Path, info: ModelInfo | None, num_classes: int | None, resolution: int, **extra: Any
+) -> nn.Module:
+    """The model with a file's weights and as many classes as the file has (``num_classes`` if it doesn't show).
+
+    info: what the file says. Nothing is built before it is known that its weights are as many as such a model has.
+    """
     if info is not None and info.name != name:
         raise UserError(f"{path}: holds a {info.name}, but {name} was asked for")
-    state = read_weights(path)
-    config = config_of(name)
-    head = config.classifier if isinstance(config.classifier, str) else (config.classifier or [""])[0]
-    if f"{head}.weight" in state:
-        num_classes = len(state[f"{head}.weight"])
+    state, config = read_weights(path), config_of(name)
+    classifier = config.classifier if isinstance(config.classifier, str) else (config.classifier or [""])[0]
+    head = state.get(f"{classifier}.weight")
+    if isinstance(head, torch.Tensor):
+        if head.ndim == 0 or not 0 < len(head) <= MOST_CLASSES:
+            raise UserError(f"{path}: {classifier}.weight, of shape {tuple(head.shape)}, is no weight of classes")
+        num_classes = len(head)
     num_classes = num_classes or config.num_classes
+    # The file's own resolution: what a user asks for beyond it is not the file's doing.
+    said = min(resolution, info.resolution if info else config.input_size[-1])
+    _check_held(path, state, name, num_classes, said, **extra)
     # Through timm's pretrained path, because it resamples position embeddings to the resolution and renames old keys.
     overlay = {"state_dict": state, "num_classes": num_classes, "label_offset": 0, "custom_load": False}
     try:
         model = _create(name, num_classes, resolution, pretrained=True, pretrained_cfg_overlay=overlay, **extra)
-    except (RuntimeError, KeyError, AttributeError) as error:
+    except (RuntimeError, LookupError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"{path}: these are not the weights of {name} ({reason(error)})") from error
     model.pretrained_cfg.pop("state_dict", None)  # it would keep a second copy of the weights alive
+    check_finite(path, model)
     return model
+
+
+def _check_held(
+    path: str | Path, state: Mapping[str, torch.Tensor], name: str, num_classes: int, resolution: int, **extra: Any
+) -> None:
+    """Raise UserError if a file's weights are not as many as such a model has, or of another kind of numbers."""
+    held = 4 * sum(value.numel() for value in state.values() if isinstance(value, torch.Tensor))
+    modules = min(MOST_MODULES, _MODULES_BESIDES + _MODULES_PER_TENSOR * len(state))
+    size = _size(f"{path}: {name}", name, num_classes, resolution, modules, **extra)
+    if size is None:
+        if extra.keys() - {"at"}:
+            raise UserError(f"{path}: options: how much a {name} is with them can't be known before it is built")
+        return
+    if size.bytes > 2 * held + _BYTES_BESIDES:
+        raise UserError(f"{path}: a {name} as it says has {byte_size(size.bytes)}, but its weights {byte_size(held)}")
+    check_numbers(path, state, size.floats)
+
+
+def _size(
+    where: str, name: str, num_classes: int, resolution: int, modules: int = MOST_MODULES, **extra: Any
+) -> Size | None:
+    """How much a model would be; None if only building it can tell, as of some that users register.
+
+    Raises UserError for what timm can't build, for more layers than ``modules``, and for more than this machine can
+    hold. where: what asks for it.
+    """
+    try:
+        size = size_of(lambda: _create(name, num_classes, resolution, **extra), modules)
+    except TooManyError as error:
+        raise UserError(f"{where}: it would have {error}") from error
+    except RuntimeError:
+        return None
+    check_memory(size, where)
+    return size
 
 
 def _fetch(name: str, resolution: int, key: str = "model.name", **extra: Any) -> nn.Module:

@@ -16,6 +16,8 @@ KEYS = ("resolution", "center", "interpolation", "precision", "flip_average", "a
 
 _WEIGHTS = ("model.safetensors", "best.safetensors")
 """What a run of ``ffdr train`` leaves beside its ``options.json``."""
+_MOST_OPTIONS = 1 << 20
+"""Bytes of that file."""
 
 
 def feeding_text(report: Mapping[str, Any]) -> str:
@@ -36,16 +38,21 @@ def feeding_text(report: Mapping[str, Any]) -> str:
 
 def validation_feeding(options: Mapping[str, Any]) -> dict[str, Any]:
     """How a run of ``ffdr train`` feeds its model in validations, by its ``options.json``; older ones may lack some."""
-    train, data = options.get("train", {}), options.get("data", {})
+    train, data, resolved = (_section(options, name) for name in ("train", "data", "resolved"))
     fed = {
         "resolution": train.get("eval_resolution") or train.get("resolution"),
         "center": data.get("center"),
         "interpolation": INTERPOLATION,
-        "precision": options.get("resolved", {}).get("precision"),
+        "precision": resolved.get("precision"),
         "flip_average": train.get("flip_average"),
         "averaged": train["ema"] > 0 if isinstance(train.get("ema"), int | float) else None,
     }
     return {key: value for key, value in fed.items() if value is not None}
+
+
+def _section(options: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = options.get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
 def run_of(weights: Path) -> Path | None:

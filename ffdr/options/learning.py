@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ffdr.arguments import per_channel
 from ffdr.errors import UserError, between, one_of
+from ffdr.options.architecture import read_options
 from ffdr.text import split_list
 
 TASKS = ("erm", "kd", "dr")
@@ -127,23 +128,6 @@ class DataOptions:
                 per_channel(f"data.{key}", getattr(self, key))
 
 
-_OTHERWISE = {
-    "num_classes": "the classes of the data decide it",
-    "in_chans": "images have three channels",
-    "img_size": "train.resolution decides it",
-    "features_only": "a classifier is wanted",
-    "out_indices": "a classifier is wanted",
-    "pretrained": "give model.pretrained=true",
-    "pretrained_cfg": "model.name names the weights, such as resnet50.a1_in1k",
-    "pretrained_cfg_overlay": "model.name names the weights, such as resnet50.a1_in1k",
-    "checkpoint_path": "give model.checkpoint",
-    "cache_dir": "set HF_HOME instead",
-    "device": "a GPU is used where there is one",
-    "dtype": "give train.precision",
-}
-"""Arguments of timm's factory that are no options of the model, and what to do instead."""
-
-
 @dataclass(frozen=True)
 class ModelOptions:
     """The model that is trained or evaluated."""
@@ -161,14 +145,7 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         between("model.drop_path", self.drop_path, 0, 0.99)
-        names = [text.partition("=")[0].strip() for text in self.options]
-        for text, name in zip(self.options, names, strict=True):
-            if not all(text.partition("=")):
-                raise UserError(f"model.options: {text!r} is not NAME=VALUE")
-            if name in _OTHERWISE:
-                raise UserError(f"model.options: {text} is not an option of a model: {_OTHERWISE[name]}")
-            if names.count(name) > 1:
-                raise UserError(f"model.options: {name} is given twice")
+        names = read_options(self.options)
         if self.drop_path and "drop_path_rate" in names:
             raise UserError("model.options: drop_path_rate is what model.drop_path says; give one of both")
 

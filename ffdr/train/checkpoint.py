@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,10 @@ import torch
 
 from ffdr.beton.opening import check_folder, own_folder
 from ffdr.beton.partial import aside
-from ffdr.errors import UserError
-from ffdr.text import reason
+from ffdr.errors import UserError, is_out_of_memory
+from ffdr.tensors import checked_weights
+from ffdr.text import brief, printable, reason
+from ffdr.torch_files import check_torch_file
 
 _VERSION = 2
 _KEYS = (
@@ -19,6 +24,16 @@ _KEYS = (
 )  # fmt: skip
 _ADDED = {"record": {}}
 """Keys that checkpoints of this version had not from the start, and what they then are."""
+_COUNT, _MAPPING = (int,), (dict, OrderedDict)
+_KINDS = {
+    "identity": _MAPPING, "epoch": _COUNT, "step": _COUNT, "model": _MAPPING, "ema": _MAPPING, "optimizer": _MAPPING,
+    "scaler": _MAPPING, "loader": _MAPPING, "totals": _MAPPING, "record": _MAPPING, "best": (float, int),
+    "rng": (list,),
+}  # fmt: skip
+"""What stands under each key of a state."""
+_PLAIN = (type(None), bool, int, float, str, torch.Tensor)
+_MOST_VALUES = 300_000
+"""In a state beside its weights; an optimiser has some 20 for each of them."""
 _REMEDY = "give another train.out, or train.resume=0 to start afresh"
 
 
@@ -75,20 +90,73 @@ class Checkpoints:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: not a file but a folder, a device or a pipe; {_REMEDY}")
     try:
+        check_torch_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's safe unpickler lets whatever a damaged file provokes pass through
         raise UserError(f"{path}: no checkpoint could be read from it ({reason(error)}); {_REMEDY}") from error
-    if not isinstance(state, dict) or state.get("version") != _VERSION or not set(_KEYS) <= {*state, *_ADDED}:
+    version = state.get("version") if isinstance(state, dict) else None
+    if type(version) is not int or version != _VERSION or not set(_KEYS) <= {*state, *_ADDED}:
         raise UserError(f"{path}: not a checkpoint that this ffdr reads; {_REMEDY}")
-    return _ADDED | state
+    state = _ADDED | state
+    for key, kinds in _KINDS.items():
+        if type(state[key]) not in kinds or (kinds is _COUNT and state[key] < 0):
+            raise UserError(f"{path}: {key} is {brief(state[key], 80)}, as no run writes it; {_REMEDY}")
+    for key in ("model", "ema"):
+        if state[key]:
+            checked_weights(path, state[key])
+    if not _is_plain([state[key] for key in _KEYS if key not in ("model", "ema")]):
+        raise UserError(f"{path}: it holds more than numbers, texts and tensors, or more of them; {_REMEDY}")
+    return state
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is made of what runs write, however often anything in it refers to anything else."""
+    waiting, seen = [value], 0
+    while waiting and seen < _MOST_VALUES:
+        part = waiting.pop()
+        seen += 1
+        if isinstance(part, Mapping):
+            waiting += [*part.keys(), *part.values()]
+        elif isinstance(part, list | tuple):
+            waiting += part
+        elif type(part) not in _PLAIN:
+            return False
+    return not waiting
 
 
 def _check(path: Path, found: dict[str, Any], identity: dict[str, Any]) -> None:
     for key, mine in identity.items():
         theirs = found.get(key)
-        if theirs != mine:
-            raise UserError(f"{path}: made with {key}={theirs}, but this run has {key}={mine}; {_REMEDY}")
+        if not _is_same(mine, theirs):
+            said = f"{key}={_shown(theirs)}, but this run has {key}={_shown(mine)}"
+            raise UserError(f"{path}: made with {said}; {_REMEDY}")
+
+
+def _shown(value: Any) -> str:
+    """As a flag has it."""
+    return printable(value) if isinstance(value, str) else brief(value)
+
+
+def _is_same(mine: Any, theirs: Any) -> bool:
+    """Equal as options are; a tensor is equal to none."""
+    if isinstance(mine, tuple) and isinstance(theirs, tuple | list):
+        return len(mine) == len(theirs) and all(map(_is_same, mine, theirs))
+    return type(theirs) in _PLAIN and not isinstance(theirs, torch.Tensor) and mine == theirs
+
+
+@contextmanager
+def restoring(folder: Path) -> Iterator[None]:
+    """Within, what a state does not fit is told as the user's: it is of another run, or somebody's own."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, UserError) or is_out_of_memory(error):
+            raise
+        said = f"the state of its newest checkpoint fits no such run ({reason(error)})"
+        raise UserError(f"{folder}: {said}; {_REMEDY}") from error
 
 
 def get_rng(device: torch.device) -> dict[str, torch.Tensor]:

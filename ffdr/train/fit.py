@@ -20,7 +20,7 @@ from ffdr.protocol import BatchLoader
 from ffdr.ranks import Ranks
 from ffdr.targets import SparseTargets
 from ffdr.train.background import BackgroundWriter, snapshot
-from ffdr.train.checkpoint import Checkpoints, get_rng, set_rng
+from ffdr.train.checkpoint import Checkpoints, get_rng, restoring, set_rng
 from ffdr.train.control import StopRequest, Stopwatch, sole_run, stopwatch
 from ffdr.train.identity import DataInfo, check, identity
 from ffdr.train.log import RunLog
@@ -135,7 +135,8 @@ class Trainer:
         state = self.checkpoints.newest(self._identity()) if self.options.resume else None
         self._agree(None if state is None else state["step"])
         if state is not None:
-            self._restore(state)
+            with restoring(self.checkpoints.folder):
+                self._restore(state)
             self.finished = self._is_finished()
         else:
             if self.options.resume:

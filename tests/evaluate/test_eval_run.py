@@ -80,7 +80,7 @@ def test_a_plot_takes_any_name(reader, tmp_path):
 
 def test_every_evaluation_ends_with_a_command(digits, tmp_path):
     def words(**options):
-        model = ModelOptions(name="test_vit", options=("a=b,c", "d=e"))
+        model = ModelOptions(name="test_vit", options=("depths=[1,2]", "d=e"))
         line = module._closing({"model": "test_vit"}, EvalOptions(**options), model, SuiteOptions())
         return shlex.split(line.partition("; next: ")[2])
 
@@ -88,7 +88,7 @@ def test_every_evaluation_ends_with_a_command(digits, tmp_path):
     assert again[:2] == ["ffdr", "eval"] and "--json=REPORT.json" in again
     found = recipe.parse("eval", again[2:])
     assert found.eval == EvalOptions(data="my photos", corruptions=True, json="REPORT.json")
-    assert found.model.options == ("a=b,c", "d=e")
+    assert found.model.options == ("depths=[1,2]", "d=e")
     done = {"corruptions": True, "json": "r.json"}
     assert words(data=str(digits), **done) == ["ffdr", "inspect", str(digits)]
     verb, *flags = words(data=str(tmp_path), **done)[1:]

@@ -14,7 +14,8 @@ from ffdr.train.checkpoint import Checkpoints
 from ffdr.train.control import AHEAD, Stopped, StopRequest, Stopwatch, sole_run, stopwatch
 from ffdr.train.log import JsonLog
 
-STATE = {key: {} for key in ("best", "model", "ema", "optimizer", "scaler", "rng", "loader", "totals", "record")}
+STATE = {key: {} for key in ("model", "ema", "optimizer", "scaler", "loader", "totals", "record")}
+STATE |= {"best": 0.5, "rng": []}
 
 
 def state(epoch, step, **identity):
