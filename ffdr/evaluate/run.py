@@ -48,6 +48,8 @@ def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions |
             raise UserError(f"eval.{key}: there is no folder {Path(file).parent}")
     with Ranks.join() as ranks:
         plan = None if options.data else plan_suite(suite)
+        for remark in plan.remarks() if plan and ranks.rank == 0 else ():
+            print(f"ffdr eval: {remark}", file=sys.stderr)
         images = open_images(options.data, "eval.data") if options.data else None
         count = len(images.labels) if plan is None else plan.num_images
         count *= 1 + len(NAMES) * len(SEVERITIES) * options.corruptions
