@@ -11,7 +11,9 @@
 - ``c``: ImageNet-C as released, 224 px images shown whole (centre crop, no resize to 256). mCE is the mean over the 15
   corruptions of the error summed over severities, divided by AlexNet's (Hendrycks & Dietterich, 2019).
 
-Classes are found by the names of the folders (of a beton: of its classes), so a set that lacks some still scores right.
+Classes are found by the names of the folders (of a beton: of its classes), so a set that lacks some still scores right;
+how many images it has of the published ones is told. ImageNet-C must have all its 75 parts, of the same images. What
+can't be the set is refused: other classes, more images than were published, another set's file names.
 """
 
 from __future__ import annotations
@@ -223,10 +225,8 @@ def _severities(root: Path, name: str) -> dict[int, Path]:
     # As the archives unpack in one place, or each (noise, blur, …) in a folder of its own.
     homes = [home for home in (root / name, *sorted(root.glob(f"*/{name}"))) if home.is_dir()]
     home = homes[0] if homes else root / name
-    found = {
-        s: next((path for path in (home / f"{s}", home / f"{s}.beton") if path.exists()), None) for s in SEVERITIES
-    }
-    return {severity: path for severity, path in found.items() if path is not None}
+    forms = ((severity, home / f"{severity}{ending}") for severity in SEVERITIES for ending in (".beton", ""))
+    return {severity: path for severity, path in forms if path.exists()}
 
 
 def _cell_report(evaluator: Evaluator, cell: Pass, title: str) -> Report:

@@ -113,9 +113,12 @@ def calibration_error(confidence, right, bins=15):
 
 
 def is_close(logits, gap):
-    """(N,) whether the best answer, or the fifth one, is less than ``gap`` above the next."""
+    """(N,) whether a small change of the logits might change a score by much: the best answer, or the fifth one, is
+    less than ``gap`` above the next, or the confidence lies at the edge of two of the calibration error's bins."""
     order = -np.sort(-np.asarray(logits), axis=1)
-    return (order[:, 0] - order[:, 1] < gap) | (order[:, 4] - order[:, 5] < gap)
+    edge = np.exp(order[:, 0] - order.max()) / np.exp(order - order.max()).sum(1) * 15
+    near = np.abs(edge - np.round(edge)) < gap
+    return (order[:, 0] - order[:, 1] < gap) | (order[:, 4] - order[:, 5] < gap) | near
 
 
 def subset_of(which):

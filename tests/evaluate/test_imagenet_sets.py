@@ -37,9 +37,13 @@ def paths(tmp_path_factory):
 def weights(paths, tmp_path_factory):
     """A model with random features whose last layer has learnt some of the images, so that scores lie between; the
     sets, without the images on which two answers are as good as equal to it."""
-    torch.manual_seed(0)
     model = timm.create_model(MODEL, num_classes=1000, img_size=224).eval()
-    with torch.no_grad():  # answers hang on patches' mean colours rather than on single pixels
+    rng = np.random.default_rng(0)  # the same with any version of timm and torch
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(torch.from_numpy(rng.normal(0, parameter[0].numel() ** -0.5, parameter.shape)))
+        # Answers hang on patches' mean colours rather than on single pixels.
         stem = model.patch_embed.proj.weight
         stem.copy_(16 * stem.mean((2, 3), keepdim=True).expand_as(stem))
     samples = [sample for name in ("val", "v2", "a", "r", "sketch") for sample in theirs.Sets(paths[name]).samples[::3]]
@@ -53,7 +57,7 @@ def weights(paths, tmp_path_factory):
     squares = features.T @ features
     learnt = torch.linalg.solve(squares + squares.diagonal().mean() * torch.eye(len(squares)), features.T @ wanted).T
     weight = 5 * learnt / (features @ learnt.T).amax(1).mean()
-    weight += 0.15 / features.std() * torch.randn(weight.shape, dtype=torch.float64)
+    weight += 0.15 / features.std() * torch.from_numpy(rng.standard_normal(weight.shape))
     with torch.no_grad():
         model.get_classifier().weight.copy_(weight)
         model.get_classifier().bias.copy_(-weight @ mean)
