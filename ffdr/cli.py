@@ -28,7 +28,7 @@ from ffdr.options import (
     VerifyRecipe,
     WriteRecipe,
 )
-from ffdr.text import reason
+from ffdr.text import reason, warn
 
 
 def demo(options: DemoRecipe) -> None:
@@ -229,7 +229,7 @@ def _status(verb: str, words: list[str]) -> int:
             status = 2 if is_bad_path(error) else 1
         else:
             raise
-    print(f"ffdr {verb}: {line}", file=sys.stderr)
+    warn(f"ffdr {verb}: {line}")
     return status
 
 

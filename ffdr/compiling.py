@@ -7,7 +7,6 @@ evaluation are filled up to one size; training views grow through a handful.
 from __future__ import annotations
 
 import itertools
-import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from ffdr.errors import UserError
-from ffdr.text import reason
+from ffdr.text import reason, warn
 
 WORTH_STEPS = 3000
 """Steps from which on a compilation pays: about a minute for ResNet-50, which then gains 16 ms per step of 256 images
@@ -92,7 +91,7 @@ class Compiled:
             cause = reason(error)
             if self._required:
                 raise UserError(f"{self._key}: torch.compile can't run this ({cause}); turn it off") from error
-            print(f"{self._key}: torch.compile can't run this ({cause}); going on without it", file=sys.stderr)
+            warn(f"{self._key}: torch.compile can't run this ({cause}); going on without it")
             self.mode = "off"
             return self._function(*arguments)
 

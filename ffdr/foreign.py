@@ -17,6 +17,9 @@ from ffdr.text import byte_size, reason
 MOST_BYTES = 8 << 20
 """Bytes of a file read whole, unless told otherwise. As JSON it may take 30 times as much memory."""
 
+MOST_LOG_BYTES = 64 << 20
+"""Of a run's log, whose lines are read one by one: 100,000 epochs and more."""
+
 
 def open_regular(path: str | Path) -> BinaryIO:
     """Open a file to read its bytes.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import unicodedata
 from functools import cache
 from typing import Any
 
@@ -13,8 +11,11 @@ from matplotlib.font_manager import FontProperties, findfont, fontManager
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
+from ffdr.text import MOST_SHOWN, warn
+
 _PLACEHOLDERS = "Last Resort"
 """A font that has a box for every character there is."""
+_MOST_LINES = 40
 _SHOWN = 8
 """Characters that a message lists."""
 
@@ -41,7 +42,11 @@ class Picture(Figure):
 
 
 def legible(text: str) -> str:
-    """The text with what no installed font has, control characters and bytes that aren't text as ``\\u732b``."""
+    """The text with what no installed font has, what isn't printable and bytes that aren't text as ``\\u732b``.
+
+    Of long lines, and of many, the first part.
+    """
+    text = "\n".join(_cut(line) for line in text.split("\n", _MOST_LINES)[:_MOST_LINES])
     missing = {character for character in text if not _has_glyph(character)}
     _missing.update(missing - _told)
     return "".join(_spelled(character) if character in missing else character for character in text)
@@ -59,7 +64,7 @@ def _tell() -> None:
     _missing.clear()
     if fresh:
         shown = ", ".join(map(_spelled, fresh[:_SHOWN])) + (", …" if len(fresh) > _SHOWN else "")
-        print(f"ffdr: no installed font has {shown}: the picture names them by numbers", file=sys.stderr)
+        warn(f"ffdr: no installed font has {shown}: the picture names them by numbers")
 
 
 def _is_usual(character: str) -> bool:
@@ -67,9 +72,13 @@ def _is_usual(character: str) -> bool:
 
 
 def _has_glyph(character: str) -> bool:
-    if _is_usual(character):
-        return True
-    return unicodedata.category(character) not in ("Cc", "Cs") and bool(_families(frozenset(character)))
+    if character != "\n" and not character.isprintable():
+        return False
+    return _is_usual(character) or bool(_families(frozenset(character)))
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= MOST_SHOWN else f"{line[: MOST_SHOWN - 1]}…"
 
 
 def _spelled(character: str) -> str:

@@ -1,4 +1,7 @@
-"""How times, sizes, names, paths, lists and foreign texts are said, tables as Markdown, and how verbs end."""
+"""How times, sizes, names, paths, lists and foreign texts are said, tables as Markdown, and how verbs end.
+
+What a verb prints goes through ``say`` and ``warn``, so that no name of a stranger drives a terminal.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ import os
 import re
 import reprlib
 import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 MOST_SHOWN = 200
 """Characters of a foreign text that a message, a table or a picture shows."""
+MOST_LINE = 4000
+"""Characters of a line that is printed, with all that it names."""
 RCFG = Path(__file__).parents[1] / "rcfg"
 """The recipes that come with a checkout."""
 
@@ -103,14 +109,29 @@ def brief(value: Any, limit: int = MOST_SHOWN) -> str:
     return printable(_BRIEF.repr(value), limit)
 
 
+def say(text: str) -> None:
+    """Print lines; what a terminal would obey in them is told by its code, see ``printable``."""
+    print("\n".join(printable(line, MOST_LINE) for line in text.split("\n")))
+
+
+def warn(line: str) -> None:
+    """Print one line on standard error; what a terminal would obey in it is told by its code, see ``printable``."""
+    print(printable(line, MOST_LINE), file=sys.stderr)
+
+
 def reason(error: BaseException, limit: int = MOST_SHOWN) -> str:
     """What an error says, or else its kind, as ``printable`` shows it."""
     return printable(" ".join(str(error).split()), limit) or type(error).__name__
 
 
+def markdown(text: str, limit: int = MOST_SHOWN) -> str:
+    """A text of strangers in a Markdown file: as ``printable`` shows it, and no cell, tag or link of its own."""
+    return printable(text, limit).replace("|", "\\|").replace("<", "\\<").replace("](", "]\\(")
+
+
 def table_lines(headings: Sequence[str], rows: Iterable[Sequence[str]], padded: bool = False) -> list[str]:
-    """A Markdown table. padded: with columns as wide as their longest cell, to be read as it is."""
-    lines = [headings, *rows]
+    """A Markdown table of any texts. padded: with columns as wide as their longest cell, to be read as it is."""
+    lines = [list(map(markdown, cells)) for cells in (headings, *rows)]
     widths = [max(map(len, column)) if padded else 0 for column in zip(*lines, strict=True)]
     rule = "|" + "|".join("-" * max(width + 2, 3) for width in widths) + "|"
     heading, *body = (

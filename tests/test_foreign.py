@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bounded import bounded
 
 from ffdr.errors import UserError
 from ffdr.foreign import MOST_BYTES, open_regular, read_bytes, read_json, read_text
-from tests.bounded import bounded
 
 KINDS = ["folder", "pipe", "socket", "/dev/zero", "link to /dev/zero"]
 

@@ -13,6 +13,7 @@ from ffdr.ablate.cell import Job, Result
 from ffdr.ablate.grid import Cell
 from ffdr.ablate.scores import METRICS
 from ffdr.ablate.workers import Outcome
+from ffdr.text import MOST_LINE, printable
 
 _REFRESH = 1.0
 """Seconds between two looks at the logs of those at work."""
@@ -29,7 +30,9 @@ class Board:
         self._slots: list[int | None] = [None] * slots
         self._looked = 0.0
         axes = cells[0].points if cells else {}
-        self._widths = {axis: max(map(len, (_short(axis), *(c.points[axis] for c in cells)))) for axis in axes}
+        self._widths = {
+            axis: max(map(len, (_short(axis), *(printable(c.points[axis]) for c in cells)))) for axis in axes
+        }
         self._all = tqdm(total=len(cells) + kept, initial=kept, desc="runs", unit="run", disable=None)
         self._bars = [
             tqdm(position=1 + slot, leave=False, disable=None, bar_format="  {desc}") for slot in range(slots)
@@ -71,16 +74,17 @@ class Board:
         self._looked = time.monotonic()
         for bar, number in zip(self._bars, self._slots, strict=True):
             if number is not None and not bar.disable:
-                bar.set_description_str(f"{self.cells[number].name}: {_progress(self.jobs[number])}")
+                bar.set_description_str(f"{printable(self.cells[number].name)}: {_progress(self.jobs[number])}")
 
     def _row(self, state: str, points: Mapping[str, str], figures: Sequence[str]) -> None:
-        labels = [points[axis].ljust(width) for axis, width in self._widths.items()]
+        labels = [printable(points[axis]).ljust(width) for axis, width in self._widths.items()]
         cells = [text.rjust(len(METRICS[key].heading)) for text, key in zip(figures, _SHOWN, strict=False)]
-        self._all.write("  ".join([state.ljust(6), *labels, *(cells if len(figures) > 1 else figures)]).rstrip())
+        line = "  ".join([state.ljust(6), *labels, *(cells if len(figures) > 1 else figures)])
+        self._all.write(printable(line.rstrip(), MOST_LINE))
 
 
 def _short(axis: str) -> str:
-    return axis.rpartition(".")[2]
+    return printable(axis.rpartition(".")[2])
 
 
 def _figures(result: Result) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ from ffdr.beton.read import ReinforcedBeton
 from ffdr.beton.subset import subset
 from ffdr.errors import UserError
 from ffdr.options import AblateOptions, SubsetOptions
+from ffdr.text import say
 
 CommandLine = Callable[[Sequence[str]], int]
 """Runs the words of an ``ffdr`` command line, as ``cli.main`` does; returns the exit status. Must pickle."""
@@ -64,7 +66,8 @@ def _run_lines(command_line: CommandLine, lines: Sequence[str], record: Path) ->
         words = shlex.split(line)
         if changed:
             words = _replacing(words, record.parent)
-        print(f"ffdr {shlex.join(words)}", flush=True)
+        say(f"ffdr {shlex.join(words)}")
+        sys.stdout.flush()
         status = command_line(words)
         if status >= 128:  # stopped by a signal
             raise SystemExit(status)

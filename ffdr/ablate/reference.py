@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ffdr.beton.partial import write_aside
 from ffdr.errors import UserError, nearest
-from ffdr.evaluate.feeding import KEYS, feeding_text, run_options, validation_feeding
+from ffdr.evaluate.feeding import feeding_text, run_options, validation_feeding
+from ffdr.foreign import MOST_LOG_BYTES, parse_json, read_json, read_text
 from ffdr.options import ReportOptions
-from ffdr.text import RCFG, command, shown, table_lines
+from ffdr.text import MOST_LINE, RCFG, brief, command, markdown, printable, reason, say, shown, table_lines
 
 COLUMNS = {
     ("val", "top1"): "ImageNet",
@@ -25,8 +26,12 @@ COLUMNS = {
     ("val", "ece"): "ECE",
 }
 """(set, metric) as ``ffdr eval`` names them → heading."""
+_MOST = 10**9
+"""No number of a report is larger."""
 _CLASSES = 1000
 """Of ImageNet, which the figures are of."""
+_NAMED = 40
+"""Models that a message names."""
 _NONE = "–"
 _WEIGHTS = {True: "averaged", False: "raw", None: ""}
 _AVERAGED = {"yes": True, "no": False, "": None}
@@ -69,10 +74,10 @@ def report(options: ReportOptions) -> None:
     ours = read_training(options)
     published = select(read_reference(options.reference), ours, options.reference)
     text = "\n".join(_lines(ours, published)) + "\n"
-    print(text)
+    say(text)
     if options.out:
         write_aside(Path(options.out), text)
-    print(f"{options.out or options.file}: set beside published figures; next: {_next(options)}")
+    say(f"{options.out or options.file}: set beside published figures; next: {_next(options)}")
 
 
 def _next(options: ReportOptions) -> str:
@@ -104,21 +109,23 @@ def read_training(options: ReportOptions) -> Training:
 def _of_folder(folder: Path) -> Training:
     """A run of ``ffdr train``, by its last validation."""
     log = folder / "log.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    lines = read_text(log, MOST_LOG_BYTES).splitlines() if log.exists() else []
     if not lines or not (folder / "options.json").exists():
         raise UserError(f"report.file: {folder} holds no run of ffdr train")
-    last = _parse(lines[-1], log)
+    last, options = parse_json(lines[-1], log), run_options(folder)
+    if not isinstance(last, dict) or not options:
+        raise UserError(f"report.file: {folder} holds no run of ffdr train, or a damaged one")
     if "val_top1" not in last:
         raise UserError(f"report.file: {folder} was not validated after its last epoch; give a report of ffdr eval")
     scores = {key.removeprefix("val_"): value for key, value in last.items() if key.startswith("val_")}
-    options = _parse((folder / "options.json").read_text(encoding="utf-8"), folder / "options.json")
-    if options["data"]["num_classes"] != _CLASSES:
-        classes = options["data"]["num_classes"]
-        raise UserError(f"report.file: {folder} has {classes} classes, but the figures are of ImageNet's {_CLASSES}")
-    train = options["train"]
-    name, fed = _base(options["model"]["name"]), validation_feeding(options)
+    classes = options.get("data", {}).get("num_classes")
+    if classes != _CLASSES:
+        said = f"{brief(classes)} classes, but the figures are of ImageNet's {_CLASSES}"
+        raise UserError(f"report.file: {folder} has {said}")
+    fed, epoch = validation_feeding(options), last.get("epoch")
     figures = _figures({"val": scores})
-    return Training(str(folder), (name,), train["task"], "", last["epoch"], figures, fed.get("averaged"), _fed(fed))
+    found = Training(str(folder), (_model(options),), _task(options), "", 0, figures, _averaged(fed), _fed(fed))
+    return replace(found, epochs=epoch if _is_count(epoch) else 0)
 
 
 def _of_report(file: Path) -> Training:
@@ -126,39 +133,65 @@ def _of_report(file: Path) -> Training:
 
     How the model was trained it does not say; the run in whose folder it lies does.
     """
-    content = _parse(file.read_text(encoding="utf-8"), file)
+    content = read_json(file)
     if not isinstance(content, dict) or "model" not in content or not {"sets", "top1"} & set(content):
         raise UserError(f"report.file: {file} is no report of ffdr eval")
     name = _base(content["model"])
     figures = _figures(content.get("sets", {"val": content}))
-    found = Training(str(file), (name,), "", "", 0, figures, content.get("averaged"), _fed(content))
+    found = Training(str(file), (name,), "", "", 0, figures, _averaged(content), _fed(content))
     options = run_options(file.parent)
-    if _base(options.get("model", {}).get("name", "")) == name:
-        train, averaged = options["train"], validation_feeding(options).get("averaged")
-        found = replace(found, task=train["task"], epochs=train["epochs"])
+    if options and _model(options) == name:
+        epochs, averaged = options.get("train", {}).get("epochs"), _averaged(validation_feeding(options))
+        found = replace(found, task=_task(options), epochs=epochs if _is_count(epochs) else 0)
         found = found if found.averaged is not None else replace(found, averaged=averaged)
     return found
 
 
-def _fed(report: dict[str, Any]) -> str:
-    """How the model was fed; the weights have a column of their own."""
-    return feeding_text({key: report.get(key) for key in KEYS if key != "averaged"})
+def _fed(report: Mapping[str, Any]) -> str:
+    """How the model was fed, as far as the report says it; the weights have a column of their own."""
+    kinds = {
+        "resolution": (int,), "center": (int, float), "interpolation": (str,), "precision": (str,),
+        "flip_average": (bool,),
+    }  # fmt: skip
+    fed = {key: report.get(key) for key, known in kinds.items() if type(report.get(key)) in known}
+    return printable(feeding_text({key: brief(value) if key == "resolution" else value for key, value in fed.items()}))
 
 
-def _figures(sets: dict[str, dict[str, Any]]) -> Figures:
-    return {(name, key): 100 * sets[name][key] for name, key in COLUMNS if sets.get(name, {}).get(key) is not None}
+def _averaged(report: Mapping[str, Any]) -> bool | None:
+    """Whether the weights are averaged, where it is said."""
+    found = report.get("averaged")
+    return found if isinstance(found, bool) else None
 
 
-def _parse(text: str, file: Path) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}: not JSON ({error})") from error
+def _figures(sets: Any) -> Figures:
+    """Those of the columns that a report has as numbers."""
+    if not isinstance(sets, dict):
+        return {}
+    scores = {key: sets[key[0]].get(key[1]) for key in COLUMNS if isinstance(sets.get(key[0]), dict)}
+    return {key: 100 * value for key, value in scores.items() if _is_score(value)}
 
 
-def _base(model: str) -> str:
-    """timm's name without the tag of pretrained weights."""
-    return model.partition(".")[0]
+def _is_score(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < _MOST
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _MOST
+
+
+def _base(model: Any) -> str:
+    """timm's name without the tag of pretrained weights; empty for what is no name."""
+    return printable(model.partition(".")[0]) if isinstance(model, str) else ""
+
+
+def _model(options: Mapping[str, Any]) -> str:
+    """timm's name of the model of a run."""
+    return _base(options.get("model", {}).get("name"))
+
+
+def _task(options: Mapping[str, Any]) -> str:
+    task = options.get("train", {}).get("task")
+    return printable(task) if isinstance(task, str) else ""
 
 
 def read_reference(file: str | Path) -> list[Training]:
@@ -170,21 +203,35 @@ def read_reference(file: str | Path) -> list[Training]:
     if not Path(file).is_file():
         raise UserError(f"report.reference: {file}: no such file")
     trainings: dict[tuple[str, ...], Training] = {}
-    with open(file, encoding="utf-8", newline="") as handle:
-        for number, row in enumerate(csv.DictReader(handle), start=2):
-            try:
-                averaged = row.get("averaged") or ""  # tables of one's own may not say it
-                key = (row["source"], row["timm"], row["task"], row["data"], row["epochs"], averaged)
-                value = {(row["set"], row["metric"]): float(row["percent"])}
-                new = Training(
-                    row["source"], tuple(row["timm"].split()), row["task"], row["data"], int(row["epochs"] or 0), value
-                )
-                new = replace(new, averaged=_AVERAGED[averaged], note=row.get("note") or "")
-            except (KeyError, ValueError, TypeError, AttributeError) as error:
-                raise UserError(f"report.reference: {file}: line {number} is no figure ({error})") from error
+    lines = csv.DictReader(io.StringIO(read_text(file), newline=""))
+    try:
+        for row in lines:
+            new = _published(row)
+            key = (new.name, new.models, new.task, new.data, new.epochs, new.averaged)
             known = trainings.setdefault(key, new)
-            known.figures.update(value)
+            known.figures.update(new.figures)
+    except (KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
+        raise UserError(f"report.reference: {file}: line {lines.line_num} is no figure ({reason(error)})") from error
     return list(trainings.values())
+
+
+def _published(row: Mapping[str, Any]) -> Training:
+    """A line of the table: one figure of one training."""
+    percent, epochs = float(row["percent"]), int(row["epochs"] or 0)
+    if not abs(percent) < _MOST or not _is_count(epochs):
+        raise ValueError("numbers out of range")
+    texts = {key: printable(row[key]) for key in ("source", "timm", "task", "data")}
+    averaged, note = row.get("averaged") or "", row.get("note") or ""  # tables of one's own may not say it
+    return Training(
+        name=texts["source"],
+        models=tuple(texts["timm"].split()),
+        task=texts["task"],
+        data=texts["data"],
+        epochs=epochs,
+        figures={(row["set"], row["metric"]): percent},
+        averaged=_AVERAGED[averaged],
+        note=printable(note),
+    )
 
 
 def select(published: Sequence[Training], ours: Training, file: str = "") -> list[Training]:
@@ -198,7 +245,8 @@ def select(published: Sequence[Training], ours: Training, file: str = "") -> lis
     if not same:
         names = sorted({name for training in published for name in training.models})
         hint = nearest(ours.models[0], names)
-        raise UserError(f"report: {file} has no figures for {ours.models[0]}{hint}; it has {', '.join(names)}")
+        shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+        raise UserError(f"report: {file} has no figures for {ours.models[0]}{hint}; it has {shown}")
     if not ours.epochs:
         return same
     groups: dict[tuple[Any, ...], list[Training]] = {}
@@ -217,11 +265,13 @@ def _lines(ours: Training, published: Sequence[Training]) -> list[str]:
     epochs = f"{ours.epochs} epochs" if ours.epochs else "an unknown number of epochs (report.epochs says it)"
     rows = [_row("**this run**", ours, None)]
     rows += [_row(training.name, training, ours.figures if training.is_like(ours) else None) for training in published]
-    notes = dict.fromkeys(f"{training.name}: {training.note}." for training in published if training.note)
+    notes = dict.fromkeys(
+        markdown(f"{training.name}: {training.note}.", MOST_LINE) for training in published if training.note
+    )
     return [
-        f"# {', '.join(ours.models)} beside published figures",
+        f"# {markdown(', '.join(ours.models))} beside published figures",
         "",
-        f"{ours.name}: {ours.models[0]}, {epochs}{', at ' + ours.note if ours.note else ''}.",
+        markdown(f"{ours.name}: {ours.models[0]}, {epochs}{', at ' + ours.note if ours.note else ''}.", MOST_LINE),
         "",
         *table_lines(["", "task", "data", "epochs", "weights", *COLUMNS.values()], rows),
         "",

@@ -17,7 +17,7 @@ from ffdr.ablate.scores import JUDGED, METRICS, Difference, as_text, half_width
 from ffdr.bench.environment import environment
 from ffdr.beton.partial import write_aside
 from ffdr.evaluate.feeding import KEYS, feeding_text
-from ffdr.text import table_lines
+from ffdr.text import MOST_LINE, markdown, printable, table_lines
 
 Group = tuple[tuple[str, str], ...]
 """Points that repeats share: (axis, label) pairs."""
@@ -109,22 +109,41 @@ def write_csv(file: Path, rows: Sequence[Row]) -> None:
         found = {fact: getattr(getattr(recipe, fact.split(".")[0]), fact.split(".")[1]) for fact in facts}
         scores = {key: (row.result or {}).get(key, "") for key in (*_SCORES, *_TIMES, *KEYS)}
         texts = dict(zip(last, (row.digest, row.cell.command, row.error), strict=True))
-        writer.writerow(found | row.cell.points | scores | texts)
+        cells = found | row.cell.points | scores | texts
+        writer.writerow(
+            {key: printable(cell, MOST_LINE) if isinstance(cell, str) else cell for key, cell in cells.items()}
+        )
     write_aside(file, text.getvalue())
 
 
 def write_table(file: Path, grid: Grid, rows: Sequence[Row], title: str, setting: Sequence[str]) -> None:
     """Markdown: means over seeds, paired differences, what failed, how it was measured."""
-    lines = [f"# {title}", "", *(f"- {line}" for line in setting), "", *_means(grouped(rows))]
+    lines = [
+        f"# {markdown(title)}",
+        "",
+        *(f"- {markdown(line, MOST_LINE)}" for line in setting),
+        "",
+        *_means(grouped(rows)),
+    ]
     lines += ["", "Mean ± half width of the 95 % interval (Student's t) over seeds.", ""]
     comparisons = compare(grid, rows)
     if comparisons:
         axis, ours = grid.compare
-        lines += [f"## {axis}: {ours} against the others, paired by seed", "", *_differences_table(comparisons), ""]
+        lines += [
+            f"## {markdown(axis)}: {markdown(ours)} against the others, paired by seed",
+            "",
+            *_differences_table(comparisons),
+            "",
+        ]
         lines += ["Mean of the differences ± half width of its 95 % interval; bold: the interval excludes zero.", ""]
     failed = [row for row in rows if row.result is None]
     if failed:
-        lines += ["## Failed runs", "", *(f"- {row.cell.name}: {row.error}" for row in failed), ""]
+        lines += [
+            "## Failed runs",
+            "",
+            *(f"- {markdown(f'{row.cell.name}: {row.error}', MOST_LINE)}" for row in failed),
+            "",
+        ]
     lines += ["Measured with " + ", ".join(f"{key} {value}" for key, value in environment().items()) + ".", ""]
     write_aside(file, "\n".join(lines))
 

@@ -17,7 +17,7 @@ from ffdr.ablate.workers import Outcome, Workers
 from ffdr.beton.partial import write_aside
 from ffdr.models import check_name
 from ffdr.options import AblateOptions
-from ffdr.text import command
+from ffdr.text import command, say
 
 
 def run_ablation(options: AblateOptions, command_line: CommandLine) -> int:
@@ -36,7 +36,7 @@ def run_ablation(options: AblateOptions, command_line: CommandLine) -> int:
     for name in {cell.recipe.model.name for cell in grid.cells}:
         check_name(name)
     if options.dry_run:
-        print(grid.text())
+        say(grid.text())
         return 0
     options = replace(options, test=fill_in(options, options.test))
     work, out = Path(options.work), Path(options.out)
@@ -79,13 +79,13 @@ def write_results(out: Path, options: AblateOptions, grid: Grid, rows: Sequence[
     write_table(out / "table.md", grid, rows, title, setting)
     write_summary(out / "summary.json", grid, rows, title, setting)
     pictures = plot_study(out, grid, rows)
-    print((out / "table.md").read_text(encoding="utf-8"))
+    say((out / "table.md").read_text(encoding="utf-8"))
     names = ", ".join(["results.csv", "table.md", "summary.json", *(path.name for path in pictures)])
     failed = sum(row.result is None for row in rows)
     then = _next(options, rows)
     if failed:
         then = f"the same command, which runs the {failed} that failed again"
-    print(f"{out}: {names} of {len(rows)} runs; next: {then}")
+    say(f"{out}: {names} of {len(rows)} runs; next: {then}")
 
 
 def _next(options: AblateOptions, rows: Sequence[Row]) -> str:

@@ -45,7 +45,7 @@ from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_intact
 from ffdr.beton.receipt import Work
 from ffdr.errors import UserError
 from ffdr.options import ExportOptions
-from ffdr.text import byte_size, command, ending, join_list
+from ffdr.text import byte_size, command, ending, join_list, printable, say
 
 Put = Callable[[str, bytes], None]
 """Writes one file of the archive: its name and its bytes."""
@@ -82,7 +82,7 @@ def export_archive(options: ExportOptions, progress: bool = True) -> Path:
     if progress:
         said = f"{len(images):,} images with {reinforced.header.views:,} views each, {byte_size(_size(out))}"
         back = command("import", f"--archive={join_list([str(out)])}", f"--images={images.path}", "--out=BACK.beton")
-        print(ending([(out, said, is_there)], back))
+        say(ending([(out, said, is_there)], back))
     return out
 
 
@@ -91,7 +91,9 @@ def _check_replaceable(out: Path) -> None:
     if out.is_dir():
         other = next((entry.name for entry in os.scandir(out) if not is_of_archive(entry.name)), None)
         if other is not None:
-            raise UserError(f"{out}: holds {other}, which is no file of an archive; remove the folder or name another")
+            raise UserError(
+                f"{out}: holds {printable(other)}, which is no file of an archive; remove the folder or name another"
+            )
 
 
 def _size(out: Path) -> int:
@@ -105,7 +107,7 @@ def _write_archive(reinforced: ReinforcedBeton, images: ImageBeton, form: Format
     packed = out.name.endswith((".tar.gz", ".tgz"))
     with told(out), (_tar_at if packed else _folder_at)(work) as put:
         put(name_of(CONFIG), zip_around(pickle.dumps(_config(form, header, images), 2)))
-        with tqdm(total=len(images), unit="img", desc=out.name, disable=not progress) as bar:
+        with tqdm(total=len(images), unit="img", desc=printable(out.name), disable=not progress) as bar:
             for stored in _chunks(reinforced):
                 try:
                     entries = to_entries(stored, rules)
@@ -139,11 +141,12 @@ def _format(reinforced: ReinforcedBeton, images: ImageBeton, resolution: int) ->
 
 
 def _policy(header: ReinforcedHeader) -> Policy:
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in header.policy.items()}
     try:
-        return Policy(**settings)
-    except TypeError:
+        return Policy(**header.policy)
+    except TypeError:  # a setting of another name
         raise EntryError("its policy is not one that ffdr draws from") from None
+    except UserError as error:
+        raise EntryError(str(error)) from None
 
 
 def _config(form: Format, header: ReinforcedHeader, images: ImageBeton) -> dict[str, Any]:

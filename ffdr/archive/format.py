@@ -30,7 +30,8 @@ from typing import Any
 
 from ffdr.archive.container import EntryError
 from ffdr.augment.policy import Policy
-from ffdr.errors import UserError, nearest
+from ffdr.errors import nearest
+from ffdr.text import brief, printable
 
 TRANSFORMS = (
     "uint8",
@@ -64,6 +65,8 @@ CROPS = {
 }
 """The transforms that make them."""
 
+_SHOWN = 60
+"""Characters of a value that a message shows."""
 _ONLY = {
     ("resize", "interpolation"): ("bilinear",),
     ("resize", "max_size"): (None,),
@@ -119,7 +122,7 @@ class Format:
                 padding=_padding(random_crop.get("padding")),
                 policy=_policy(used, crops),
             )
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise EntryError(f"image_augmentation: {error}") from None
 
     @property
@@ -148,31 +151,46 @@ def _enabled(given: Any) -> dict[str, dict[str, Any]]:
         if not arguments.get("enable", True):
             continue
         if name not in TRANSFORMS or name in used:
-            hint = nearest(str(name), TRANSFORMS)
-            raise EntryError(f"transform {str(name)[:60]} can't be held by a view record{hint}")
-        for argument, value in arguments.items():
-            if value not in _ONLY.get((name, argument), (value,)):
-                raise EntryError(f"transform {name}: {argument} {str(value)[:60]} can't be held by a view record")
+            hint = nearest(name, TRANSFORMS) if isinstance(name, str) and len(name) <= _SHOWN else ""
+            raise EntryError(f"transform {_shown(name)} can't be held by a view record{hint}")
+        for (transform, argument), allowed in _ONLY.items():
+            if transform == name and argument in arguments and not _is_one_of(arguments[argument], allowed):
+                said = _shown(arguments[argument])
+                raise EntryError(f"transform {name}: {argument} {said} can't be held by a view record")
         used[name] = arguments
     return {name: used[name] for name in TRANSFORMS if name in used}
+
+
+def _shown(value: Any) -> str:
+    """As a message shows it: texts without quotes."""
+    return printable(value, _SHOWN) if isinstance(value, str) else brief(value, _SHOWN)
+
+
+def _is_one_of(value: Any, allowed: tuple[Any, ...]) -> bool:
+    return any(type(value) is type(known) and value == known for known in allowed)
+
+
+def _all_alike(value: Any) -> Any:
+    """The number that a list or tuple has once or several times; anything else as it is."""
+    if type(value) not in (list, tuple) or not value or any(type(part) is not int for part in value):
+        return value
+    return value[0] if len(set(value)) == 1 else value
 
 
 def _side(name: str, used: Mapping[str, Mapping[str, Any]]) -> int:
     """The size of a transform, which must be one number or, for crops, twice the same."""
     size = used[name].get("size")
-    if type(size) in (list, tuple) and size and (name != "resize" or len(size) == 1) and set(size) == {size[0]}:
-        size = size[0]
+    size = size if name == "resize" and type(size) in (list, tuple) and len(size) > 1 else _all_alike(size)
     if type(size) is not int or not 1 <= size <= 65535:
-        raise ValueError(f"{name}: size {str(size)[:60]} is not one side from 1 to 65535")
+        raise ValueError(f"{name}: size {_shown(size)} is not one side from 1 to 65535")
     return size
 
 
 def _padding(padding: Any) -> int:
     """The border of random_crop, which must be equal on all sides."""
-    if type(padding) in (list, tuple) and padding and set(padding) == {padding[0]}:
-        padding = padding[0]
+    padding = _all_alike(padding)
     if padding is not None and (type(padding) is not int or not 0 <= padding <= 65535):
-        raise ValueError(f"random_crop: padding {str(padding)[:60]} is not one border for all sides")
+        raise ValueError(f"random_crop: padding {_shown(padding)} is not one border for all sides")
     return padding or 0
 
 
@@ -186,7 +204,7 @@ def _policy(used: Mapping[str, Mapping[str, Any]], crops: tuple[str, ...]) -> Po
     for prefix, arguments in (("", crop), ("erase_", erase)):
         for name in ("scale", "ratio"):
             if arguments is not None and name in arguments:
-                settings[prefix + name] = tuple(arguments[name])
+                settings[prefix + name] = arguments[name]
     if settings["crop"] == "padded":
         settings["padding"] = _padding(used["random_crop"].get("padding")) / _side("random_crop", used)
     for name, arguments, default in (
@@ -206,10 +224,7 @@ def _policy(used: Mapping[str, Mapping[str, Any]], crops: tuple[str, ...]) -> Po
     ):
         if arguments is not None:
             settings[name] = arguments.get(key, default)
-    policy = Policy(**settings)
-    if not all(type(value) is int for value in (policy.ops, policy.magnitude, policy.bins)):
-        raise UserError("rand_augment: num_ops, magnitude and num_magnitude_bins must be whole numbers")
-    return policy
+    return Policy(**settings)
 
 
 def augmentation(form: Format, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import gc
 import glob
 import hashlib
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -37,6 +36,7 @@ from ffdr.beton.receipt import Work, state
 from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.errors import UserError
 from ffdr.options import ImportOptions
+from ffdr.text import brief, printable, warn
 
 _BATCH_VIEWS = 4096
 _BATCH_BYTES = 8 << 20
@@ -73,7 +73,7 @@ def import_archives(options: ImportOptions, progress: bool = True) -> Path:
         raise UserError(f"{images.path}: does not hold the images' original sizes, in which an archive's crops count")
     out = Path(options.out)
     check_out(out, [images.path, *map(Path, options.archive)])
-    archives = [Archive(path) for path in options.archive]
+    archives = [Archive(path, len(images)) for path in options.archive]
     read = {"archive": " ".join(state(archive.path) for archive in archives), "images": images.fingerprint}
     work = Work(out, "import", options.overwrite, {"classes": images.num_classes}, read, b"%d" % images.num_classes)
     is_there = is_finished(work)
@@ -106,13 +106,13 @@ def _survey(archive: Archive, images: ImageBeton) -> _Source:
         raise UserError(f"{archive.path}: {name_of(CONFIG)}: {error}") from None
     stated = config.get("num_classes", images.num_classes)
     if stated != images.num_classes:
-        raise UserError(f"{archive.path}: made for {stated} classes, but {images.path} has {images.num_classes}")
+        raise UserError(f"{archive.path}: made for {brief(stated)} classes, but {images.path} has {images.num_classes}")
     if config.get("dataset") == "imagenet":
         _check_class_order(archive, images)
     samples = config["reinforce"].get("num_samples")
     views = len(entry[1])
     if samples != views:
-        print(f"{archive.path}: its config speaks of {samples} samples; its entries have {views}", file=sys.stderr)
+        warn(f"{archive.path}: its config speaks of {brief(samples)} samples; its entries have {views}")
     if archive.listed is not None:
         found = archive.listed[archive.listed != CONFIG]
         _check_complete(archive, images, np.isin(np.arange(len(images)), found), found[found >= len(images)])
@@ -221,7 +221,9 @@ def _import(
     archive, rules = source.archive, source.rules
     with (
         ReinforcedWriter(out, header, images, archive.identity, work) as writer,
-        tqdm(total=len(images), unit="img", desc=archive.path.name, disable=not progress, initial=writer.done) as bar,
+        tqdm(
+            total=len(images), unit="img", desc=printable(archive.path.name), disable=not progress, initial=writer.done
+        ) as bar,
         _collected_by_hand(),
     ):
         for batch in _batches(archive, rules, images, writer.written):
@@ -295,7 +297,9 @@ def _merge(
     chunk = max(1, _BATCH_VIEWS // header.views)
     with ReinforcedWriter(work.out, header, images, identity, work) as writer:
         rest = np.flatnonzero(~writer.written)
-        for start in tqdm(range(0, len(rest), chunk), unit="chunk", desc=work.out.name, disable=not progress):
+        for start in tqdm(
+            range(0, len(rest), chunk), unit="chunk", desc=printable(work.out.name), disable=not progress
+        ):
             index = rest[start : start + chunk]
             for part in parts:
                 for i in index.tolist():

@@ -39,7 +39,7 @@ def to_records(columns: dict[str, Column], halves: Rows, form: Format, sizes: np
         views["flags"] = CENTER
     if "random_horizontal_flip" in columns:
         _, flips = without_none(columns["random_horizontal_flip"], False)
-        flipped = halves.single(flips, bool, "its flip is not true or false")
+        flipped = halves.single(flips, (bool,), "its flip is not true or false")
         views["flags"] |= flipped.astype(np.uint8) * np.uint8(FLIP)
     if "rand_augment" in columns:
         _set_ops(views, columns["rand_augment"], halves, form)
@@ -62,7 +62,7 @@ def _set_box(views: np.ndarray, column: Column, halves: Rows, sides: np.ndarray)
     boxes = halves.tuples(column, 4, "its crop is not four whole numbers")
     top, left, height, width = np.where(there[:, None], boxes, np.pad(sides[:, ::-1], ((0, 0), (2, 0)))).T
     outside = (np.minimum(top, left) < 0) | (np.minimum(height, width) < 1)
-    outside |= (left + width > sides[:, 0]) | (top + height > sides[:, 1])
+    outside |= (left > sides[:, 0] - width) | (top > sides[:, 1] - height)  # sums of large numbers would wrap around
     halves.refuse(
         outside,
         lambda row: (
@@ -143,7 +143,7 @@ def _set_erased(views: np.ndarray, column: Column, halves: Rows, resolution: int
     boxes = halves.tuples(column, 4, "its erased box is not four whole numbers")
     boxes = np.where(boxes[:, :1] == -1, 0, boxes)
     top, left, height, width = boxes.T
-    outside = (boxes < 0).any(axis=1) | (top + height > resolution) | (left + width > resolution)
+    outside = (boxes < 0).any(axis=1) | (top > resolution - height) | (left > resolution - width)
     halves.refuse(outside, lambda row: f"erased box {tuple(boxes[row].tolist())} is not inside {resolution} pixels")
     views["erase_x"], views["erase_w"] = box_to_fractions(left, width, resolution)
     views["erase_y"], views["erase_h"] = box_to_fractions(top, height, resolution)

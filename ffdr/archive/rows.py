@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, NoReturn
 
 import numpy as np
@@ -49,28 +50,34 @@ class Rows:
 
     def tuples(self, column: Column, width: int, what: str) -> np.ndarray:
         """Tuples (or lists) of ``width`` whole numbers as (rows, width) int64."""
-        return self._table(column, (width,), "i", lambda value: _all_of(value, width, (int,)), what)
+        return self._table(column, width, (int,), np.int64, what)
 
     def numbers(self, column: Column, width: int, what: str) -> np.ndarray:
         """Tuples (or lists) of ``width`` numbers as (rows, width) float64."""
-        good = (int, float)
-        return self._table(column, (width,), "fi", lambda value: _all_of(value, width, good), what).astype(np.float64)
+        return self._table(column, width, (int, float), np.float64, what)
 
-    def single(self, column: Column, kind: type, what: str) -> np.ndarray:
-        """Values of one kind (bool, int, float) as (rows,) of NumPy's."""
-        return self._table(column, (), np.dtype(kind).kind, lambda value: type(value) is kind, what)
+    def single(self, column: Column, kinds: tuple[type, ...], what: str) -> np.ndarray:
+        """Values of these kinds, of bool, int and float, as (rows,) of NumPy's for the first."""
+        if not set(map(type, column)) <= set(kinds):
+            self.refuse([type(value) not in kinds for value in column], what)
+        return self._array(column, kinds[0], what)
 
-    def _table(self, column: Column, shape: tuple[int, ...], kinds: str, good: Callable, what: str) -> np.ndarray:
-        if not len(column):
-            return np.zeros((0, *shape), kinds[0])
+    def _table(
+        self, column: Column, width: int, kinds: tuple[type, ...], dtype: type[np.generic], what: str
+    ) -> np.ndarray:
+        """Kinds are known before NumPy looks at values: of texts and nested lists it makes arrays of any size."""
+        if set(map(type, column)) <= {list, tuple} and set(map(len, column)) <= {width}:
+            flat = list(chain.from_iterable(column))
+            if set(map(type, flat)) <= set(kinds):
+                return self._array(flat, dtype, what).reshape(len(column), width)
+        self.refuse([not _all_of(value, width, kinds) for value in column], what)
+        raise AssertionError("one of the rows is not as it should be")
+
+    def _array(self, values: Column, dtype: type, what: str) -> np.ndarray:
         try:
-            table = np.array(column)
-        except ValueError:  # tuples of several lengths
-            table = None
-        if table is None or table.dtype.kind not in kinds or table.shape != (len(column), *shape):
-            self.refuse([not good(value) for value in column], what)
-            raise EntryError(f"{name_of(int(self.file[0]))} or a file near it: {what}: a number is too large")
-        return table
+            return np.array(values, dtype)
+        except OverflowError:
+            raise EntryError(f"{name_of(int(self.file[0]))} or a file near it: {what}: a number is too large") from None
 
 
 def _all_of(value: Any, width: int, kinds: tuple[type, ...]) -> bool:

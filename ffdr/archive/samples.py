@@ -19,6 +19,7 @@ from ffdr.archive.source import name_of
 from ffdr.augment.view import FRACTION, MIXED_DTYPE, OP_NUMBER, box_to_fractions, to_fraction
 from ffdr.beton.header import UNUSED
 from ffdr.beton.rounding import to_float16
+from ffdr.text import brief
 
 Entry = tuple[int, list[dict[str, Any]]]
 """Index and samples, as pickled."""
@@ -64,7 +65,7 @@ def check_entry(entry: Any, index: int, views: int | None = None) -> Entry:
     if type(entry) is not tuple or len(entry) != 2 or type(entry[1]) is not list or not entry[1]:
         raise EntryError(f"{name}: not an index and a list of samples")
     if type(entry[0]) is not int or entry[0] != index:
-        raise EntryError(f"{name}: is the entry of image {str(entry[0])[:60]}")
+        raise EntryError(f"{name}: is the entry of image {brief(entry[0], 60)}")
     if views is not None and len(entry[1]) != views:
         raise EntryError(f"{name}: has {len(entry[1])} samples, but the first entry read has {views}")
     for number, sample in enumerate(entry[1]):
@@ -135,15 +136,16 @@ def _logits(probs: list[tuple[list, list]], rows: Rows, rules: Rules) -> tuple[n
     ids_RT = rows.tuples([ids for _, ids in probs], topk, f"its class ids are not {topk} whole numbers")
     rows.refuse(
         ((ids_RT < 0) | (ids_RT >= rules.num_classes)).any(axis=1),
-        lambda row: f"class ids {ids_RT[row].tolist()} are not all below {rules.num_classes}",
+        lambda row: f"class ids {brief(ids_RT[row].tolist())} are not all below {rules.num_classes}",
     )
     ordered = np.sort(ids_RT, axis=1)
     rows.refuse(
-        (ordered[:, 1:] == ordered[:, :-1]).any(axis=1), lambda row: f"class ids {ids_RT[row].tolist()} repeat a class"
+        (ordered[:, 1:] == ordered[:, :-1]).any(axis=1),
+        lambda row: f"class ids {brief(ids_RT[row].tolist())} repeat a class",
     )
     rows.refuse(
         ~((probs_RT >= 0).all(axis=1) & (probs_RT.sum(axis=1) <= MOST)),
-        lambda row: f"probabilities {probs_RT[row].tolist()} are not from 0 to 1, or their sum is not",
+        lambda row: f"probabilities {brief(probs_RT[row].tolist())} are not from 0 to 1, or their sum is not",
     )
     order = np.argsort(-probs_RT, axis=1, kind="stable")
     with np.errstate(divide="ignore"):
@@ -204,7 +206,7 @@ def _views(params: list[list], rows: Rows, rules: Rules) -> np.ndarray:
     paired = [partner is not None for partner in partners]
     second = np.flatnonzero(paired)
     there = rows.take(second, rows.image[second])
-    image = there.single([partners[row] for row in second], int, "its partner is not an index")
+    image = there.single([partners[row] for row in second], (int,), "its partner is not an index")
     there.refuse((image < 0) | (image >= len(sizes)), lambda row: f"its partner {image[row]} is not an image")
     halves = rows.then(there.take(np.arange(len(second)), image))
     views = to_records(_split(dict(zip(form.stored, stored, strict=True)), paired, rows), halves, form, sizes)
@@ -238,7 +240,7 @@ def _set_mix(mixes: np.ndarray, columns: dict[str, Column], rows: Rows, resoluti
     """Weights and pasted boxes into ``MIX_DTYPE`` (R,). Returns the mask of rows that were mixed."""
     nothing = [None] * len(rows)
     has_weight, weights = without_none(columns.get("mixup", nothing), 1.0)
-    weights = rows.single(weights, float, "its mixup is not a number")
+    weights = rows.single(weights, (float, int), "its mixup is not a number")
     rows.refuse(~((weights >= 0) & (weights <= 1)), lambda row: f"mixup {weights[row]} is not from 0 to 1")
     mixes["mixup"] = to_fraction(weights, 1)
     has_box, cuts = without_none(columns.get("cutmix", nothing), [1.0, 0, 0, 0, 0])

@@ -7,22 +7,31 @@ is opened or written under a name that a tar file gives.
 from __future__ import annotations
 
 import gzip
+import itertools
 import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ffdr.errors import UserError
+from ffdr.foreign import open_regular, read_bytes
+from ffdr.text import byte_size, printable, reason
 
 CONFIG = -1
 """Stands for the index of ``config.pth.tar``."""
 MOST_BYTES = 16 << 20
 """Longest file of an archive; 8,000 views with the best 20 classes each need a sixth of it."""
+_MOST_RATIO = 100
+"""Bytes that come out of one of a gzip file; pickles give three, zeros a thousand."""
+_FREE_BYTES = 64 << 20
+"""Bytes that come out of any gzip file."""
+_FILES_PER_IMAGE, _FREE_FILES = 8, 10_000
+"""Files that a tar file may hold: each entry may have headers of its own, and a Mac adds some."""
 _NAME = re.compile(r"(?:[^\0]*/)?(?:(config)|(0|[1-9]\d{0,9}))\.pth\.tar")
 _BLOCK = 512
 _REGULAR = b"0\0"
@@ -41,19 +50,26 @@ class File(NamedTuple):
 class Archive:
     """The files of an archive, in whatever order they lie. Iterating again begins again."""
 
-    def __init__(self, path: str | Path) -> None:
-        """Raises UserError unless ``path`` is a folder or can be opened."""
+    def __init__(self, path: str | Path, images: int) -> None:
+        """images: how many the archive is for, which bounds how many files are looked at.
+
+        Raises UserError unless ``path`` is a folder or a file that can be opened.
+        """
         self.path = Path(path)
+        self._most_files = _FREE_FILES + _FILES_PER_IMAGE * images
         with _told(self.path):
             self._is_folder = self.path.is_dir()
             status = self.path.stat()
+        if not self._is_folder:
+            open_regular(self.path).close()
         self.identity = f"{self.path.resolve()} {status.st_size} {status.st_mtime_ns}"
         """What tells this archive from another one, or from itself after a change."""
         self.listed = self._list() if self._is_folder else None
         """Sorted indices of a folder's files; None for a tar file, which must be read to know."""
 
     def __iter__(self) -> Iterator[File]:
-        """Raises UserError for a damaged tar file, and for a file that is too long to be one of an archive."""
+        """Raises UserError for a damaged tar file, one that unzips to far too much or holds far too many files, and for
+        a file that is too long to be one of an archive."""
         return self._in_folder() if self._is_folder else self._in_tar()
 
     def _list(self) -> np.ndarray:
@@ -67,24 +83,24 @@ class Archive:
 
     def _read_file(self, path: Path) -> bytes:
         with _told(path):
-            if not path.is_file():
-                raise UserError(f"{path}: not a regular file")
             self._check_size(path.stat().st_size, path.name)
-            return path.read_bytes()
+            return read_bytes(path, MOST_BYTES)
 
     def _in_tar(self) -> Iterator[File]:
-        with _told(self.path), _open_tar(self.path) as stream:
-            while True:
+        with _told(self.path), _TarStream(self.path) as stream:
+            for number in itertools.count():
                 header = stream.read(_BLOCK)
                 if not any(header):
                     break
+                if number == self._most_files:
+                    raise UserError(f"{self.path}: holds more than {number:,} files, too many for its images")
                 if len(header) < _BLOCK:
                     raise EOFError
                 name, kind, size = self._parse(header)
                 rest = -(-size // _BLOCK) * _BLOCK
                 index = _index_of(name) if kind in _REGULAR else None
                 if index is None:
-                    _skip(stream, rest)
+                    stream.skip(rest)
                     continue
                 self._check_size(size, name)
                 data = stream.read(rest)
@@ -106,7 +122,8 @@ class Archive:
 
     def _check_size(self, size: int, name: str) -> None:
         if size > MOST_BYTES:
-            raise UserError(f"{self.path}: {name} has {size} bytes; no file of an archive has more than {MOST_BYTES}")
+            most = f"no file of an archive has more than {MOST_BYTES}"
+            raise UserError(f"{self.path}: {printable(name)} has {size} bytes; {most}")
 
 
 def name_of(index: int) -> str:
@@ -125,19 +142,38 @@ def _index_of(name: str) -> int | None:
     return None if match is None else CONFIG if match[1] else int(match[2])
 
 
-def _open_tar(path: Path) -> BinaryIO:
-    """The tar stream, unzipped where need be."""
-    with path.open("rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if zipped else path.open("rb")
+class _TarStream:
+    """The bytes of a tar file, unzipped where need be."""
 
+    def __init__(self, path: Path) -> None:
+        self._path, self._count = path, 0
+        self._file = open_regular(path)
+        zipped = self._file.read(2) == b"\x1f\x8b"
+        self._file.seek(0)
+        self._unzipped = gzip.GzipFile(fileobj=self._file) if zipped else self._file
 
-def _skip(stream: BinaryIO, count: int) -> None:
-    while count > 0:
-        read = len(stream.read(min(count, 1 << 20)))
-        if not read:
-            raise EOFError
-        count -= read
+    def __enter__(self) -> _TarStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._unzipped.close()
+        self._file.close()
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, fewer only at the end. Raises UserError for a file made to grow when it is unzipped."""
+        data = self._unzipped.read(size)
+        self._count += len(data)
+        if self._count > _FREE_BYTES + _MOST_RATIO * self._file.tell():
+            said = f"its first {byte_size(self._file.tell())} unzip to more than {byte_size(self._count - 1)}"
+            raise UserError(f"{self._path}: {said}; no archive does")
+        return data
+
+    def skip(self, size: int) -> None:
+        while size > 0:
+            read = len(self.read(min(size, 1 << 20)))
+            if not read:
+                raise EOFError
+            size -= read
 
 
 @contextmanager
@@ -148,4 +184,4 @@ def _told(path: Path) -> Iterator[None]:
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise UserError(f"{path}: cut off or damaged") from None
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
+        raise UserError(f"{path}: {error.strerror or reason(error)}") from None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any
 
 from ffdr.errors import UserError, between, one_of
+from ffdr.text import brief
 
 CROPS = ("resized", "padded", "whole")
 AUGMENTS = ("randaugment", "trivialaugment", "autoaugment_imagenet", "autoaugment_cifar10", "autoaugment_svhn")
@@ -54,6 +57,7 @@ class Policy:
     """Kept share of the first image ~ Beta(alpha, alpha)."""
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         one_of("policy.crop", self.crop, CROPS)
         one_of("policy.augment", self.augment, AUGMENTS)
         for name in ("flip", "randaugment", "erase", "mixup", "cutmix"):
@@ -74,7 +78,25 @@ class Policy:
         ):
             low, high = getattr(self, name)
             if not lowest <= low <= high <= highest:
-                raise UserError(f"policy.{name}: {low},{high} is not a range within {lowest:g},{highest:g}")
+                raise UserError(
+                    f"policy.{name}: {brief(low)},{brief(high)} is not a range within {lowest:g},{highest:g}"
+                )
+
+    def _check_kinds(self) -> None:
+        """Refuse what is no text, number or range, whatever file it comes from; a list becomes a tuple."""
+        for field in fields(self):
+            name, default, value = field.name, field.default, getattr(self, field.name)
+            if isinstance(default, tuple):
+                good = isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value))
+                what = "two numbers"
+            elif isinstance(default, str):
+                good, what = isinstance(value, str), "a text"
+            else:
+                good = _is_number(value) and (isinstance(default, float) or isinstance(value, Integral))
+                what = "a number" if isinstance(default, float) else "a whole number"
+            if not good:
+                raise UserError(f"policy.{name}: {brief(value)} is not {what}")
+            object.__setattr__(self, name, tuple(value) if isinstance(default, tuple) else value)
 
     def _check(self, name: str, low: float, high: float) -> None:
         between(f"policy.{name}", getattr(self, name), low, high)
@@ -83,3 +105,7 @@ class Policy:
     def mixes(self) -> bool:
         """Whether a view may need a partner image, so that records are ``MIXED_DTYPE``."""
         return (self.mixup > 0 and self.mixup_alpha > 0) or (self.cutmix > 0 and self.cutmix_alpha > 0)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

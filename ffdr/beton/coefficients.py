@@ -43,10 +43,8 @@ def from_jpeg(
     from ffdr.dct.jpeg_read import Unsupported, read_jpeg  # imports Numba
 
     try:
-        found, how = read_jpeg(data)
-        if (found.width, found.height) == size:
-            return found, KEPT if how == "baseline" else TRANSFORMED
-        how = UNSUPPORTED
+        found, how = read_jpeg(data, size)
+        return found, KEPT if how == "baseline" else TRANSFORMED
     except Unsupported:
         how = UNSUPPORTED
     except ValueError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +21,10 @@ from tqdm import tqdm
 from ffdr.beton import layout, parts
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.layout import FieldSpec
+from ffdr.beton.manifest import manifest_path
 from ffdr.beton.partial import Partial, is_finished, told
 from ffdr.beton.parts import Part
-from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_intact, manifest_path, open_unnamed_images
+from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_intact, open_unnamed_images
 from ffdr.beton.receipt import Work
 from ffdr.errors import UserError
 
@@ -269,8 +269,7 @@ def digest(beton: ImageBeton | ReinforcedBeton) -> str:
     """Stands for the bytes of a file: its checksums, or size and time of the last change where it has none."""
     if beton.checksums is not None:
         return _sha256(beton.checksums)
-    status = os.stat(beton.path)
-    return f"{status.st_size} {status.st_mtime_ns}"
+    return f"{beton.file.size} {beton.file.changed}"
 
 
 def _sha256(data: np.ndarray | bytes) -> str:

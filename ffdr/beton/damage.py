@@ -18,10 +18,10 @@ _STEP = [zlib.crc32(bytes([bits])) ^ zlib.crc32(b"\0") for bits in range(256)]
 _BY_TOP = {pattern >> 24: bits for bits, pattern in enumerate(_STEP)}
 
 
-def changed_byte(found: int, stored: int, size: int) -> int | None:
+def changed_byte(found: int, stored: int, size: int, most: int = SEARCHED) -> int | None:
     """Position of the only changed byte in ``size`` bytes, from their checksum now and before; None if no single one
-    explains both, or there is too much data to tell."""
-    if size > SEARCHED or found == stored:
+    explains both, or there are more than ``most`` bytes."""
+    if size > most or found == stored:
         return None
     difference = found ^ stored
     for position in range(size - 1, -1, -1):
@@ -33,12 +33,13 @@ def changed_byte(found: int, stored: int, size: int) -> int | None:
     return None
 
 
-def place_of_damage(found: int, stored: int, parts: Sequence[tuple[str, int, int]]) -> str:
+def place_of_damage(found: int, stored: int, parts: Sequence[tuple[str, int, int]], most: int = SEARCHED) -> str:
     """In which of the ``parts`` (name, first byte in the file, bytes), checksummed in this order, the damage lies.
 
-    Names all of them where it can't be told, or where the stored checksum itself may be what was damaged.
+    Names all of them where it can't be told, or where the stored checksum itself may be what was damaged. ``most``:
+    bytes of the longest data that are searched.
     """
-    at = changed_byte(found, stored, sum(size for _, _, size in parts))
+    at = changed_byte(found, stored, sum(size for _, _, size in parts), most)
     if at is not None:
         for name, start, size in parts:
             if at < size:

@@ -29,7 +29,8 @@ from ffdr.dct.blocks import Tables, make_tables
 from ffdr.dct.decode import CANVAS_SLACK, decode_packed
 from ffdr.dct.decode import scratch_bytes as packed_scratch_bytes
 from ffdr.errors import UserError
-from ffdr.process import OneProcess
+from ffdr.process import OneProcess, machine_memory
+from ffdr.text import byte_size
 
 MAX_RESOLUTION = 26_754
 """Side of the largest square view below 2 GiB, which is as far as the kernels count."""
@@ -218,7 +219,7 @@ class Replayer(OneProcess):
     portable: unpack coefficients without AVX2, as other processors do; the pixels are the same.
 
     Raises:
-        UserError: a resolution that is none.
+        UserError: a resolution that is none; images too large for the memory of this machine.
     """
 
     noun = "replayer"
@@ -240,6 +241,7 @@ class Replayer(OneProcess):
         longest = int(images.data_size[jpegs].max(initial=0))
         widest = int(widths[packed].max(initial=0))
         room = scratch_bytes(int(widths.max()), int(heights.max()), resolution, resolution)
+        self._check_memory(largest + longest + int(room))
         self._room = _Workspace(
             make_handles(threads, self),
             np.zeros((threads, largest + CANVAS_SLACK), np.uint8),
@@ -248,6 +250,16 @@ class Replayer(OneProcess):
             np.zeros((threads, room), np.uint8),
             np.zeros((threads, *self.shape), np.uint8),
         )
+
+    def _check_memory(self, per_thread: int) -> None:
+        """Refuse images too large for this machine: of one colour, one of gigabytes has a JPEG of a few megabytes."""
+        needed, present = self.threads * per_thread, machine_memory()
+        if needed > present:
+            width, height = self.images.sizes.max(axis=0).tolist()
+            raise UserError(
+                f"{self.images.path}: images of up to {width}×{height} pixels: decoding them in {self.threads} threads "
+                f"needs {byte_size(needed)} of memory, this machine has {byte_size(present)}"
+            )
 
     def spans(self, index: np.ndarray) -> np.ndarray:
         """Where the images of ``index`` (B,) lie in the memory map: (B, 3) uint64 index, address, size."""
@@ -265,8 +277,10 @@ class Replayer(OneProcess):
 
         Raises:
             ReplayError: naming the first sample that could not be replayed.
+            UserError: the file has become shorter.
         """
         self.check_process()
+        self.images.file.check_size()
         status = np.zeros(len(spans), np.int32)
         set_num_threads(self.threads)  # of the calling thread; Numba keeps it per thread
         with numba_threads():
@@ -282,7 +296,9 @@ class Replayer(OneProcess):
 
         Raises:
             ReplayError: it could not be replayed.
+            UserError: the file has become shorter.
         """
+        self.images.file.check_size()
         out, span = np.empty(self.shape, np.uint8), self.spans(np.array([image]))[0]
         status = _replay_sample(self._stored, span, views, mixes, 0, out, self._room, 0)
         if status != OK:

@@ -24,8 +24,9 @@ import numpy as np
 from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
 from ffdr.beton import layout
 from ffdr.beton.layout import CUSTOM, FieldSpec
-from ffdr.beton.tables import refuse
+from ffdr.beton.tables import is_deep, refuse
 from ffdr.errors import UserError
+from ffdr.text import brief, reason
 
 if TYPE_CHECKING:
     from ffdr.beton.read import ImageBeton
@@ -36,6 +37,8 @@ UNUSED = -65504.0
 """Log-probability of an unused entry: the lowest finite float16, so that no file and no kernel meets an infinity."""
 _UNUSED_BITS = np.float16(UNUSED).view(np.uint16)
 _ROOM = 1024 - len(HEADER_MAGIC) - 2
+_LEVELS = 8
+"""Of nested lists and dictionaries in a policy, at most."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +74,24 @@ class ReinforcedHeader:
         ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
-                raise UserError(f"reinforced header: {name} is {value!r}, not a whole number from {low} to {high}")
+                raise UserError(f"reinforced header: {name} is {brief(value)}, not a whole number from {low} to {high}")
             object.__setattr__(self, name, int(value))  # a NumPy integer is no JSON
         if self.topk > self.num_classes:
             raise UserError(f"reinforced header: topk is {self.topk}, but there are {self.num_classes} classes")
         text = self.fingerprint
         if not isinstance(text, str) or len(text) != 32 or set(text) - set("0123456789abcdef"):
-            raise UserError(f"reinforced header: fingerprint {text!r} is not 32 hexadecimal digits")
+            raise UserError(f"reinforced header: fingerprint {brief(text)} is not 32 hexadecimal digits")
         if type(self.mixes) is not bool or not isinstance(self.policy, dict):
             raise UserError("reinforced header: mixes must be true or false, policy a dictionary")
         if isinstance(self.teachers, str) or not all(isinstance(name, str) for name in self.teachers):
             raise UserError("reinforced header: teachers must be a list of names")
+        if is_deep(self.policy, _LEVELS):
+            raise UserError(f"reinforced header: its policy is nested more than {_LEVELS} deep")
         # As JSON has it (lists for tuples), so that a header equals itself read back.
-        object.__setattr__(self, "policy", json.loads(json.dumps(self.policy)))
+        try:
+            object.__setattr__(self, "policy", json.loads(json.dumps(self.policy, allow_nan=False)))
+        except ValueError as error:  # infinities and what is no number: JSON has none, and it would not equal itself
+            raise UserError(f"reinforced header: its policy is no JSON: {reason(error)}") from None
         object.__setattr__(self, "teachers", tuple(self.teachers))
         if self.view_bytes + self.logit_bytes > layout.MAX_PAGE_SIZE:
             raise UserError(f"reinforced header: {self.views} views of {self.topk} entries are too much for an image")
@@ -122,7 +130,7 @@ class ReinforcedHeader:
         except UserError:
             raise
         except (ValueError, TypeError, RecursionError) as error:
-            raise UserError(f"reinforced header: unreadable: {error}") from None
+            raise UserError(f"reinforced header: unreadable: {reason(error)}") from None
 
     @classmethod
     def of_fields(cls, path: Path, specs: Sequence[FieldSpec]) -> ReinforcedHeader:

@@ -21,7 +21,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ffdr.augment.jit import kernel
-from ffdr.dct.markers import SOI, is_frame_header
+from ffdr.dct.markers import SOF1, SOI, has_wasteful_scans, is_frame_header
 
 # turbojpeg.h
 _RGB = 0
@@ -84,7 +84,8 @@ def decompress(
 
 @kernel
 def frame_size(data: np.ndarray) -> tuple[int, int]:
-    """Width and height that the frame header of a JPEG, (bytes,) uint8, states; zeros where there is none.
+    """Width and height that the frame header of a JPEG, (bytes,) uint8, states; zeros where there is none, or where
+    scan upon scan would take minutes.
 
     The decoder writes as many pixels as the frame says, so it must be asked before memory is handed over.
     """
@@ -96,7 +97,10 @@ def frame_size(data: np.ndarray) -> tuple[int, int]:
     while at + 9 <= end and data[at] == 0xFF:
         if is_frame_header(data[at + 1]):
             height = np.int64(data[at + 5]) << 8 | np.int64(data[at + 6])
-            return np.int64(data[at + 7]) << 8 | np.int64(data[at + 8]), height
+            width = np.int64(data[at + 7]) << 8 | np.int64(data[at + 8])
+            if data[at + 1] > SOF1 and has_wasteful_scans(data, width * height):
+                return none
+            return width, height
         at += 2 + (np.int64(data[at + 2]) << 8 | np.int64(data[at + 3]))
     return none
 

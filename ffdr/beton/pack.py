@@ -9,7 +9,8 @@ import numpy as np
 
 from ffdr.beton import closing, parts
 from ffdr.beton.copy import Copy, ImageSamples, ReinforcedSamples, contents
-from ffdr.beton.read import ImageBeton, ReinforcedBeton, manifest_path, open_both
+from ffdr.beton.manifest import manifest_path
+from ffdr.beton.read import ImageBeton, ReinforcedBeton, open_both
 from ffdr.beton.receipt import Work
 from ffdr.errors import UserError
 from ffdr.options import PackOptions, SplitOptions

@@ -17,6 +17,7 @@ import numpy as np
 
 from ffdr.beton.read import ImageBeton
 from ffdr.errors import UserError
+from ffdr.process import machine_memory
 
 READERS = 12
 """Threads that read pages, as many as FFCV has."""
@@ -41,7 +42,9 @@ class PageCache:
     """
 
     def __init__(self, images: ImageBeton) -> None:
-        self.path, self.page_size = images.path, images.page_size
+        self.path, self.file = images.path, images.file
+        # A small file may say that its pages are gigabytes: no page is larger than it needs to be to hold the file.
+        self.page_size = min(images.page_size, 1 << (images.file.size - 1).bit_length())
         start = images.data_ptr.astype(np.int64)
         self.page_N = start // self.page_size
         end = (start + np.maximum(images.data_size.astype(np.int64), 1) - 1) // self.page_size
@@ -73,7 +76,7 @@ class PagePlan:
 
     def __enter__(self) -> PagePlan:
         size = self.cache.page_size
-        needed, present = self.schedule.num_slots * size, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        needed, present = self.schedule.num_slots * size, machine_memory()
         if needed > present:
             raise UserError(
                 f"os_cache=False: {needed >> 20} MiB of pages would have to be held at a time, but this machine has "
@@ -84,7 +87,6 @@ class PagePlan:
         slots = self.schedule.page_to_slot
         self.page_to_slot = np.zeros(max(slots, default=-1) + 1, np.uint64)
         self.page_to_slot[list(slots)] = list(slots.values())
-        self._file = open(self.cache.path, "rb", buffering=0)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ffdr-pages")
         return self
 
@@ -103,17 +105,16 @@ class PagePlan:
     def __exit__(self, *_: object) -> None:
         """Cancel reads that have not begun, wait for those that have, and let go of the pages."""
         self._readers.shutdown(wait=True, cancel_futures=True)
-        self._file.close()
         self._reading.clear()
         del self.memory
 
     def _read(self, page: int, slot: int) -> None:
-        start, room = page * self.cache.page_size, memoryview(self.memory[slot])
-        wanted = min(len(room), os.fstat(self._file.fileno()).st_size - start)
+        start, room, file = page * self.cache.page_size, memoryview(self.memory[slot]), self.cache.file
+        wanted = min(len(room), file.size - start)
         done = 0
         try:
             while done < wanted:  # one read may return less than asked for
-                got = os.preadv(self._file.fileno(), [room[done:wanted]], start + done)
+                got = os.preadv(file.descriptor, [room[done:wanted]], start + done)
                 if got == 0:
                     break
                 done += got

@@ -20,8 +20,8 @@ import numpy as np
 from ffdr.beton import layout
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.layout import ALIGNMENT, FieldSpec
+from ffdr.beton.manifest import is_foreign, manifest_path
 from ffdr.beton.partial import partial_path
-from ffdr.beton.read import MANIFEST_FORMAT, manifest_path
 from ffdr.errors import UserError
 
 ORIGIN_BYTES = 24
@@ -207,7 +207,7 @@ def check_out(out: Path, others: Iterable[Path], has_manifest: bool = False, may
         raise UserError(f"{out}: a folder; give the name of a file")
     if out.suffix == ".json":
         raise UserError(f"{out}: ends in .json, as the manifests of betons do; choose another name")
-    if has_manifest and manifest.exists() and MANIFEST_FORMAT.encode() not in manifest.read_bytes():
+    if has_manifest and is_foreign(manifest):
         raise UserError(f"{manifest}: is not a manifest of ffdr, which would replace it; choose another name")
 
 

@@ -6,6 +6,7 @@ N images, K views an image, T stored teacher entries a view (top-k).
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,19 +18,18 @@ from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
 from ffdr.beton import layout
 from ffdr.beton.header import ReinforcedHeader, check_logits, check_views
 from ffdr.beton.layout import DCT, JPG, RAW
+from ffdr.beton.manifest import MAX_CLASSES, check_manifest, manifest_path, read_manifest
+from ffdr.beton.opened import OpenFile
 from ffdr.beton.reopen import Reopened
 from ffdr.beton.tables import Regions, Tables, beton_path, locked, read_tables, refuse, sample_checksum
 from ffdr.dct.format import BLOCKS_A_HEAD, RECORD_DTYPE, TRAILER
-from ffdr.errors import DamagedError, UserError
+from ffdr.errors import UserError
 
 if TYPE_CHECKING:
     from ffdr.dct.coding import Coding
 
-MANIFEST_FORMAT = "ffdr images 1"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MAX_CLASSES = 1 << 16
-"""Class ids are stored in 16 bits."""
 _PIXELS_A_BYTE = 1024
 """More than any JPEG holds, where 64 pixels take at least one bit: memory for decoding is bounded by what is stored."""
 
@@ -72,6 +72,8 @@ class ImageBeton(Reopened):
     """All fields of the file, in order."""
     page_size: int
     """Bytes of a page of the file; no image lies on two."""
+    file: OpenFile
+    """The very file that was checked."""
     memmap: np.ndarray
     """(bytes,) uint8, the whole file, read-only."""
     _regions: tuple[Regions, ...]
@@ -83,13 +85,12 @@ class ImageBeton(Reopened):
         Raises:
             UserError: one line saying what is wrong with the file or its manifest.
         """
-        path = beton_path(path)
-        return _open_images(path, _read_manifest(manifest_path(path)))
+        return _named_images(read_tables(beton_path(path)))
 
     @property
     def stamp(self) -> tuple:
-        """Stands for all that is in the file, and for labels and origins where it has no checksums."""
-        return (*super().stamp, self.fingerprint)
+        """Stands for all that is in the file and its manifest; for labels and origins where it has no checksums."""
+        return (*super().stamp, self.fingerprint, zlib.crc32(json.dumps(self.manifest).encode()))
 
     @property
     def num_classes(self) -> int:
@@ -126,27 +127,40 @@ def check_intact(beton: ImageBeton | ReinforcedBeton, i: int) -> None:
         raise UserError(f"{beton.path}: sample {i} is damaged: its checksum is not the stored one")
 
 
-def manifest_path(path: str | Path) -> Path:
-    """Where the manifest of an image beton lies: NAME.json beside NAME.beton."""
-    path = Path(path)
-    return path.with_name(path.name.removesuffix(".beton") + ".json")
-
-
 def open_both(path: Path) -> tuple[ImageBeton | None, ReinforcedBeton | None]:
-    """What a beton of any kind holds: images, their reinforcement, or both."""
-    tables = read_tables(path)
+    """What a beton of any kind holds: images, their reinforcement, or both.
+
+    Raises:
+        UserError: one line saying what is wrong with the file or its manifest.
+    """
+    images, reinforced = contents_of(read_tables(beton_path(path)))
+    if images is not None and reinforced is not None:
+        reinforced.header.check_images(path, images)
+    return images, reinforced
+
+
+def contents_of(tables: Tables) -> tuple[ImageBeton | None, ReinforcedBeton | None]:
+    """What a file that was opened holds: images, a reinforcement, which may not fit them, or both.
+
+    Raises:
+        UserError: one line saying what is wrong with the file or its manifest.
+    """
     has_views = tables.spec("aug_params") is not None
-    images = ImageBeton.open(path) if tables.spec("image") or not has_views else None
-    return images, ReinforcedBeton.open(path, images) if has_views else None
+    images = _named_images(tables) if tables.spec("image") or not has_views else None
+    return images, _open_reinforced(tables) if has_views else None
 
 
 def open_unnamed_images(path: Path) -> ImageBeton:
     """Open an image beton that has no manifest yet: the writer's read-back."""
-    return _open_images(path, None)
+    return _open_images(read_tables(path), None)
 
 
-def _open_images(path: Path, manifest: dict[str, Any] | None) -> ImageBeton:
-    tables = read_tables(path)
+def _named_images(tables: Tables) -> ImageBeton:
+    return _open_images(tables, read_manifest(manifest_path(tables.path)))
+
+
+def _open_images(tables: Tables, manifest: dict[str, Any] | None) -> ImageBeton:
+    path = tables.path
     names = tuple(spec.name for spec in tables.specs)
     image_type = layout.IMAGE if tables.coding is None else layout.CUSTOM
     for name, type_id in (("image", image_type), ("label", layout.INT)):
@@ -163,7 +177,7 @@ def _open_images(path: Path, manifest: dict[str, Any] | None) -> ImageBeton:
     tables.check((labels >= 0) & (labels < MAX_CLASSES), f"its label is not a class id below {MAX_CLASSES}")
     found = layout.fingerprint(origins, labels)
     if manifest is not None:
-        _check_manifest(path, manifest, len(labels), found)
+        check_manifest(path, manifest, len(labels), found)
     class_names = manifest["class_names"] if manifest else map(str, range(int(labels.max()) + 1))
     class_names = tuple(class_names)
     tables.check(labels < len(class_names), f"its label is not one of the manifest's {len(class_names)} classes")
@@ -186,6 +200,7 @@ def _open_images(path: Path, manifest: dict[str, Any] | None) -> ImageBeton:
         coding=tables.coding,
         field_names=names,
         page_size=tables.page_size,
+        file=tables.file,
         memmap=tables.memmap,
         _regions=tables.all_regions() if tables.checksums is not None else (),
     )
@@ -228,45 +243,6 @@ def _origins(tables: Tables, sizes: np.ndarray) -> np.ndarray:
     return origins
 
 
-def _read_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest, or None if there is no file of that name or it is not a manifest of ffdr."""
-    try:
-        manifest = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedError(f"{path}: not a readable manifest: {error}") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
-        return None
-    return manifest
-
-
-def _check_manifest(path: Path, manifest: dict[str, Any], count: int, found: str) -> None:
-    names = manifest.get("class_names")
-    text = ""
-    if manifest.get("num_images") != count or manifest.get("fingerprint") != found:
-        text = (
-            f"it describes {manifest.get('num_images')} images with fingerprint {manifest.get('fingerprint')}, "
-            f"{path.name} has {count} with {found}"
-        )
-    elif not (isinstance(names, list) and 0 < len(names) <= MAX_CLASSES and all(isinstance(n, str) for n in names)):
-        text = "class_names must be a list of names"
-    else:
-        text = _trouble_with_normalisation(manifest)
-    if text:
-        raise DamagedError(f"{manifest_path(path)}: not the manifest of this beton: {text}")
-
-
-def _trouble_with_normalisation(manifest: dict[str, Any]) -> str:
-    """What is wrong with the manifest's mean or std; empty: nothing."""
-    try:
-        for key in ("mean", "std"):
-            per_channel(key, manifest.get(key))
-    except UserError as error:
-        return str(error)
-    return ""
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class ReinforcedBeton(Reopened):
     """An opened reinforced beton: the views of each image and what the teacher said of them. Pickles as its path."""
@@ -279,6 +255,8 @@ class ReinforcedBeton(Reopened):
     """(N,) uint64 first byte of an image's K × (T uint16 ids, T float16 log-probabilities)."""
     checksums: np.ndarray
     """(N,) uint32 CRC-32 of each image's records and logits."""
+    file: OpenFile
+    """The very file that was checked."""
     memmap: np.ndarray
     """(bytes,) uint8, the whole file, read-only."""
     _regions: tuple[Regions, ...]
@@ -291,10 +269,15 @@ class ReinforcedBeton(Reopened):
             UserError: one line saying what is wrong with the file, or that it belongs to other images.
         """
         path = beton_path(path)
-        beton = _open_reinforced(path)
+        beton = _open_reinforced(read_tables(path))
         if images is not None:
             beton.header.check_images(path, images)
         return beton
+
+    @property
+    def stamp(self) -> tuple:
+        """Stands for all that is in the file."""
+        return (*super().stamp, self.header.pack())
 
     @property
     def record_dtype(self) -> np.dtype:
@@ -347,8 +330,8 @@ class ReinforcedBeton(Reopened):
         return f"ReinforcedBeton({str(self.path)!r}, {self.header.num_images} images × {self.header.views} views)"
 
 
-def _open_reinforced(path: Path) -> ReinforcedBeton:
-    tables = read_tables(path)
+def _open_reinforced(tables: Tables) -> ReinforcedBeton:
+    path = tables.path
     header = ReinforcedHeader.of_fields(path, tables.specs)
     if header.num_images != tables.num_samples:
         refuse(path, f"its header says {header.num_images} images, its tables {tables.num_samples}")
@@ -364,6 +347,7 @@ def _open_reinforced(path: Path) -> ReinforcedBeton:
         view_ptr=found["aug_params"].pointers,
         logit_ptr=found["logits"].pointers,
         checksums=tables.checksums,
+        file=tables.file,
         memmap=tables.memmap,
         _regions=tuple(found.values()) if len(tables.specs) == 2 else tables.all_regions(),
     )

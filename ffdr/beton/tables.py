@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ffdr.arguments import shown
 from ffdr.beton import layout
 from ffdr.beton.damage import place_of_damage
 from ffdr.beton.layout import ALLOC_DTYPE, FIELD_DTYPE, HEADER_DTYPE, SECTION_DTYPE, FieldSpec
+from ffdr.beton.opened import OpenFile
 from ffdr.errors import DamagedError, UserError
 
 if TYPE_CHECKING:
@@ -60,8 +61,10 @@ class Tables:
     """(A,) uint64 bytes of the regions."""
     data_end: int
     """First byte behind the data and the padding that follows it."""
+    file: OpenFile
+    """The very file that was checked, even if its name is given to another one."""
     memmap: np.ndarray
-    """(bytes,) uint8, read-only: the very file that was checked, even if its name is given to another one."""
+    """(bytes,) uint8, read-only, the whole file."""
 
     def spec(self, name: str) -> FieldSpec | None:
         """The field of that name, if there is one."""
@@ -71,7 +74,7 @@ class Tables:
         """Where field ``name`` keeps its data.
 
         Raises:
-            UserError: a pointer at which nothing is stored.
+            UserError: a pointer at which nothing is stored, or at which another sample has its data.
         """
         pointers = self.metadata[name]
         if pointers.dtype.names:
@@ -80,7 +83,17 @@ class Tables:
         at = np.searchsorted(self.pointers, pointers)
         np.minimum(at, len(self.pointers) - 1, out=at)
         self.check(self.pointers[at] == pointers, f"{name}: the pointer leads to nothing that is stored")
+        self._check_own(name, at)
         return Regions(pointers, locked(self.sizes[at], np.uint64))
+
+    def _check_own(self, name: str, at: np.ndarray) -> None:
+        """Refuse samples that share the regions ``at`` (N,): few bytes could stand for any amount of data."""
+        owned = np.zeros(len(self.pointers), bool)
+        owned[at] = True
+        if np.count_nonzero(owned) < len(at):
+            first = np.zeros(len(at), bool)
+            first[np.unique(at, return_index=True)[1]] = True
+            self.check(first, f"{name}: the pointer leads to another sample's data")
 
     def all_regions(self) -> tuple[Regions, ...]:
         """Those of every field that has data outside of the metadata, in order."""
@@ -118,8 +131,7 @@ def read_tables(path: Path) -> Tables:
     if path.is_dir():
         raise UserError(f"{path}: a folder, not a .beton file")
     try:
-        with path.open("rb") as file:
-            return _Parser(path, file).parse()
+        return _Parser(path, OpenFile(path)).parse()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
@@ -129,9 +141,8 @@ def read_tables(path: Path) -> Tables:
 class _Parser:
     """One pass over the tables of one file."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self.path, self.file = path, file
-        self.size = os.fstat(file.fileno()).st_size
+    def __init__(self, path: Path, file: OpenFile) -> None:
+        self.path, self.file, self.size = path, file, file.size
 
     def parse(self) -> Tables:
         header = self._header()
@@ -160,7 +171,8 @@ class _Parser:
         if not sums_at and (origins_at or has_coding or self._is_marked(int(pointers[-1] + sizes[-1]))):
             self._refuse("its checksums are not where they belong: header, checksums or origin index are damaged")
         checksums = self._checksums(sums_at, count, crc) if sums_at else None
-        metadata = np.memmap(self.file, metadata_type, "r", self.head, (count,))
+        memmap = self.file.map()
+        metadata = memmap[self.head : self.metadata_end].view(metadata_type)
         origins = self._array(origins_at + SECTION_DTYPE.itemsize, "<i8", count * 3) if origins_at else None
         return Tables(
             path=self.path,
@@ -174,7 +186,8 @@ class _Parser:
             pointers=pointers,
             sizes=sizes,
             data_end=self.data_end,
-            memmap=np.memmap(self.file, np.uint8, "r"),
+            file=self.file,
+            memmap=memmap,
         )
 
     def _header(self) -> np.void:
@@ -302,8 +315,7 @@ class _Parser:
         return np.frombuffer(self._read(at, count * np.dtype(dtype).itemsize), dtype)
 
     def _read(self, at: int, size: int) -> bytes:
-        self.file.seek(at)
-        data = self.file.read(size)
+        data = self.file.read(at, size)
         if len(data) != size:
             self._refuse(f"it ends before byte {at + size}")
         return data
@@ -319,6 +331,15 @@ def sample_checksum(memmap: np.ndarray, regions: Sequence[Regions], i: int) -> i
         start = int(pointers[i])
         crc = zlib.crc32(memmap[start : start + int(sizes[i])], crc)
     return crc
+
+
+def is_deep(value: Any, levels: int) -> bool:
+    """Whether lists and dictionaries of plain data are nested more than ``levels`` deep."""
+    waiting = [value]
+    for _ in range(levels):
+        held = [part.values() if isinstance(part, dict) else part for part in waiting if isinstance(part, dict | list)]
+        waiting = [part for parts in held for part in parts]
+    return any(isinstance(part, dict | list) for part in waiting)
 
 
 def locked(array: np.ndarray, dtype: Any) -> np.ndarray:

@@ -20,10 +20,11 @@ from ffdr.beton.encode import Chunk
 from ffdr.beton.growing import CHUNK, Growing
 from ffdr.beton.jpeg import check_sides, cut_jpeg
 from ffdr.beton.layout import DCT, JPG
+from ffdr.beton.manifest import manifest_path
 from ffdr.beton.pack import check_place
 from ffdr.beton.parts import STORED_DTYPE
 from ffdr.beton.pixels import decode_image
-from ffdr.beton.read import ImageBeton, check_intact, manifest_path
+from ffdr.beton.read import ImageBeton, check_intact
 from ffdr.beton.receipt import Work
 from ffdr.beton.write import counts_in_manifest, versions
 from ffdr.dct.coding import Coding

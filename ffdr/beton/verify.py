@@ -25,11 +25,11 @@ from ffdr.augment.check import OK, STATUS_TEXT, check_mix, check_view
 from ffdr.augment.jit import kernel
 from ffdr.augment.view import FRACTION
 from ffdr.beton import layout
-from ffdr.beton.damage import place_of_damage
+from ffdr.beton.damage import SEARCHED, place_of_damage
 from ffdr.beton.header import check_logits
 from ffdr.beton.layout import DCT
 from ffdr.beton.pixels import decode_image
-from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.beton.read import ImageBeton, ReinforcedBeton, contents_of
 from ffdr.beton.tables import Tables, read_tables
 from ffdr.dct.pack import unpack
 from ffdr.errors import DamagedError, UserError
@@ -42,6 +42,8 @@ _PADDING = 1 << 20
 """Padding up to this many bytes is read together with what it follows."""
 _LISTED = 20
 """Findings that are printed."""
+_SEARCHED = 16 << 20
+"""Bytes of damaged samples that are searched for the very place: a second or two. A file may be damaged all over."""
 _WORDS = {"aug_params": "views"}
 """Fields whose name says less than it could."""
 
@@ -121,9 +123,7 @@ class _File:
     @classmethod
     def open(cls, path: Path, against: ImageBeton | None, decode: bool) -> _File:
         tables = read_tables(path)
-        has_views = tables.spec("aug_params") is not None
-        images = ImageBeton.open(path) if tables.spec("image") or not has_views else None
-        reinforced = ReinforcedBeton.open(path) if has_views else None
+        images, reinforced = contents_of(tables)
         if reinforced is None and against is not None:
             raise UserError(f"verify.against: {path} holds no views that could belong to {against.path}")
         mismatches = []
@@ -151,23 +151,23 @@ class _File:
     def check(self, progress: bool) -> Iterator[Finding]:
         """Everything that is wrong; every byte is read once."""
         yield from self.mismatches
-        with self.tables.path.open("rb") as file:
-            reader = _Reader(self, file.fileno())
-            if self.tables.checksums is not None:
-                yield from reader.check_padding()
-            chunks = reader.chunks()
-            bar = tqdm(total=self.tables.num_samples, unit="img", desc="verify", disable=not progress, delay=2)
-            with bar, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-                for chunk, findings in zip(chunks, pool.map(reader.check_chunk, chunks), strict=True):
-                    yield from findings
-                    bar.update(len(chunk))
+        reader = _Reader(self)
+        if self.tables.checksums is not None:
+            yield from reader.check_padding()
+        chunks = reader.chunks()
+        bar = tqdm(total=self.tables.num_samples, unit="img", desc="verify", disable=not progress, delay=2)
+        with bar, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            for chunk, findings in zip(chunks, pool.map(reader.check_chunk, chunks), strict=True):
+                yield from findings
+                bar.update(len(chunk))
 
 
 class _Reader:
     """Reads the regions of samples, each with the padding behind it, and checks them. Threads may share it."""
 
-    def __init__(self, file: _File, descriptor: int) -> None:
-        self.file, self.tables, self.descriptor = file, file.tables, descriptor
+    def __init__(self, file: _File) -> None:
+        self.file, self.tables = file, file.tables
+        self.searchable = _SEARCHED
         tables = file.tables
         fields = [spec.name for spec in tables.specs if spec.type_id not in (layout.INT, layout.FLOAT)]
         regions = tables.all_regions()
@@ -240,13 +240,9 @@ class _Reader:
         return [parts[at : at + width] for at in range(0, len(parts), width)]
 
     def _read(self, start: int, size: int) -> memoryview:
-        data = bytearray(size)
-        done = 0
-        while done < size:
-            got = os.preadv(self.descriptor, [memoryview(data)[done:]], start + done)
-            if not got:
-                raise OSError(f"the file ends before byte {start + size}")
-            done += got
+        data = self.tables.file.read(start, size)
+        if len(data) < size:
+            raise OSError(f"the file ends before byte {start + size}")
         return memoryview(data)
 
     def _check_sums(self, sample: int, parts: list[memoryview]) -> Iterator[Finding]:
@@ -259,7 +255,8 @@ class _Reader:
         stored = int(self.tables.checksums[sample])
         if crc != stored:
             places = zip(self.names, self.pointers_NF[sample].tolist(), sizes, strict=True)
-            where = place_of_damage(crc, stored, list(places))
+            where = place_of_damage(crc, stored, list(places), min(self.searchable, SEARCHED))
+            self.searchable -= sum(sizes)
             yield Finding(sample, f"damage in its {where}: the checksum is {crc:08x}, stored is {stored:08x}")
 
     def _check_packed(self, samples: np.ndarray, parts_nF: list[list[memoryview]]) -> Iterator[Finding]:

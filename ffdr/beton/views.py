@@ -162,6 +162,7 @@ class StoredViews:
         log_probs: np.ndarray,
     ) -> None:
         file, header = self.reinforced, self.reinforced.header
+        file.file.check_size()
         with numba_threads():
             bad = _read_stored(
                 file.memmap, file.view_ptr, file.logit_ptr, header.mixes, header.num_classes, index, picked,

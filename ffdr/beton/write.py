@@ -22,7 +22,7 @@ import ffdr
 from ffdr.beton import coefficients, layout, parts
 from ffdr.beton.encode import Encoder, Sampler
 from ffdr.beton.growing import CHUNK, Growing
-from ffdr.beton.read import MANIFEST_FORMAT, manifest_path
+from ffdr.beton.manifest import MANIFEST_FORMAT, manifest_path
 from ffdr.beton.receipt import Work
 from ffdr.data import Source, open_source
 from ffdr.errors import UserError

@@ -12,7 +12,7 @@ import numpy as np
 from ffdr.dct.format import Coefficients, block_grid
 from ffdr.dct.jpeg_headers import SEQUENTIAL, Frame, Headers, Scan, Unsupported, check_frame, check_scans
 from ffdr.dct.jpeg_scan import OK, OUTSIDE, REASONS, SLACK, TABLE, build_table, decode_scan
-from ffdr.dct.markers import SOF2
+from ffdr.dct.markers import SOF2, has_wasteful_scans
 
 __all__ = ["Unsupported", "read_jpeg"]
 
@@ -25,11 +25,12 @@ _DC_SYMBOLS = 16
 _AC = 16
 
 
-def read_jpeg(data: bytes | np.ndarray) -> tuple[Coefficients, str]:
+def read_jpeg(data: bytes | np.ndarray, size: tuple[int, int] | None = None) -> tuple[Coefficients, str]:
     """The coefficients and quantisation tables of a JPEG.
 
     Args:
         data: bytes, or (bytes,) uint8; what follows the end-of-image marker does not count.
+        size: width and height in pixels that it must have; another one is found before memory is taken for it.
 
     Returns:
         The coefficients, and how they were had: "baseline" (sequential, Huffman-coded) or "transformed" (progressive
@@ -47,9 +48,13 @@ def read_jpeg(data: bytes | np.ndarray) -> tuple[Coefficients, str]:
     if scan is None:
         raise ValueError("the JPEG has no scan")
     sampling, frame = check_frame(headers), headers.frame
+    if size is not None and size != (frame.width, frame.height):
+        raise Unsupported(f"{frame.width}×{frame.height} pixels, not {size[0]}×{size[1]}")
     if frame.marker in SEQUENTIAL:
         return _decode(data, headers, sampling, scan, at), "baseline"
     _check_size(frame, sampling, len(data), _MOST_PROGRESSIVE if frame.marker == SOF2 else _MOST_ARITHMETIC)
+    if has_wasteful_scans(np.frombuffer(data, np.uint8), frame.width * frame.height):
+        raise ValueError("more scans than its bytes and its pixels explain")
     check_scans(data)
     from ffdr.dct.jpeg_transform import to_sequential  # imports FFCV, which takes seconds
 

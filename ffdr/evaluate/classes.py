@@ -28,8 +28,7 @@ VAL_IMAGES = 50000
 TIMM = "timm"
 """Instead of a path of ReaL's labels: the table that timm comes with."""
 _MOST_LABELS = 100
-"""Of an image by ReaL; its authors give 9 at most."""
-
+"""Of one image; ReaL gives nine at most."""
 _VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
 _OBJECTNET_FILES = (
     "folder_to_objectnet_label.json",
@@ -39,9 +38,15 @@ _OBJECTNET_FILES = (
 )
 
 
+def _by_value(part: str) -> tuple[int, str]:
+    """Sorts texts of digits, however many, by the number that they are; other texts as texts."""
+    digits = part.lstrip("0") if part.isdecimal() else part
+    return len(digits) if part.isdecimal() else 0, digits
+
+
 _ORDERS: dict[str, Callable[[str], object]] = {
     "sorted as text": str,
-    "sorted by number": lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)],
+    "sorted by number": lambda name: [_by_value(part) for part in re.split(r"(\d+)", name)],
     "sorted without regard to case": str.casefold,
 }
 
@@ -70,7 +75,7 @@ def check_classes(info: ModelInfo, names: Sequence[str], where: object, key: str
         return
     if not info.num_classes == len(names) == NUM_CLASSES:
         return
-    if all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int):
+    if all(name.isdecimal() for name in names) and list(names) != sorted(names, key=_by_value):
         remedy = remedy or "name the folders 0000 to 0999"
         raise UserError(
             f"{where}: its classes are numbers, but sorted as text; {remedy} ({key}=any if {info.name} was trained so)"
@@ -123,10 +128,10 @@ def _numbered(names: Sequence[str], where: object) -> np.ndarray:
     """Numbers of classes that are named by number."""
     named: dict[int, str] = {}
     for name in names:
-        digits = name.lstrip("0")
-        number = int(digits or "0") if len(digits) <= len(str(NUM_CLASSES)) else NUM_CLASSES
-        if number >= NUM_CLASSES:
+        value = _by_value(name)
+        if value >= _by_value(str(NUM_CLASSES)):
             raise UserError(f"{where}: class {brief(name)} is not below {NUM_CLASSES}")
+        number = int(value[1] or "0")
         if number in named:
             raise UserError(f"{where}: {brief(named[number])} and {brief(name)} are the same class")
         named[number] = name
@@ -205,7 +210,7 @@ class ObjectNet:
                 label_folders[label]: tuple(sorted({class_of_name[name.strip()] for name in names.split(";")}))
                 for label, names in objects.items()
             }
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             cause = f"{type(error).__name__}: {reason(error)}"
             raise UserError(f"{mappings}: not the mapping that ObjectNet ships ({cause})") from error
         if not 0 < len(found) <= NUM_CLASSES:

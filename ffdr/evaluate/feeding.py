@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from ffdr.errors import UserError
+from ffdr.foreign import read_json
 
 INTERPOLATION = "bilinear"
 """Of the evaluation view, always with antialiasing."""
@@ -56,7 +58,8 @@ def run_of(weights: Path) -> Path | None:
 def run_options(folder: Path) -> dict[str, Any]:
     """``options.json`` of the run whose folder this is; empty where there is none that can be read."""
     try:
-        options = json.loads((folder / "options.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        options = read_json(folder / "options.json")
+    except UserError:
         return {}
-    return options if isinstance(options, dict) else {}
+    known = isinstance(options, dict) and all(isinstance(section, dict) for section in options.values())
+    return options if known else {}

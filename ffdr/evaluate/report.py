@@ -11,7 +11,7 @@ from typing import Any
 from ffdr.beton.partial import aside, write_aside
 from ffdr.evaluate.feeding import feeding_text
 from ffdr.evaluate.metrics import ECE_BINS
-from ffdr.text import readable
+from ffdr.text import MOST_LINE, printable, readable
 
 Report = dict[str, Any]
 """How the model was fed (``feeding.KEYS``; model, parameters, compiled); then the scores of one data set and ``data``,
@@ -34,10 +34,10 @@ def rows(report: Report) -> dict[str, Report]:
 
 def as_text(report: Report) -> str:
     """The report as lines for a terminal."""
-    view = f"{report['model']} at {feeding_text(report)}"
+    view = f"{printable(report['model'])} at {feeding_text(report)}"
     if "sets" in report:
         return "\n".join([view, *_suite_lines(report)])
-    lines = [f"{view}, on {report['data']}, {report['images']} images"]
+    lines = [f"{view}, on {printable(report['data'])}, {report['images']} images"]
     percent = (*_PERCENT, ("corruption_top1", "corruption_top1"))
     lines += [f"  {key:18s} {report[key]:8.2%}" for key, _ in percent if key in report]
     lines += [f"  {key:18s} {report[key]:8.4f}" for key, _ in _PLAIN]
@@ -55,7 +55,7 @@ def _suite_lines(report: Report) -> Iterator[str]:
         cells = [_cell(scores.get(key), "9.4f" if (key, heading) in _PLAIN else "9.2%") for key, heading in columns]
         yield f"  {name:14s}{_cell(scores.get('images'), '8d')}{''.join(cells)}{_note(scores)}"
     for name, why in report["missing"].items():
-        yield f"  {name:14s} missing: {why}"
+        yield f"  {name:14s} missing: {printable(why, MOST_LINE)}"
 
 
 def _cell(value: float | None, form: str) -> str:
@@ -82,12 +82,12 @@ def write_csv(path: Path, report: Report) -> None:
     writer.writeheader()
     for name, scores in rows(report).items():
         row = {
-            "model": report["model"],
+            "model": printable(report["model"]),
             "param_count": f"{report['parameters'] / 1e6:.2f}",
             "img_size": report["resolution"],
             "crop_pct": f"{scores.get('center', report['center']):.3f}",
             "interpolation": report["interpolation"],
-            "set": name,
+            "set": printable(name, MOST_LINE),
             "precision": report.get("precision", ""),
             **{key: _SPELLED[report.get(key)] for key in ("flip_average", "averaged")},
         }

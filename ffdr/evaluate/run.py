@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from ffdr.evaluate.suite import check_model, plan_suite, run_suite
 from ffdr.models import ModelInfo, autocast_dtype, best_device, load_model, load_named
 from ffdr.options import EvalOptions, ModelOptions, SuiteOptions
 from ffdr.ranks import Ranks
-from ffdr.text import command, join_list
+from ffdr.text import command, join_list, say, warn
 from ffdr.timm_names import config_of, eval_size
 
 
@@ -49,7 +48,7 @@ def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions |
     with Ranks.join() as ranks:
         plan = None if options.data else plan_suite(suite)
         for remark in plan.remarks() if plan and ranks.rank == 0 else ():
-            print(f"ffdr eval: {remark}", file=sys.stderr)
+            warn(f"ffdr eval: {remark}")
         images = open_images(options.data, "eval.data") if options.data else None
         count = len(images.labels) if plan is None else plan.num_images
         count *= 1 + len(NAMES) * len(SEVERITIES) * options.corruptions
@@ -62,7 +61,7 @@ def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions |
         report = _feeding(evaluator, options.checkpoint or model_options.checkpoint) | scores
         if ranks.rank == 0:
             _tell(report, options)
-            print(_closing(report, options, model_options, suite))
+            say(_closing(report, options, model_options, suite))
         return report
 
 
@@ -108,10 +107,9 @@ def _warn_of_other_view(info: ModelInfo) -> None:
     said += [f"with {key} {value}" for key, (value, ours) in theirs.items() if value != ours]
     if said:
         remedy = f"; --eval.resolution={height} takes timm's size" if other_size and height == width else ""
-        print(
+        warn(
             f"ffdr eval: timm evaluates {info.name} {', '.join(said)}; ffdr's view is {INTERPOLATION}, centre-cropped, "
-            f"of {info.resolution} px: expect another accuracy{remedy}",
-            file=sys.stderr,
+            f"of {info.resolution} px: expect another accuracy{remedy}"
         )
 
 
@@ -145,7 +143,7 @@ def _feeding(evaluator: Evaluator, weights: str | Path = "") -> Report:
 
 
 def _tell(report: Report, options: EvalOptions) -> None:
-    print(as_text(report))
+    say(as_text(report))
     if options.json:
         write_aside(Path(options.json), json.dumps(report, indent=2) + "\n")
     if options.csv:

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.beton.read import ImageBeton, ReinforcedBeton, contents_of
 from ffdr.beton.tables import read_tables
 from ffdr.errors import UserError
 from ffdr.inspect.statistics import file_facts, image_facts, reinforced_facts
 from ffdr.inspect.text import render
 from ffdr.options import InspectOptions
-from ffdr.text import command
+from ffdr.text import command, say
 
 RESOLUTION = 224
 """Pixels of a drawn view whose teachers saw several resolutions."""
@@ -33,9 +33,10 @@ def inspect(options: InspectOptions) -> None:
         raise UserError(f"inspect.images: {path} holds its own images; leave it out")
     if options.grid and not has_images and not options.images:
         raise UserError(f"inspect.grid: {path} holds views without images; give the images with --images=X.beton")
-    own_images = ImageBeton.open(path) if has_images else None
+    own_images, reinforced = contents_of(tables)
     images = ImageBeton.open(options.images) if options.images else own_images
-    reinforced = ReinforcedBeton.open(path, images) if has_views else None
+    if reinforced is not None and images is not None:
+        reinforced.header.check_images(path, images)
     facts: dict[str, Any] = {
         "path": str(path),
         "kind": "packed beton" if has_images and has_views else "reinforced beton" if has_views else "image beton",
@@ -48,9 +49,9 @@ def inspect(options: InspectOptions) -> None:
     if options.json:
         print(json.dumps(facts, indent=2))
         return
-    print(render(facts))
+    say(render(facts))
     drawn = f", drawn in {options.grid}" if options.grid else ""
-    print(f"\n{path}: {facts['kind']}{drawn}; next: {command('verify', path)}")
+    say(f"\n{path}: {facts['kind']}{drawn}; next: {command('verify', path)}")
 
 
 def _check_grid(grid: str) -> None:

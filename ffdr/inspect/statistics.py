@@ -18,6 +18,7 @@ from ffdr.beton.layout import DCT, JPG, RAW
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.tables import Tables
 from ffdr.dct.format import INLINE, RECORD_DTYPE, SAMPLING_NAMES
+from ffdr.text import brief
 
 SAMPLED = 20_000
 """Images at most whose views, or whose packed coefficients' records, are read."""
@@ -95,8 +96,17 @@ def packed_facts(images: ImageBeton) -> dict[str, Any]:
 def manifest_facts(manifest: dict[str, Any]) -> dict[str, Any]:
     """What only the manifest knows."""
     skipped = manifest.get("skipped")
-    facts = {key: manifest[key] for key in _MANIFEST if key in manifest}
+    facts = {key: _shallow(manifest[key]) for key in _MANIFEST if key in manifest}
     return {**facts, "skipped": len(skipped) if isinstance(skipped, list) else 0}
+
+
+def _shallow(value: Any, levels: int = 6) -> Any:
+    """The same, with what nests deeper told in a few words."""
+    if levels and isinstance(value, dict):
+        return {key: _shallow(part, levels - 1) for key, part in value.items()}
+    if levels and isinstance(value, list):
+        return [_shallow(part, levels - 1) for part in value]
+    return brief(value) if isinstance(value, dict | list) else value
 
 
 def reinforced_facts(reinforced: ReinforcedBeton, images: ImageBeton | None) -> dict[str, Any]:

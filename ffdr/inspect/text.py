@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
+from ffdr.text import MOST_LINE, brief, printable
+
+_PARTS = 40
+"""Of a list or dictionary that are shown."""
 Rows = list[tuple[str, str]]
 
 
@@ -18,9 +23,10 @@ def render(facts: Mapping[str, Any]) -> str:
         parts.append(("views", _header(reinforced)))
         parts.append((f"statistics of {_sample(reinforced)}", _views(reinforced["view_statistics"])))
         parts.append(("teacher on these views", _teacher(reinforced["teacher_statistics"])))
-    width = max(len(name) for _, rows in parts for name, _ in rows)
-    lines = [f"{facts['path']}: {facts['kind']}"]
-    for title, rows in parts:
+    shown = [(title, [(printable(name), printable(value, MOST_LINE)) for name, value in rows]) for title, rows in parts]
+    width = max(len(name) for _, rows in shown for name, _ in rows)
+    lines = [f"{printable(facts['path'], MOST_LINE)}: {facts['kind']}"]
+    for title, rows in shown:
         lines += ["", title] if title else []
         lines += [f"  {name:{width}}  {value}".rstrip() for name, value in rows]
     return "\n".join(lines)
@@ -29,7 +35,7 @@ def render(facts: Mapping[str, Any]) -> str:
 def _file(facts: Mapping[str, Any]) -> Rows:
     return [
         ("size", f"{facts['bytes']:,} bytes, pages of {facts['page_size']:,}"),
-        ("fields", ", ".join(f"{name} (type {number})" for name, number in facts["fields"].items())),
+        ("fields", _list([f"{name} (type {number})" for name, number in facts["fields"].items()])),
         ("checksums", "yes" if facts["checksums"] else "none: not written by ffdr"),
     ]
 
@@ -80,7 +86,7 @@ def _header(facts: Mapping[str, Any]) -> Rows:
         ("views an image", f"{facts['views']:,}"),
         ("teacher entries a view", f"top {facts['topk']:,} of {facts['classes']:,} classes"),
         ("bytes a view", f"{facts['bytes_a_view']:.1f}"),
-        ("teachers", ", ".join(facts["teachers"])),
+        ("teachers", ", ".join(map(printable, facts["teachers"]))),
         ("teachers' resolution", f"{facts['resolution']} pixels" if facts["resolution"] else "each its own"),
         ("seed", str(facts["seed"])),
         *((f"policy: {key}", _plain(value)) for key, value in facts["policy"].items()),
@@ -131,14 +137,21 @@ def _share(value: float) -> str:
 
 
 def _list(values: Sequence[str], shown: int = 10) -> str:
-    more = f" and {len(values) - shown:,} more" if len(values) > shown else ""
-    return ", ".join(values[:shown]) + more
+    return _joined([printable(value) for value in values[:shown]], len(values))
 
 
-def _plain(value: Any) -> str:
-    """Manifest and policy values, on one line."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(part)}" for key, part in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value) or "(empty)"
+def _joined(shown: Sequence[str], count: int) -> str:
+    more = f" and {count - len(shown):,} more" if count > len(shown) else ""
+    return ", ".join(shown) + more
+
+
+def _plain(value: Any, levels: int = 3) -> str:
+    """Manifest and policy values, on one line; of long ones the first parts."""
+    if levels and isinstance(value, dict):
+        parts = islice(value.items(), _PARTS)
+        return _joined([f"{printable(key)} {_plain(part, levels - 1)}" for key, part in parts], len(value))
+    if levels and isinstance(value, list | tuple):
+        return _joined([_plain(part, levels - 1) for part in value[:_PARTS]], len(value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return printable(value) or "(empty)" if isinstance(value, str) else brief(value)

@@ -8,14 +8,15 @@ Shapes: M members, B views, C classes.
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 
+from ffdr import text
 from ffdr.reinforce.teacher import averaged
+from ffdr.text import printable
 
 _FEWEST_VIEWS = 32
 """Fewer say nothing about a teacher."""
@@ -63,7 +64,8 @@ class Answers:
 
 def table(answers: Answers) -> str:
     """A line for each member and one for all of them: agreement with the labels and mean entropy."""
-    names = [*answers.sources, "together"] if len(answers.sources) > 1 else answers.sources
+    names = list(map(printable, answers.sources))
+    names += ["together"] if len(names) > 1 else []
     logs = [*answers.log_probs, answers.together]
     right = [*answers.right, answers.right_together()]
     width = max(map(len, names))
@@ -77,14 +79,14 @@ def table(answers: Answers) -> str:
 def warn(answers: Answers) -> None:
     """A line on standard error for each member that is hardly better than chance, or that drags the ensemble."""
     for number in range(len(answers.sources)):
-        text = _doubt(answers, number)
-        if text:
-            print(f"teacher.models: {text}", file=sys.stderr)
+        doubt = _doubt(answers, number)
+        if doubt:
+            text.warn(f"teacher.models: {doubt}")
 
 
 def _doubt(answers: Answers, number: int) -> str:
     """What is wrong with a member; empty: nothing that the sample could tell."""
-    views, source, own = len(answers.labels), answers.sources[number], answers.right[number]
+    views, source, own = len(answers.labels), printable(answers.sources[number]), answers.right[number]
     if views < _FEWEST_VIEWS:
         return ""
     chance = _chance(answers.guesses[number], answers.labels)

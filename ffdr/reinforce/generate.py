@@ -6,7 +6,6 @@ Each rank makes whole shards (``shards.py``) and leaves them in ``OUT.shards``; 
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -33,6 +32,7 @@ from ffdr.reinforce import agreement, estimate, fidelity, shards
 from ffdr.reinforce.labelling import Labeller
 from ffdr.reinforce.shards import ShardFolder
 from ffdr.reinforce.teacher import Teacher, parse_models
+from ffdr.text import say, warn
 
 _SEEN_WITHIN = 90.0
 """Seconds within which a network file system shows one machine what another has written."""
@@ -57,14 +57,14 @@ def generate(options: ReinforceOptions, policy: Policy, teacher_options: Teacher
     with Ranks.join() as ranks:
         if ranks.rank == 0:
             for line in idle_policy(policy):
-                print(line, file=sys.stderr)
+                warn(line)
         run = _Run(options, policy, teacher_options, ranks)
         if run.is_there:
             pass
         elif options.dry_run:
             text = estimate.describe(run.out, run.labeller, run.shards, ranks.size)
             if ranks.rank == 0:
-                print(text)
+                say(text)
         elif ranks.rank == 0:
             run.lead(progress)
         else:
@@ -141,7 +141,7 @@ class _Run:
         answers = self.labeller.views.answers(self.labeller.teacher, _FIDELITY_VIEWS)
         if progress:
             print(fidelity.table(answers.together, self.header.topk))
-            print(agreement.table(answers))
+            say(agreement.table(answers))
         agreement.warn(answers)
 
     def _bar(self, done: int, progress: bool) -> tqdm:

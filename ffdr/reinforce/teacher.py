@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from ffdr.errors import UserError
 from ffdr.evaluate.classes import check_classes
 from ffdr.models import ModelInfo, autocast_dtype, load_named
 from ffdr.options import TeacherOptions
+from ffdr.text import warn
 from ffdr.timm_names import config_of, eval_size
 
 _COMMA = "a comma within a path is written \\,"
@@ -243,10 +243,9 @@ def _tell_eval_size(info: ModelInfo) -> None:
     height, width = eval_size(config)
     fed_as_trained = (info.resolution, info.resolution) == tuple(config.input_size[1:])
     if fed_as_trained and height == width != info.resolution and rank_and_world_size(None, None)[0] == 0:
-        print(
+        warn(
             f"teacher.resolution: timm evaluates {info.name} at {height} px; it sees {info.resolution} px here, as in "
-            f"its training; teacher.resolution={height} takes timm's size",
-            file=sys.stderr,
+            f"its training; teacher.resolution={height} takes timm's size"
         )
 
 
@@ -256,7 +255,7 @@ def _can_gain(device: torch.device, batches: int) -> bool:
         return False
     reason = why_not(device)
     if reason:
-        print(f"teacher.compile: torch.compile does not work here ({reason}); going on without it", file=sys.stderr)
+        warn(f"teacher.compile: torch.compile does not work here ({reason}); going on without it")
     return not reason
 
 

@@ -14,6 +14,7 @@ import torch
 from ffdr import __version__
 from ffdr.beton.partial import told, write_aside
 from ffdr.errors import UserError
+from ffdr.foreign import MOST_LOG_BYTES, read_text
 from ffdr.text import readable
 from ffdr.train.report import write_report
 
@@ -34,10 +35,10 @@ class JsonLog:
         if not self.path.exists():
             return []
         records = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in read_text(self.path, MOST_LOG_BYTES).splitlines():
             try:
                 records.append(json.loads(line))
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 break
         return records
 

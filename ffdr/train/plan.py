@@ -17,7 +17,7 @@ from ffdr.errors import UserError
 from ffdr.models import autocast_dtype, best_device, build_model, check_name, fixed_size, forward_flops
 from ffdr.options import DataOptions, TrainOptions, TrainRecipe
 from ffdr.ranks import Ranks
-from ffdr.text import duration
+from ffdr.text import duration, say
 from ffdr.train.estimate import Costs, measure
 from ffdr.train.identity import check_policy
 from ffdr.train.optim import resolution_at
@@ -82,7 +82,7 @@ def dry_run(recipe: TrainRecipe) -> None:
     model = build_student(recipe.train, recipe.model, data.classes, device)
     trial = Trial(recipe.train, model, recipe.model.name, device, autocast_dtype(recipe.train.precision, device))
     trial.batch_norm(Ranks())
-    print(resolved(recipe))
+    say(resolved(recipe))
     for title, text in (
         ("data", f"{data.images:,} images, {data.classes:,} classes ({data.source})"),
         ("model", _describe_model(recipe, model, work)),
@@ -92,7 +92,7 @@ def dry_run(recipe: TrainRecipe) -> None:
         ("memory", _describe_memory(recipe.train, model)),
         ("time", _describe_time(recipe, measure(recipe, model, data.classes, device), work, device)),
     ):
-        print(f"{title:9s}{text}")
+        say(f"{title:9s}{text}")
 
 
 def resolved(recipe: TrainRecipe) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ffdr.beton.partial import aside, write_aside
+from ffdr.text import markdown, table_lines
 
 Record = dict[str, Any]
 
@@ -37,11 +38,12 @@ def _markdown(title: str, records: list[Record]) -> str:
     columns = [column for column in _COLUMNS if any(column[0] in record for record in records)]
     step = -(-len(records) // _ROWS)
     shown = sorted({*range(step - 1, len(records), step), len(records) - 1})
-    lines = [f"# {title}", "", *_summary(records), ""]
-    lines += ["| " + " | ".join(heading for _, heading, _ in columns) + " |", "|---" * len(columns) + "|"]
-    for number in shown:
-        cells = [form.format(records[number][key]) if key in records[number] else "" for key, _, form in columns]
-        lines.append("| " + " | ".join(cells) + " |")
+    rows = [
+        [form.format(records[number][key]) if key in records[number] else "" for key, _, form in columns]
+        for number in shown
+    ]
+    lines = [f"# {markdown(title)}", "", *_summary(records), ""]
+    lines += table_lines([heading for _, heading, _ in columns], rows)
     return "\n".join([*lines, "", "![Loss, accuracy and throughput over the epochs](report.png)", ""])
 
 

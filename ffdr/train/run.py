@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from ffdr.options import TrainRecipe
 from ffdr.options.idle import idle_options
 from ffdr.ranks import Ranks
 from ffdr.reinforce.teacher import Teacher
-from ffdr.text import command
+from ffdr.text import command, say, warn
 from ffdr.train.fit import DataInfo, Trainer
 from ffdr.train.loaders import draws, normalisation, stored_views, training_loader, validation_loader
 from ffdr.train.plan import dry_run
@@ -36,7 +35,7 @@ def run(recipe: TrainRecipe, progress: bool | None = None) -> dict[str, Any]:
     with Ranks.join(gpus=True) as ranks:
         if ranks.rank == 0:
             for line in idle_options(recipe):
-                print(line, file=sys.stderr)
+                warn(line)
         if recipe.train.dry_run:
             if ranks.rank == 0:
                 dry_run(recipe)
@@ -44,7 +43,7 @@ def run(recipe: TrainRecipe, progress: bool | None = None) -> dict[str, Any]:
         trainer = build_trainer(recipe, progress, ranks)
         record = trainer.fit(asdict(recipe))
         if ranks.rank == 0 and progress is not False:
-            print(closing_line(recipe, record, trainer.finished))
+            say(closing_line(recipe, record, trainer.finished))
         return record
 
 

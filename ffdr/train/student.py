@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import nullcontext
 
 import torch
@@ -14,7 +13,7 @@ from ffdr.errors import UserError, is_out_of_memory
 from ffdr.models import build_model
 from ffdr.options import ModelOptions, TrainOptions
 from ffdr.ranks import Ranks
-from ffdr.text import reason
+from ffdr.text import reason, warn
 from ffdr.train.optim import resolutions
 from ffdr.train.step import parts
 
@@ -71,7 +70,7 @@ class Trial:
             UserError: one value per channel, of which there are no statistics.
         """
         if self.options.sync_batchnorm and ranks.size == 1:
-            print("train.sync_batchnorm does nothing here: one rank has nobody to share with", file=sys.stderr)
+            warn("train.sync_batchnorm does nothing here: one rank has nobody to share with")
         norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
         share = self.options.batch_size // ranks.size
         least = min(len(range(share)[part]) for part in parts(share, self.options.accumulate))
@@ -87,7 +86,7 @@ class Trial:
         if values == 1:
             raise UserError(f"{place}, and {self.name} has batch norm, which needs 2; take larger or fewer parts")
         if ranks.rank == 0:
-            print(f"{place}; {self.name}'s batch norm will see one image at a time", file=sys.stderr)
+            warn(f"{place}; {self.name}'s batch norm will see one image at a time")
 
     def _values(self, norms: list[nn.Module], size: int) -> int:
         """The fewest values per channel and image that one of the layers sees."""

@@ -15,7 +15,8 @@ from PIL import Image
 from ffdr.beton import coefficients, partial
 from ffdr.beton.jpeg import encode_jpeg
 from ffdr.beton.layout import DCT
-from ffdr.beton.read import ImageBeton, manifest_path
+from ffdr.beton.manifest import manifest_path
+from ffdr.beton.read import ImageBeton
 from ffdr.beton.tables import read_tables
 from ffdr.beton.verify import verify
 from ffdr.beton.write import write_images

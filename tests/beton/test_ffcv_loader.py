@@ -73,6 +73,7 @@ def test_a_file_as_large_as_imagenet_takes_no_tables(os_cache):
         page_size=1 << 23,
         data_ptr=at,
         data_size=np.full(count, 100_000, np.uint64),
+        file=SimpleNamespace(size=1 << 38),
         memmap=np.zeros(8, np.uint8),
     )
     order = EpochOrder(

@@ -11,8 +11,9 @@ from jpegs import jpeg_440, make_files, pixels_of
 from ffdr.beton import encode, partial
 from ffdr.beton.jpeg import encode_jpeg, read_offset_table
 from ffdr.beton.layout import DCT, JPG, RAW
+from ffdr.beton.manifest import manifest_path
 from ffdr.beton.pack import pack, split
-from ffdr.beton.read import ImageBeton, ReinforcedBeton, manifest_path
+from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.subset import subset
 from ffdr.beton.transcode import transcode
 from ffdr.beton.verify import verify

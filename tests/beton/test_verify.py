@@ -13,8 +13,9 @@ from test_hostile import make_reinforced
 
 from ffdr.beton import layout
 from ffdr.beton import verify as module
+from ffdr.beton.manifest import manifest_path
 from ffdr.beton.pack import pack
-from ffdr.beton.read import ImageBeton, manifest_path
+from ffdr.beton.read import ImageBeton
 from ffdr.beton.tables import read_tables
 from ffdr.beton.verify import verify
 from ffdr.beton.write import write_images

@@ -18,9 +18,10 @@ from ffdr.bench.corpus import make_photos
 from ffdr.beton import layout, write
 from ffdr.beton.jpeg import encode_jpeg, read_offset_table
 from ffdr.beton.layout import JPG, RAW, origin_key
+from ffdr.beton.manifest import manifest_path
 from ffdr.beton.partial import Partial
 from ffdr.beton.pixels import decode_image
-from ffdr.beton.read import ImageBeton, manifest_path
+from ffdr.beton.read import ImageBeton
 from ffdr.beton.write import select, write_images
 from ffdr.data import open_source
 from ffdr.errors import UserError
