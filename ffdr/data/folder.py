@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ffdr.data.source import FileSource
 from ffdr.errors import UserError, nearest
+from ffdr.text import printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """File names that count, in any case (torchvision's IMG_EXTENSIONS)."""
@@ -30,15 +31,21 @@ def open_split(path: Path, split: str) -> FileSource:
 
 
 def open_folder(folder: Path, key: str) -> FileSource:
-    """The images below ``folder``, a subfolder a class. key: the option that named it, for messages."""
+    """The images below ``folder``, a subfolder a class. key: the option that named it, for messages.
+
+    Raises:
+        UserError: no class, one without images, a link by which a folder would be read twice or without end, an image
+            that is a pipe or a device.
+    """
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     if not classes:
         raise UserError(f"{key}: {folder} has no subfolders; there must be one a class")
     names: list[str] = []
     labels: list[int] = []
     empty = []
+    walk = _Walk(folder, key)
     for label, name in enumerate(classes):
-        files = _images(folder, name)
+        files = walk.images(name)
         names += files
         labels += [label] * len(files)
         if not files:
@@ -48,16 +55,51 @@ def open_folder(folder: Path, key: str) -> FileSource:
     return FileSource(folder, names, labels, classes)
 
 
-def _images(folder: Path, name: str) -> list[str]:
-    """Relative paths of the images of one class, in torchvision's order: by folder, then by file name."""
-    found = []
-    for directory, _, files in sorted(os.walk(folder / name, followlinks=True)):
-        below = Path(directory).relative_to(folder).as_posix()
-        found += [f"{below}/{file}" for file in sorted(files) if file.lower().endswith(EXTENSIONS)]
-    return found
+class _Walk:
+    """Lists the images below one folder, through links, too, each of which must lead somewhere new."""
+
+    def __init__(self, root: Path, key: str) -> None:
+        self._root, self._key = root, key
+        self._followed: set[str] = set()
+        """where the links led that were met so far"""
+
+    def images(self, name: str) -> list[str]:
+        """Relative paths of the images of one class, in torchvision's order: by folder, then by file name."""
+        if os.path.islink(self._root / name):
+            self._follow(name)
+        found: dict[str, list[str]] = {}
+        waiting = [name]
+        while waiting:
+            below = waiting.pop()
+            folders, found[below] = self._entries(below)
+            waiting += folders
+        return [f"{below}/{file}" for below in sorted(found) for file in sorted(found[below])]
+
+    def _entries(self, below: str) -> tuple[list[str], list[str]]:
+        """Relative paths of the folders, and names of the images, in a folder."""
+        folders, files = [], []
+        with os.scandir(self._root / below) as entries:
+            for entry in entries:
+                path = f"{below}/{entry.name}"
+                if entry.is_dir():
+                    if entry.is_symlink():
+                        self._follow(path)
+                    folders.append(path)
+                elif entry.name.lower().endswith(EXTENSIONS):
+                    if not entry.is_file() and os.path.exists(entry.path):  # a link that leads nowhere can't be read
+                        raise UserError(f"{self._key}: {printable(entry.path)} is not a regular file")
+                    files.append(entry.name)
+        return folders, files
+
+    def _follow(self, below: str) -> None:
+        path = self._root / below
+        here, there = os.path.realpath(path.parent), os.path.realpath(path)
+        if there in self._followed or f"{here}/".startswith(f"{there.rstrip('/')}/"):
+            raise UserError(f"{self._key}: {printable(str(path))} is a link to a folder that is read anyway")
+        self._followed.add(there)
 
 
 def _some(names: list[str], limit: int = 5) -> str:
     """The first few names."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return (", ".join(names[:limit]) or "none") + more
+    return (", ".join(map(printable, names[:limit])) or "none") + more

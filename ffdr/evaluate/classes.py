@@ -21,15 +21,14 @@ from ffdr.errors import UserError
 from ffdr.evaluate.metrics import NO_LABEL
 from ffdr.foreign import read_json, read_text
 from ffdr.model_files import ModelInfo, class_digest
-from ffdr.text import brief, printable, reason
+from ffdr.text import brief, reason
 
 NUM_CLASSES = 1000
 VAL_IMAGES = 50000
 TIMM = "timm"
 """Instead of a path of ReaL's labels: the table that timm comes with."""
-
 _MOST_LABELS = 100
-"""Of one image; ReaL gives ten at most."""
+"""Of one image; ReaL gives nine at most."""
 _VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
 _OBJECTNET_FILES = (
     "folder_to_objectnet_label.json",
@@ -109,20 +108,34 @@ def class_numbers(names: Sequence[str], where: object) -> np.ndarray:
     """(len(names),) int64 numbers of classes that are named by synset or, as ImageNetV2's folders, by number.
 
     Raises:
-        UserError: a name that is neither, or some of each.
+        UserError: a name that is neither, or some of each; two that are the same number (7 and 007).
     """
     if all(name.isdecimal() for name in names):
-        largest = max(names, key=_by_value, default="0")
-        if _by_value(largest) >= _by_value(str(NUM_CLASSES)):
-            raise UserError(f"{where}: class {printable(largest.lstrip('0'))} is not below {NUM_CLASSES}")
-        return np.array([int(name) for name in names], np.int64)
+        return _numbered(names, where)
     known = {synset: number for number, synset in enumerate(synsets())}
     for name in names:
-        if name not in known:
-            raise UserError(
-                f"{where}: class {brief(name)} is neither a synset of ImageNet, such as n01440764, nor a number"
-            )
+        if name not in known and not name.isdecimal():
+            shown = brief(name)
+            raise UserError(f"{where}: class {shown} is neither a synset of ImageNet, such as n01440764, nor a number")
+    numbered = [name for name in names if name.isdecimal()]
+    if numbered:
+        named = next(name for name in names if name in known)
+        raise UserError(f"{where}: some classes are numbers ({brief(numbered[0])}), others synsets ({named})")
     return np.array([known[name] for name in names], np.int64)
+
+
+def _numbered(names: Sequence[str], where: object) -> np.ndarray:
+    """Numbers of classes that are named by number."""
+    named: dict[int, str] = {}
+    for name in names:
+        value = _by_value(name)
+        if value >= _by_value(str(NUM_CLASSES)):
+            raise UserError(f"{where}: class {brief(name)} is not below {NUM_CLASSES}")
+        number = int(value[1] or "0")
+        if number in named:
+            raise UserError(f"{where}: {brief(named[number])} and {brief(name)} are the same class")
+        named[number] = name
+    return np.array(list(named), np.int64)
 
 
 def places(labels: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
@@ -143,20 +156,29 @@ def real_labels(file: str, names: Sequence[str]) -> np.ndarray:
         (N, M) int64, filled up with ``NO_LABEL``; images that ReaL gives no label have nothing else.
 
     Raises:
-        UserError: a file that is no such list; a name that is none of the validation set's.
+        UserError: a file that is no such list, or has no label for any of these images; a name that is none of the
+            validation set's.
     """
     labels = json.loads(_timm_table("imagenet_real_labels.json")) if file == TIMM else read_json(file)
-    good = isinstance(labels, list) and len(labels) == VAL_IMAGES and all(map(_is_label_list, labels))
-    if not good:
-        raise UserError(f"{file}: not {VAL_IMAGES:,} lists of class numbers below {NUM_CLASSES}")
-    found = np.full((len(names), max(map(len, labels))), NO_LABEL)
-    for row, name in zip(found, names, strict=True):
-        match = _VAL_NAME.fullmatch(name)
-        if not match or not 1 <= int(match[1]) <= VAL_IMAGES:
-            raise UserError(f"{printable(name)}: ReaL's labels go by names such as ILSVRC2012_val_00000001.JPEG")
-        own = labels[int(match[1]) - 1]
-        row[: len(own)] = own
-    return found
+    if not isinstance(labels, list) or len(labels) != VAL_IMAGES:
+        has = f"{len(labels):,} entries" if isinstance(labels, list) else brief(labels)
+        raise UserError(f"{file}: {has} instead of ReaL's {VAL_IMAGES:,} lists of class numbers")
+    for number, own in enumerate(labels, 1):
+        if not _is_label_list(own):
+            raise UserError(f"{file}: {brief(own)} of image {number:,} is no list of class numbers below {NUM_CLASSES}")
+    own = [labels[_val_number(name) - 1] for name in names]
+    most = max(map(len, own), default=0)
+    if not most:
+        raise UserError(f"{file}: has no label for any of the {len(names):,} images")
+    return np.array([numbers + [NO_LABEL] * (most - len(numbers)) for numbers in own])
+
+
+def _val_number(name: str) -> int:
+    """From 1 on, of an image of the validation set by its file name."""
+    match = _VAL_NAME.fullmatch(name)
+    if not match or not 1 <= int(match[1]) <= VAL_IMAGES:
+        raise UserError(f"{brief(name)}: ReaL's labels go by names such as ILSVRC2012_val_00000001.JPEG")
+    return int(match[1])
 
 
 @dataclass(frozen=True)
@@ -191,9 +213,9 @@ class ObjectNet:
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             cause = f"{type(error).__name__}: {reason(error)}"
             raise UserError(f"{mappings}: not the mapping that ObjectNet ships ({cause})") from error
-        if len(found) > NUM_CLASSES:
+        if not 0 < len(found) <= NUM_CLASSES:
             raise UserError(f"{mappings}: not the mapping that ObjectNet ships ({len(found):,} objects)")
-        if not found or any(not 0 <= number < NUM_CLASSES for numbers in found.values() for number in numbers):
+        if any(not 0 <= number < NUM_CLASSES for numbers in found.values() for number in numbers):
             raise UserError(f"{mappings}: not the mapping that ObjectNet ships (classes beyond {NUM_CLASSES})")
         return cls(tuple(sorted(found)), tuple(found[folder] for folder in sorted(found)))
 
@@ -209,8 +231,5 @@ def _timm_table(name: str) -> str:
 
 
 def _is_label_list(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) <= _MOST_LABELS
-        and all(isinstance(n, int) and 0 <= n < NUM_CLASSES for n in value)
-    )
+    fits = isinstance(value, list) and len(value) <= _MOST_LABELS
+    return fits and all(type(n) is int and 0 <= n < NUM_CLASSES for n in value)

@@ -19,10 +19,11 @@ from ffdr.augment.replay import render
 from ffdr.augment.view import center_view
 from ffdr.beton.order import Place
 from ffdr.cores import thread_count
-from ffdr.data.source import Source
+from ffdr.data.source import ReadError, Source
 from ffdr.models import ModelInfo
 from ffdr.protocol import Batch
 from ffdr.targets import SparseTargets
+from ffdr.text import reason
 
 _AHEAD = 3
 """Batches that are decoded in advance."""
@@ -33,7 +34,7 @@ class FolderLoader:
 
     Of several ranks each takes every ``world_size``-th batch. Yields images (B, 3, H, W) in channels_last format on the
     device, normalised in a floating ``dtype`` or as they are in torch.uint8; targets with the label; index (B,) int64.
-    Raises ReadError, naming the file, for one that can't be read.
+    Raises ReadError, naming the file, for one that can't be read or has no such view.
     """
 
     def __init__(
@@ -93,9 +94,18 @@ class FolderLoader:
     def _fill(self, number: int, out: np.ndarray) -> None:
         """Read one image and make its view in ``out`` (H, W, 3)."""
         image = self.source.read(int(number))
-        if self.border:
-            image = image.crop((self.border, self.border, image.width - self.border, image.height - self.border))
-        out[:] = render(np.asarray(image), self._view, self._shape[0])
+        try:
+            out[:] = render(self._inner(np.asarray(image)), self._view, self._shape[0])
+        except ValueError as error:
+            origin = self.source.origin(int(number))
+            raise ReadError(origin, reason(error), self.source.place(origin)) from error
+
+    def _inner(self, pixels: np.ndarray) -> np.ndarray:
+        """An image (height, width, 3) without its border."""
+        height, width, _ = pixels.shape
+        if min(height, width) <= 2 * self.border:
+            raise ValueError(f"{width}×{height} pixels leave nothing within a border of {self.border}")
+        return pixels[self.border : height - self.border, self.border : width - self.border]
 
     def _finished(self, index: np.ndarray, pixels: torch.Tensor, parts: list[Future]) -> Batch:
         for part in parts:

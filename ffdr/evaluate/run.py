@@ -50,6 +50,8 @@ def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions |
             check_final(Path(file))
     with Ranks.join() as ranks:
         plan = None if options.data else plan_suite(suite)
+        for remark in plan.remarks() if plan and ranks.rank == 0 else ():
+            warn(f"ffdr eval: {remark}")
         images = open_images(options.data, "eval.data") if options.data else None
         count = len(images.labels) if plan is None else plan.num_images
         count *= 1 + len(NAMES) * len(SEVERITIES) * options.corruptions

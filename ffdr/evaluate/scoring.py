@@ -35,6 +35,11 @@ class Scorer:
         self._columns = None if columns is None else torch.from_numpy(columns.reshape(len(columns), -1))
         self._scores = Scores(num_classes if columns is None else len(columns))
 
+    @property
+    def count(self) -> int:
+        """Images that are counted: those that have a label."""
+        return int((self.labels.reshape(len(self.labels), -1)[:, 0] != NO_LABEL).sum())
+
     def update(self, logits: torch.Tensor, index: torch.Tensor) -> None:
         """Count a batch. logits: (B, C) on any device; index: (B,) int64 numbers of the images, on the CPU."""
         labels = self.labels[index.numpy()]

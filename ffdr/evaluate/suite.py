@@ -11,12 +11,15 @@
 - ``c``: ImageNet-C as released, 224 px images shown whole (centre crop, no resize to 256). mCE is the mean over the 15
   corruptions of the error summed over severities, divided by AlexNet's (Hendrycks & Dietterich, 2019).
 
-Classes are found by the names of the folders (of a beton: of its classes), so a set that lacks some still scores right.
+Classes are found by the names of the folders (of a beton: of its classes), so a set that lacks some still scores right;
+how many images it has of the published ones is told. ImageNet-C must have all its 75 parts, of the same images. What
+can't be the set is refused: other classes, more images than were published, another set's file names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,8 +45,15 @@ PUBLISHED = {
     "r": 30000,
     "sketch": 50889,
     "objectnet": 18574,
+    "c": 50000,
 }
-"""Images of each set."""
+"""Images of each set; of ``c`` in each of its 75 parts."""
+_FILES = {
+    "val": re.compile(r"ILSVRC2012_val_\d{8}\.JPEG"),
+    "v2": re.compile(r"[0-9a-f]{40}\.jpeg"),
+    "sketch": re.compile(r"sketch_\d+\.JPEG"),
+}
+"""How the files of the sets of 1,000 classes are named, by which one is told from another."""
 ALEXNET_ERROR = {
     "gaussian_noise": 0.886428,
     "shot_noise": 0.894468,
@@ -84,16 +94,27 @@ class Plan:
     """What a suite comes to on this machine."""
 
     passes: list[Pass] = field(default_factory=list)
-    cells: dict[str, list[Path]] = field(default_factory=dict)
-    """corruption → the paths of its five severities; empty: no ImageNet-C"""
+    cells: dict[str, list[Pass]] = field(default_factory=dict)
+    """corruption → its five severities; empty: no ImageNet-C"""
     missing: dict[str, str] = field(default_factory=dict)
     """set → why it can't be scored"""
 
     @property
     def num_images(self) -> int:
-        """About how many images the model will be shown; a set of ImageNet-C has as many as the validation set."""
-        cells = sum(len(paths) for paths in self.cells.values())
-        return sum(len(one.images.labels) for one in self.passes) + 50_000 * cells
+        """How many images the model will be shown."""
+        cells = [cell for cells in self.cells.values() for cell in cells]
+        return sum(len(one.images.labels) for one in (*self.passes, *cells))
+
+    def remarks(self) -> Iterator[str]:
+        """What is left out, in lines: sets that are missing, and images of the published ones."""
+        for name, why in self.missing.items():
+            yield f"suite.{name} is left out: {why}"
+        scorers = {name: scorer for one in self.passes for name, scorer in one.scorers.items()}
+        if self.cells:
+            scorers |= next(iter(self.cells.values()))[0].scorers
+        for name, scorer in scorers.items():
+            if scorer.published and scorer.count != scorer.published:
+                yield f"suite.{name}: scored on {scorer.count:,} of the published set's {scorer.published:,} images"
 
 
 def plan_suite(suite: SuiteOptions) -> Plan:
@@ -111,10 +132,10 @@ def plan_suite(suite: SuiteOptions) -> Plan:
             here[name] = str(Path(path).expanduser())
     if "real" in here and "val" not in here:
         plan.missing["real"] = "its images are those of val, which is not there"
-    if "c" in here:
-        _plan_corrupted(plan, Path(here["c"]))
     for name in [name for name in here if name not in ("real", "c")]:
         plan.passes.append(_open_objectnet(Path(here[name])) if name == "objectnet" else _open_set(name, here, plan))
+    if "c" in here:
+        plan.cells.update(_open_corrupted(Path(here["c"])))
     if not plan.passes and not plan.cells:
         raise UserError("suite: no set is there: " + "; ".join(f"{name}: {why}" for name, why in plan.missing.items()))
     return plan
@@ -135,8 +156,8 @@ def check_model(info: ModelInfo, any_names: bool = False) -> None:
 def run_suite(evaluator: Evaluator, plan: Plan) -> Report:
     """Scores of every set (``Scorer.report``), and which are missing: {"sets": {name: …}, "missing": {name: why}}.
 
-    Of ``a`` and ``r`` gap is the top-1 that they lack to their clean images; of ``c`` see ``corruption_errors``, and
-    center is the share of each image that is shown.
+    Of ``a`` and ``r`` gap is the top-1 that they lack to their clean images; of ``c`` see ``corruption_errors``,
+    center is the share of each image that is shown, and images are those of each of its 75 parts.
     """
     sets: dict[str, Report] = {}
     for one in plan.passes:
@@ -147,8 +168,14 @@ def run_suite(evaluator: Evaluator, plan: Plan) -> Report:
         if name in sets and f"{name}_clean" in sets:
             sets[name]["gap"] = sets[f"{name}_clean"]["top1"] - sets[name]["top1"]
     if plan.cells:
-        errors = {name: [_error(evaluator, path) for path in paths] for name, paths in plan.cells.items()}
+        reports = {
+            name: [_cell_report(evaluator, cell, f"c: {name} {severity}") for severity, cell in enumerate(cells, 1)]
+            for name, cells in plan.cells.items()
+        }
+        errors = {name: [1 - report["top1"] for report in parts] for name, parts in reports.items()}
+        one = next(iter(reports.values()))[0]
         sets["c"] = corruption_errors(errors) | {"center": _WHOLE}
+        sets["c"] |= {key: one[key] for key in ("images", "published_images")}
     return {"sets": sets, "missing": plan.missing}
 
 
@@ -167,41 +194,74 @@ def corruption_errors(errors: dict[str, Sequence[float]]) -> Report:
     }
 
 
-def _plan_corrupted(plan: Plan, root: Path) -> None:
-    """Find the 75 parts of ImageNet-C; without all of them there is no mCE."""
-    absent = []
-    for name in ALEXNET_ERROR:
-        # As the archives unpack in one place, or each (noise, blur, …) in a folder of its own; folders or betons.
-        homes = [home for home in (root / name, *sorted(root.glob(f"*/{name}"))) if home.is_dir()]
-        home = homes[0] if homes else root / name
-        found = [next((p for p in (home / f"{s}", home / f"{s}.beton") if p.exists()), None) for s in SEVERITIES]
-        absent += [f"{name}/{severity}" for severity, path in zip(SEVERITIES, found, strict=True) if path is None]
-        plan.cells[name] = [path for path in found if path is not None]
+def _open_corrupted(root: Path) -> dict[str, list[Pass]]:
+    """The 75 parts of ImageNet-C, which must be of the same images: else there is no mCE."""
+    paths = {name: _severities(root, name) for name in ALEXNET_ERROR}
+    absent = [f"{name}/{s}" for name, found in paths.items() for s in SEVERITIES if s not in found]
     if absent:
-        plan.cells.clear()
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        plan.missing["c"] = f"mCE needs 15 corruptions at 5 severities; {root} has no {absent[0]}{more}"
+        raise UserError(f"suite.c: mCE needs 15 corruptions at 5 severities; {root} has no {absent[0]}{more}")
+    first = paths["gaussian_noise"][1]
+    cells, counts = {}, None
+    for name, found in paths.items():
+        cells[name] = []
+        for path in found.values():
+            images = open_images(path, "suite.c")
+            scorer = Scorer(_numbers(images, f"suite.c: {path}"), synsets(), NUM_CLASSES, published=PUBLISHED["c"])
+            own = np.bincount(scorer.labels, minlength=NUM_CLASSES)
+            counts = own if counts is None else counts
+            for number in np.flatnonzero(own != counts)[:1]:
+                raise UserError(
+                    f"suite.c: every part must hold the same images, but of {synsets()[number]} {path} has "
+                    f"{own[number]} and {first} {counts[number]}"
+                )
+            cells[name].append(Pass(images, {"c": scorer}))
+    _check_count("c", scorer.count, first)
+    return cells
 
 
-def _error(evaluator: Evaluator, path: Path) -> float:
-    """Top-1 error on one corruption at one severity."""
-    images = open_images(path, "suite.c")
-    scorer = Scorer(_numbers(images, path), synsets(), NUM_CLASSES)
-    evaluator.mark(evaluator.loader(images, center=_WHOLE), {"c": scorer}, f"c: {path.parent.name} {path.stem}")
-    return 1 - scorer.report()["top1"]
+def _severities(root: Path, name: str) -> dict[int, Path]:
+    """Where the severities of a corruption lie that are there, as folders or betons."""
+    # As the archives unpack in one place, or each (noise, blur, …) in a folder of its own.
+    homes = [home for home in (root / name, *sorted(root.glob(f"*/{name}"))) if home.is_dir()]
+    home = homes[0] if homes else root / name
+    forms = ((severity, home / f"{severity}{ending}") for severity in SEVERITIES for ending in (".beton", ""))
+    return {severity: path for severity, path in forms if path.exists()}
+
+
+def _cell_report(evaluator: Evaluator, cell: Pass, title: str) -> Report:
+    """Scores on one corruption at one severity."""
+    evaluator.mark(evaluator.loader(cell.images, center=_WHOLE), cell.scorers, title)
+    return cell.scorers["c"].report()
+
+
+def _check_count(name: str, count: int, path: object) -> None:
+    if count > PUBLISHED[name]:
+        raise UserError(f"suite.{name}: {path} has {count:,} images, but the published set has {PUBLISHED[name]:,}")
+
+
+def _check_files(name: str, images: Images) -> None:
+    """Refuse the images of another set that has 1,000 classes, too, by the name of the first."""
+    file = images.origin(0) if isinstance(images, FileSource) else ""
+    for other, pattern in _FILES.items():
+        if pattern.fullmatch(Path(file).name) and not name.startswith(other):
+            path = images.place(file)
+            raise UserError(f"suite.{name}: {path} is named as an image of another set (suite.{other})")
 
 
 def _open_set(name: str, here: dict[str, str], plan: Plan) -> Pass:
     """A set with a folder for each class, and with val what else its answers tell."""
     path = here[name]
     images = open_images(path, f"suite.{name}")
-    numbers = _numbers(images, path)
+    numbers = _numbers(images, f"suite.{name}: {path}")
+    _check_count(name, len(numbers), path)
     if name in ("a", "r"):
         scorer = _masked(name, numbers, PUBLISHED[name])
         strangers = numbers[scorer.labels == NO_LABEL]
         if len(strangers):
             raise UserError(f"suite.{name}: {path}: {synsets()[strangers[0]]} is not one of the set's 200 classes")
         return Pass(images, {name: scorer})
+    _check_files(name, images)
     scorers = {name: Scorer(numbers, synsets(), NUM_CLASSES, published=PUBLISHED[name])}
     if name == "val":
         scorers |= {f"{other}_clean": _masked(other, numbers) for other in ("a", "r") if other in here}
@@ -232,6 +292,7 @@ def _open_objectnet(root: Path) -> Pass:
     if not len(shared):
         raise UserError(f"suite.objectnet: {root / 'images'} has no folder that the mapping names")
     origins = [everything.origin(int(i)) for i in shared]
+    _check_count("objectnet", len(origins), root)
     images = FileSource(everything.root, origins, labels[shared], list(objects.folders))
     scorer = Scorer(images.labels, objects.folders, NUM_CLASSES, objects.columns(), PUBLISHED["objectnet"])
     return Pass(images, {"objectnet": scorer}, border=_OBJECTNET_BORDER)

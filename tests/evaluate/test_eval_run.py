@@ -139,8 +139,9 @@ def test_every_pass_is_fed_as_the_options_say(kind, options, tmp_path, monkeypat
     monkeypatch.setattr(module, "_check_classes", lambda *_, **__: None)
     for number in range(4):
         paint(tmp_path / "val" / synsets()[number] / f"ILSVRC2012_val_{number + 1:08d}.JPEG", number)
+        paint(tmp_path / "sketch" / synsets()[number] / f"sketch_{number}.JPEG", number)
     where = {"data": str(tmp_path / "val")} if kind != "suite" else {}
-    suite = SuiteOptions(val=str(tmp_path / "val"), sketch=str(tmp_path / "val"))
+    suite = SuiteOptions(val=str(tmp_path / "val"), sketch=str(tmp_path / "sketch"))
     fed = {"batch_size": 2, "workers": 1} | options
     report = module.run(
         EvalOptions(**fed, **where, corruptions=kind == "corruptions"), ModelOptions(name="test_vit"), suite

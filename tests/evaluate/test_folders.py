@@ -1,9 +1,13 @@
 """Evaluation views from files: as torchvision makes them, as a beton's are, each image once over all ranks."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from ffdr.bench.corpus import make_photos
@@ -118,3 +122,45 @@ def test_a_file_that_can_not_be_read_is_named(files, tmp_path):
 def test_a_folder_without_classes_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"eval\.data: .* has no subfolders"):
         open_folder(tmp_path, "eval.data")
+
+
+@pytest.mark.parametrize("size", [(3, 40), (40, 4)])
+def test_an_image_that_is_nothing_but_border_is_named(tmp_path, size):
+    (tmp_path / "x").mkdir()
+    Image.new("RGB", size).save(tmp_path / "x" / "0.png")
+    width, height = size
+    with pytest.raises(ReadError, match=rf"x/0\.png: {width}×{height} pixels leave nothing within a border of 2"):
+        list(_bordered(open_folder(tmp_path, "eval.data"), 2))
+
+
+def test_an_image_that_is_too_long_for_a_view_is_named(tmp_path):
+    (tmp_path / "x").mkdir()
+    Image.new("L", (70000, 2)).save(tmp_path / "x" / "0.png")
+    with pytest.raises(ReadError, match=r"x/0\.png: view cannot be replayed: .* between 1 and 65535 pixels"):
+        list(_bordered(open_folder(tmp_path, "eval.data"), 0))
+
+
+def test_a_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch):
+    """Its images would be missing without a word."""
+    (tmp_path / "x" / "more").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "x" / "0.png")
+    real = os.scandir
+
+    def scandir(path):
+        if os.fspath(path).endswith("more"):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError):
+        open_folder(tmp_path, "eval.data")
+
+
+def test_folders_in_folders_come_in_torchvisions_order(tmp_path):
+    for name in ("b/0.png", "b/c/1.PNG", "b/c.d/2.png", "b/c/e/3.jpg", "a/z.png", "a/Z.png", "b/a/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a" / "gone.png").symlink_to("nowhere")
+    (tmp_path / "a" / "there").symlink_to(tmp_path / "b" / "c")
+    source, theirs = open_folder(tmp_path, "eval.data"), ImageFolder(tmp_path)
+    assert [(source.place(source.origin(i)), source.labels[i]) for i in range(len(source))] == theirs.samples

@@ -25,11 +25,15 @@ def run(center=0.875, **sets):
     return run_suite(evaluator, plan)
 
 
-def paint_val(folder, images):
+def paint_val(folder, images, file="ILSVRC2012_val_{:08d}.JPEG"):
     """images: (class, answers …) each, numbered as the validation set's files are."""
     for number, (label, *answers) in enumerate(images, 1):
-        paint(folder / synsets()[label] / f"ILSVRC2012_val_{number:08d}.JPEG", *answers)
+        paint(folder / synsets()[label] / file.format(number), *answers)
     return folder
+
+
+def paint_sketch(folder, images):
+    return paint_val(folder, images, "sketch_{}.JPEG")
 
 
 def scores(report, name):
@@ -38,7 +42,7 @@ def scores(report, name):
 
 def test_val_and_sketch_go_by_synset_even_if_classes_lack(tmp_path):
     images = [(999, 999), (999, 5), (7, 7), (300, 8, 300)]
-    report = run(val=paint_val(tmp_path / "val", images), sketch=paint_val(tmp_path / "sketch", images))
+    report = run(val=paint_val(tmp_path / "val", images), sketch=paint_sketch(tmp_path / "sketch", images))
     for name in ("val", "sketch"):
         assert scores(report, name) == [0.5, 0.75, 4]
         per_class = report["sets"][name]["per_class"]
@@ -104,7 +108,7 @@ def test_real_takes_any_of_its_labels_and_leaves_out_images_without(tmp_path):
 
 def test_real_says_what_it_lacks(tmp_path):
     val = paint_val(tmp_path / "val", [(5, 5)])
-    sketch = paint_val(tmp_path / "sketch", [(5, 5)])
+    sketch = paint_sketch(tmp_path / "sketch", [(5, 5)])
     assert "val" in run(sketch=sketch, real="timm")["missing"]["real"]
     out = tmp_path / "val.beton"
     write = WriteOptions(source="imagefolder", path=str(val), split="", out=str(out), mode="raw", workers=1)
@@ -167,13 +171,10 @@ def test_alexnet_has_an_mce_of_one():
     assert result["mce"] == pytest.approx(1) and len(result["ce"]) == 15
 
 
-def test_an_incomplete_c_is_missing_and_the_rest_runs(tmp_path):
-    paint_corrupted(tmp_path / "c", {name: [0] * 5 for name in ALEXNET_ERROR})
-    (tmp_path / "c" / "shot_noise" / "4").rename(tmp_path / "4")
+def test_a_set_that_is_not_there_is_missing_and_the_rest_runs(tmp_path):
     report = run(c=tmp_path / "c", val=paint_val(tmp_path / "val", [(1, 1)]), v2=tmp_path / "nowhere")
     assert list(report["sets"]) == ["val"]
-    assert "no shot_noise/4" in report["missing"]["c"]
-    assert report["missing"]["v2"] == f"there is no {tmp_path / 'nowhere'}"
+    assert report["missing"] == {name: f"there is no {tmp_path / to}" for name, to in (("v2", "nowhere"), ("c", "c"))}
     with pytest.raises(UserError, match="no set is there: v2: there is no"):
         run(v2=tmp_path / "nowhere")
 
@@ -206,3 +207,4 @@ def test_table_and_csv(tmp_path):
         ["resnet50.x", "50.000", "50.000", "75.000", "25.000", "25.56", "224", "0.950", "bilinear"]
     )
     assert (rows[1]["set"], rows[1]["top1"], rows[1]["crop_pct"], rows[1]["top5"]) == ("c", "80.000", "1.000", "")
+    assert rows[1]["images"] == "2" and f"the published set has {PUBLISHED['c']} images" in text
