@@ -272,19 +272,20 @@ class FixedBatch:
         """Of x (B, …) with at most ``size`` rows, if that is given."""
         count = len(x)
         self.size = max(self.size, count)
-        if count < self.size:
-            x = _filled_up(x, self.size)
-        return self._call(x)[:count]
+        return self._call(_filled_up(x, self.size))[:count]
 
 
 def _filled_up(x: torch.Tensor, size: int) -> torch.Tensor:
-    """x with rows of zeros behind, in its memory format: another one would be another graph."""
-    channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    form = torch.channels_last if channels_last else torch.contiguous_format
-    filled = torch.empty((size, *x.shape[1:]), dtype=x.dtype, device=x.device, memory_format=form)
-    filled[: len(x)] = x
-    filled[len(x) :] = 0
-    return filled
+    """x with rows of zeros behind, images in channels_last. An inference tensor only where x is one: another kind of
+    tensor or memory format would be another graph."""
+    form = torch.channels_last if x.ndim == 4 else torch.contiguous_format
+    with torch.inference_mode(x.is_inference()):
+        if len(x) == size:
+            return x.contiguous(memory_format=form)
+        filled = torch.empty((size, *x.shape[1:]), dtype=x.dtype, device=x.device, memory_format=form)
+        filled[: len(x)] = x
+        filled[len(x) :] = 0
+        return filled
 
 
 def set_backends(device: torch.device, dtype: torch.dtype | None) -> None:

@@ -45,6 +45,17 @@ def test_smaller_batches_are_filled_up(graphs):
     assert graphs() == 1  # in another memory format a filled-up batch would have had its own
 
 
+def test_a_filled_up_batch_is_as_a_full_one(graphs):
+    """Also in inference mode, in which a new tensor is of another kind, and in whatever memory format it comes."""
+    call = FixedBatch(lambda x: x.sum((1, 2, 3)), "teacher.compile", size=4)
+    images = torch.randn(4, 3, 5, 5)
+    last = images.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        for x in (last[:1], images, last, images[:3]):
+            torch.testing.assert_close(call(x), x.sum((1, 2, 3)))
+    assert graphs() == 1
+
+
 @pytest.mark.parametrize("required", [False, True])
 def test_what_can_not_be_compiled_is_told_once(monkeypatch, capfd, required):
     from torch._dynamo.exc import TorchDynamoException
