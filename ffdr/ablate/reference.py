@@ -123,7 +123,7 @@ def _of_folder(folder: Path) -> Training:
         said = f"{brief(classes)} classes, but the figures are of ImageNet's {_CLASSES}"
         raise UserError(f"report.file: {folder} has {said}")
     fed, epoch = validation_feeding(options), last.get("epoch")
-    figures = _figures({"val": scores})
+    figures = _figures({"val": scores}, folder)
     found = Training(str(folder), (_model(options),), _task(options), "", 0, figures, _averaged(fed), _fed(fed))
     return replace(found, epochs=epoch if _is_count(epoch) else 0)
 
@@ -137,7 +137,7 @@ def _of_report(file: Path) -> Training:
     if not isinstance(content, dict) or "model" not in content or not {"sets", "top1"} & set(content):
         raise UserError(f"report.file: {file} is no report of ffdr eval")
     name = _base(content["model"])
-    figures = _figures(content.get("sets", {"val": content}))
+    figures = _figures(content.get("sets", {"val": content}), file)
     found = Training(str(file), (name,), "", "", 0, figures, _averaged(content), _fed(content))
     options = run_options(file.parent)
     if options and _model(options) == name:
@@ -163,12 +163,15 @@ def _averaged(report: Mapping[str, Any]) -> bool | None:
     return found if isinstance(found, bool) else None
 
 
-def _figures(sets: Any) -> Figures:
-    """Those of the columns that a report has as numbers."""
+def _figures(sets: Any, where: Path) -> Figures:
+    """Those of the columns that a report has. Raises UserError for what is no number."""
     if not isinstance(sets, dict):
-        return {}
+        raise UserError(f"report.file: {where} is no report of ffdr eval")
     scores = {key: sets[key[0]].get(key[1]) for key in COLUMNS if isinstance(sets.get(key[0]), dict)}
-    return {key: 100 * value for key, value in scores.items() if _is_score(value)}
+    for (name, key), value in scores.items():
+        if value is not None and type(value) not in (int, float):
+            raise UserError(f"report.file: {where}: {key} of {name} is no number")
+    return {key: 100 * value for key, value in scores.items() if value is not None and _is_score(value)}
 
 
 def _is_score(value: Any) -> bool:

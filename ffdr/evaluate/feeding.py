@@ -16,8 +16,6 @@ KEYS = ("resolution", "center", "interpolation", "precision", "flip_average", "a
 
 _WEIGHTS = ("model.safetensors", "best.safetensors")
 """What a run of ``ffdr train`` leaves beside its ``options.json``."""
-_MOST_OPTIONS = 1 << 20
-"""Bytes of that file."""
 
 
 def feeding_text(report: Mapping[str, Any]) -> str:

@@ -161,11 +161,16 @@ class Teacher:
         """The answer, (…, B, C), in chunks of ``batch_size``. images * std + mean are pixels in [0, 1]."""
         parts = zip(*(images.split(self.batch_size) for images in sizes.values()), strict=True)
         chunks = [
-            answer({side: x.to(self.device) for side, x in zip(sizes, part, strict=True)}, mean, std) for part in parts
+            answer({side: self._moved(x) for side, x in zip(sizes, part, strict=True)}, mean, std) for part in parts
         ]
         # A plain copy: an inference tensor could not be saved for a student's backward pass.
         with torch.inference_mode(False):
             return torch.cat(chunks, dim=-2) if len(chunks) > 1 else chunks[0].clone()
+
+    @torch.inference_mode(False)
+    def _moved(self, x: torch.Tensor) -> torch.Tensor:
+        """x on the device. An inference tensor, which a copy would be, has a graph apart from what is there already."""
+        return x.to(self.device)
 
     def _average(self, sizes: Mapping[int, torch.Tensor], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
         return averaged(self._each(sizes, mean, std))

@@ -21,7 +21,7 @@ from ffdr.errors import UserError
 from ffdr.options import TrainOptions
 from ffdr.ranks import Ranks
 from ffdr.targets import SparseTargets
-from ffdr.train.optim import build_optimizer, build_schedule, has_fused, resolutions
+from ffdr.train.optim import build_optimizer, build_schedule, has_fused
 from ffdr.train.tasks import Task
 
 
@@ -45,9 +45,10 @@ class Learner(nn.Module):
         self.register_buffer("shift", shift, persistent=False)
         self.run: Any = self._loss
 
-    def compile_by(self, mode: str, sizes: int) -> None:
-        """Run as one graph from now on; sizes: how many there are of the images."""
-        self.run = Compiled(self._loss, mode, sizes)
+    def compile_by(self, mode: str, alone: bool) -> None:
+        """Run as one graph from now on. alone: on one rank; several share what happens in a forward pass, so none of
+        them may do one more than the others."""
+        self.run = Compiled(self._loss, mode, self if alone else None)
 
     def forward(self, *batch: torch.Tensor | None) -> torch.Tensor:
         """The mean loss of images (B, 3, H, W), uint8 or normalised, with what the task's teacher said of them or None,
@@ -94,7 +95,7 @@ class Step:
         self._learner = Learner(model, task, mean, std, device, dtype)
         mode = train_mode(options.compile, device, options.epochs * steps_per_epoch)
         if mode != "off":
-            self._learner.compile_by(mode, len(set(resolutions(options))))
+            self._learner.compile_by(mode, alone=ranks.size == 1)
         self._parallel = _parallel(self._learner, device) if ranks.size > 1 else None
         # A replayed CUDA graph writes the gradients of a part where those of the part before lie. Gradients of our own,
         # to which each part is added, are out of its way (pytorch#169545).

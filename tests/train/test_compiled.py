@@ -1,0 +1,167 @@
+"""Runs through PyTorch's real compiler: stopped and killed ones end with the same bits, a graph per size, and silence.
+
+The model is as small as one can be that has statistics and draws random numbers; every graph costs seconds.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from betons import student_recipe
+from fakes import FakeLoader, same, trainer, weights
+from torch import nn
+
+from ffdr import compiling
+from ffdr.compiling import why_not
+from ffdr.train import student
+from ffdr.train.control import Stopped
+from ffdr.train.run import build_trainer, run
+
+TIMES = ("seconds", "images_per_second", "data_wait")
+GROWING = {"resolution": 96, "min_resolution": 32, "ramp": (0.0, 0.6), "epochs": 6, "warmup_epochs": 0.0}
+"""Epochs of 32, 32, 64, 96, 96 and 96 px."""
+
+
+def tiny(*_):
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Dropout(0.2), nn.Linear(4, 10),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def compiler(monkeypatch, tmp_path_factory):
+    """PyTorch's own, with an empty cache for all tests of this file; counts graphs as ``graphs`` does."""
+    if reason := why_not(torch.device("cpu")):
+        pytest.skip(f"torch.compile does not work here: {reason}")
+    folder = tmp_path_factory.getbasetemp() / "inductor"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    monkeypatch.setattr(student, "build_model", tiny)
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    return lambda: counters["stats"]["unique_graphs"]
+
+
+class KilledError(BaseException):
+    """What stands for SIGKILL."""
+
+
+def broken_off(plan, step, how):
+    """Train up to a step in which the run is stopped or killed; a later one is as a new process."""
+    trainer = build_trainer(plan, progress=False)
+    learn = trainer._train_batch
+
+    def train_batch(images, targets):
+        learn(images, targets)
+        if trainer.step.count == step:
+            how()
+
+    trainer._train_batch = train_batch
+    with pytest.raises((Stopped, KilledError)):
+        trainer.fit()
+    torch._dynamo.reset()
+
+
+def outcome(out):
+    """The weights' bytes, and what is logged but for times."""
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return (out / "model.safetensors").read_bytes(), [
+        {key: value for key, value in record.items() if key not in TIMES} for record in log
+    ]
+
+
+def stop():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def kill():
+    raise KilledError
+
+
+def test_broken_off_runs_end_with_the_same_bits(compiler, digits, tmp_path, capfd):
+    """Stopped in the first step of a size, and within an epoch; killed between checkpoints."""
+
+    def plan(name):
+        growing = GROWING | {"resolution": 64, "epochs": 5}  # 32, 32, 64, 64 and 64 px
+        more = {"compile": "default", "ema": 0.9, "eval_every": 2, "checkpoint_every": 2, **growing}
+        return student_recipe("erm", digits, "", "", tmp_path / name, val=digits, **more)
+
+    run(plan("whole"), progress=False)
+    assert compiler() == 2 + 1
+    torch._dynamo.reset()
+    for step, how in ((9, stop), (15, kill), (18, stop)):
+        broken_off(plan("parts"), step, how)
+    run(plan("parts"), progress=False)
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+    assert capfd.readouterr().err == ""
+
+
+def test_nothing_else_has_a_graph(graphs, monkeypatch, digits, teacher, tmp_path):
+    """Sizes of the views times two, for the parts of a batch are of 13 and 12; evaluation at its own size, mirrored
+    too; the teacher's for the pixels before the run, and for normalised images of each size."""
+    monkeypatch.setattr(student, "build_model", tiny)
+    more = {"compile": "default", "ema": 0.9, "accumulate": 2, "eval_resolution": 48, "flip_average": True, **GROWING}
+    plan = student_recipe("kd", digits, "", teacher, tmp_path / "run", val=digits, **more)
+    plan = replace(plan, teacher=replace(plan.teacher, compile="on", batch_size=32))
+    assert run(plan, progress=False)["epoch"] == 6
+    assert graphs() == 3 * 2 + 1 + (1 + 3)
+
+
+def test_without_a_compiler_the_run_is_the_plain_one_after_one_line(monkeypatch, tmp_path, capfd):
+    from torch._dynamo.exc import TorchDynamoException
+
+    def broken(function, **settings):
+        def call(*arguments):
+            raise TorchDynamoException("no compiler\n\nadvice")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    compiling._tell.cache_clear()
+    runs = [
+        trainer(tmp_path / mode, val_loader=FakeLoader(n=20), compile=mode, epochs=2) for mode in ("off", "default")
+    ]
+    for each in runs:
+        each.fit()
+    assert same(weights(runs[0]), weights(runs[1])) and runs[1].step.compiled == "off"
+    assert capfd.readouterr().err == "train.compile: torch.compile can't run this (no compiler); going on without it\n"
+
+
+CHILD = """
+import sys
+sys.path[:0] = {paths!r}
+import test_compiled
+from ffdr.cli import main
+from ffdr.train import student
+student.build_model = test_compiled.tiny
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_compiled_run_is_silent(compiler, digits, tmp_path):
+    """Two at once, which compile the same; PyTorch's compiler has warnings for its developers, and about machines."""
+    code = CHILD.format(paths=[str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    words = [
+        f"--data.train={digits}", f"--data.val={digits}", "--data.center=1", "--data.workers=1", "--model.name=tiny",
+        "--train.task=erm", "--train.compile=default", "--train.epochs=1", "--train.batch_size=25",
+        "--train.resolution=32", "--train.warmup_epochs=0",
+    ]  # fmt: skip
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-W", "default", "-c", code, "train", *words, f"--train.out={tmp_path / name}"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for name in ("left", "right")
+    ]  # fmt: skip
+    for child in runs:
+        out, err = child.communicate()
+        assert (child.returncode, err) == (0, "")
+        assert out.startswith("epoch 1/1  loss ")
+    assert outcome(tmp_path / "left") == outcome(tmp_path / "right")
