@@ -2,6 +2,8 @@
 # ffdr from a clean clone. Usage:
 #   ./run.sh                 install what is missing, then `ffdr demo`
 #   ./run.sh test [ARGS]     install what is missing, then the tests (ARGS go to pytest)
+#   ./run.sh test --lowest [ARGS]   the same with the lowest versions that pyproject.toml admits, on Python 3.10, in a
+#                            virtual environment of its own: the other one's name with -lowest behind it
 #   ./run.sh lint            install what is missing, then ruff
 #   ./run.sh setup           only install
 #   ./run.sh ffdr VERB ...   a verb of the command line, in the folder it is called from
@@ -12,16 +14,20 @@ set -euo pipefail
 caller=$PWD
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=$(realpath -m "${FFDR_VENV:-$here/.venv}")
+constraints=constraints.txt
+pythons="between 3.10 and 3.12" newest=12  # the minor version
 cd "$here"
-
-stamp=$venv/.ffdr-installed
 
 say() { printf 'run.sh: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-is_supported() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null; }
+use_lowest() { venv=$venv-lowest constraints=constraints-lowest.txt pythons=3.10 newest=10; }
 
-# Prints the first interpreter that is new enough; 3.11 and 3.12 are what most tests ran on.
+is_supported() {
+  "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, int(sys.argv[1])))' "$newest" 2>/dev/null
+}
+
+# Prints the first interpreter that will do; 3.11 and 3.12 are what most tests ran on.
 find_python() {
   local candidate
   for candidate in "${FFDR_PYTHON:-python3}" python3.12 python3.11 python3.10; do
@@ -30,7 +36,7 @@ find_python() {
       return
     fi
   done
-  die "no Python between 3.10 and 3.12 found; install one, or name it in FFDR_PYTHON"
+  die "no Python $pythons found; install one, or name it in FFDR_PYTHON"
 }
 
 # Prints the Debian packages that are missing: ffcv is compiled against OpenCV and libjpeg-turbo.
@@ -60,15 +66,15 @@ install_packages() {
 
 pip_install() {
   local log=$venv/install.log
-  "$venv/bin/python" -m pip install --disable-pip-version-check --constraint constraints.txt "$@" >"$log" 2>&1 && return
+  "$venv/bin/python" -m pip install --disable-pip-version-check --constraint "$constraints" "$@" >"$log" 2>&1 && return
   tail -n 30 "$log" >&2
   die "installing failed; the whole log is $log"
 }
 
 setup() {
-  local python want
+  local python want stamp=$venv/.ffdr-installed
   python=$(find_python)
-  want=$("$python" -V; cat pyproject.toml constraints.txt | sha256sum)
+  want=$("$python" -V; cat pyproject.toml "$constraints" | sha256sum)
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && [ -x "$venv/bin/ffdr" ]; then
     return
   fi
@@ -84,7 +90,7 @@ setup() {
 # Prints the path of the interpreter that was asked for, seen from the caller's folder.
 asked_python() {
   cd "$caller"
-  is_supported "$1" || die "wheels: $1 is no Python between 3.10 and 3.12"
+  is_supported "$1" || die "wheels: $1 is no Python $pythons"
   realpath -s "$(command -v "$1")"
 }
 
@@ -152,7 +158,9 @@ verb=${1:-demo}
 case $verb in
   setup) setup ;;
   demo) setup; exec "$venv/bin/ffdr" demo "$@" ;;
-  test) setup; exec "$venv/bin/python" -m pytest --numprocesses=2 --dist=loadfile "$@" ;;
+  test)
+    if [ "${1:-}" = --lowest ]; then use_lowest; shift; fi
+    setup; exec "$venv/bin/python" -m pytest --numprocesses=2 --dist=loadfile "$@" ;;
   lint) setup; exec "$venv/bin/ruff" check . ;;
   wheels) wheels "$@" ;;
   ffdr) setup; cd "$caller"; exec "$venv/bin/ffdr" "$@" ;;

@@ -13,7 +13,10 @@ LACKING = ["assertpy", "fastargs", "ffcv", "ffdr", "pytorch-pfn-extras", "termin
 
 
 def pinned(*names):
-    return [f"{name}=={metadata.version(name)}" for name in names]
+    """The pins of constraints.txt, which may be others than what is installed; of ffdr the version that is."""
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    pins["ffdr"] = metadata.version("ffdr")
+    return [f"{name}=={pins[name]}" for name in names]
 
 
 def listed(*folder):

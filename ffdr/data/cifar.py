@@ -19,11 +19,14 @@ from ffdr.data.source import check_split, need_files
 from ffdr.errors import UserError
 
 FOLDER = "cifar-100-python"
+_MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
 _NUMPY = {
-    (module, name)
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy")
-    for name in ("_reconstruct", "ndarray", "dtype", "scalar")
+    "ndarray": np.ndarray,
+    "dtype": np.dtype,
+    "_reconstruct": np.empty(0).__reduce__()[0],
+    "scalar": np.float64().__reduce__()[0],
 }
+"""What pickles of arrays name, in one of the modules; which one, depends on the NumPy that wrote them."""
 
 
 class Cifar100:
@@ -78,8 +81,8 @@ class _DataOnly(pickle.Unpickler):
     """Admits what NumPy needs to rebuild an array, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _NUMPY:
-            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        if module in _MODULES and name in _NUMPY:
+            return _NUMPY[name]
         if (module, name) == ("_codecs", "encode"):  # how Python 2's byte strings are spelled in newer protocols
             return codecs.encode
         raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not data")

@@ -10,7 +10,23 @@ from ffdr.data.source import FileSource, check_split, need_files
 from ffdr.errors import UserError
 
 FOLDER = "flowers-102"
-CLASSES = 102
+_NAMES = (
+    "pink primrose, hard-leaved pocket orchid, canterbury bells, sweet pea, english marigold, tiger lily, moon "
+    "orchid, bird of paradise, monkshood, globe thistle, snapdragon, colt's foot, king protea, spear thistle, yellow "
+    "iris, globe-flower, purple coneflower, peruvian lily, balloon flower, giant white arum lily, fire lily, "
+    "pincushion flower, fritillary, red ginger, grape hyacinth, corn poppy, prince of wales feathers, stemless "
+    "gentian, artichoke, sweet william, carnation, garden phlox, love in the mist, mexican aster, alpine sea holly, "
+    "ruby-lipped cattleya, cape flower, great masterwort, siam tulip, lenten rose, barbeton daisy, daffodil, sword "
+    "lily, poinsettia, bolero deep blue, wallflower, marigold, buttercup, oxeye daisy, common dandelion, petunia, "
+    "wild pansy, primula, sunflower, pelargonium, bishop of llandaff, gaura, geranium, orange dahlia, pink-yellow "
+    "dahlia?, cautleya spicata, japanese anemone, black-eyed susan, silverbush, californian poppy, osteospermum, "
+    "spring crocus, bearded iris, windflower, tree poppy, gazania, azalea, water lily, rose, thorn apple, morning "
+    "glory, passion flower, lotus, toad lily, anthurium, frangipani, clematis, hibiscus, columbine, desert-rose, tree "
+    "mallow, magnolia, cyclamen, watercress, canna lily, hippeastrum, bee balm, ball moss, foxglove, bougainvillea, "
+    "camellia, mallow, mexican petunia, bromelia, blanket flower, trumpet creeper, blackberry lily"
+)
+CLASSES = _NAMES.split(", ")
+"""The flowers' names in order of their labels, as torchvision has them; the dataset's files have none."""
 _SPLITS = {"train": "trnid", "val": "valid", "test": "tstid"}
 """Variable of setid.mat that lists the images (counted from 1) of a split."""
 
@@ -25,10 +41,10 @@ def open_split(path: Path, split: str) -> FileSource:
     if not (len(images) and images.min() >= 1 and images.max() <= len(labels)):
         raise UserError(f"write.path: {path / FOLDER}: setid.mat names images that imagelabels.mat does not have")
     labels = labels[images - 1]
-    if not 0 <= labels.min() <= labels.max() < CLASSES:
-        raise UserError(f"write.path: {path / FOLDER}: imagelabels.mat has labels outside of 1 to {CLASSES}")
+    if not 0 <= labels.min() <= labels.max() < len(CLASSES):
+        raise UserError(f"write.path: {path / FOLDER}: imagelabels.mat has labels outside of 1 to {len(CLASSES)}")
     names = [f"jpg/image_{image:05d}.jpg" for image in images.tolist()]
-    return FileSource(path / FOLDER, names, labels, _class_names())
+    return FileSource(path / FOLDER, names, labels, CLASSES)
 
 
 def _variable(file: Path, name: str) -> np.ndarray:
@@ -39,10 +55,3 @@ def _variable(file: Path, name: str) -> np.ndarray:
         return np.atleast_1d(loadmat(file, squeeze_me=True)[name]).astype(np.int64).reshape(-1)
     except Exception as error:  # SciPy raises many kinds on a broken file
         raise UserError(f"write.path: {file}: no readable variable {name}: {error}") from None
-
-
-def _class_names() -> list[str]:
-    """The flowers' names. The dataset's files have none; torchvision, which knows them, takes seconds to import."""
-    from torchvision.datasets import Flowers102
-
-    return list(Flowers102.classes)

@@ -17,6 +17,9 @@ from ffdr.errors import UserError, nearest
 
 _STATING, _STATS_AT_ONCE = 16, 4096
 """Threads that look at files, and files that one of them looks at in a row."""
+_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
+"""What a file may hold, whatever its name says. Pillow knows many more, some of which run programs, or ran off their
+buffers in versions that are admitted."""
 
 
 class Source(Protocol):
@@ -123,7 +126,7 @@ def read_rgb(path: Path, origin: str) -> Image.Image:
     """
     try:
         with path.open("rb") as file:
-            return to_rgb(Image.open(file))
+            return to_rgb(Image.open(file, formats=_FORMATS))
     except Exception as error:  # Pillow's decoders raise many kinds; all mean that the image can't be read
         raise ReadError(origin, tell(error, path), str(path)) from error
 

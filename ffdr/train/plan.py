@@ -81,6 +81,7 @@ def dry_run(recipe: TrainRecipe) -> None:
     device = best_device()
     model = build_student(recipe.train, recipe.model, data.classes, device)
     trial = Trial(recipe.train, model, recipe.model.name, device, autocast_dtype(recipe.train.precision, device))
+    trial.sizes()  # on the meta device torch 2.6 takes any
     trial.batch_norm(Ranks())
     say(resolved(recipe))
     for title, text in (

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -157,6 +158,15 @@ def test_progressive_gif_and_exif(tmp_path):
         assert np.array_equal(source.read(i), Image.open(tmp_path / source.root / source.origin(i)).convert("RGB"))
 
 
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "TGA", "ICO", "JPEG2000"])
+def test_other_formats_under_an_images_name_meet_no_decoder(tmp_path, kind):
+    """Such as PostScript, which Pillow hands to another program."""
+    (tmp_path / "a").mkdir()
+    Image.fromarray(NOISE).save(tmp_path / "a" / "0.jpg", format=kind)
+    with pytest.raises(ReadError, match=r"UnidentifiedImageError: cannot identify image file$"):
+        open_source("imagefolder", str(tmp_path), "").read(0)
+
+
 def test_unreadable_images_name_path_and_cause(tmp_path):
     save(tmp_path / "a" / "1.png")
     save(tmp_path / "a" / "2.png")
@@ -205,20 +215,20 @@ def test_digits_are_scikit_learns():
         assert np.array_equal(pixels, expected[..., None].repeat(3, axis=2))
 
 
-def write_cifar(root, split="train", n=7, protocol=2, **changes):
+def write_cifar(root, split="train", n=7, protocol=2, module=b"numpy.core.multiarray", **changes):
     folder = root / "cifar-100-python"
     folder.mkdir(parents=True, exist_ok=True)
     data = np.random.default_rng(1).integers(0, 256, (n, 3072), np.uint8)
     entry = {"data": data, "fine_labels": list(range(n)), "filenames": ["same.png"] * n, **changes}
     # The published files were made by Python 2 and name NumPy's old module.
-    raw = pickle.dumps(entry, protocol).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-    (folder / split).write_bytes(raw)
+    (folder / split).write_bytes(re.sub(rb"numpy\._?core\.multiarray", module, pickle.dumps(entry, protocol)))
     (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"name {i}" for i in range(100)]}, 2))
     return data
 
 
-def test_cifar100(tmp_path):
-    data = write_cifar(tmp_path)
+@pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
+def test_cifar100(tmp_path, module):
+    data = write_cifar(tmp_path, module=module)
     source = open_source("cifar100", str(tmp_path), "train")
     assert source.class_names[3] == "name 3"
     assert source.labels.tolist() == list(range(7))
@@ -247,6 +257,7 @@ def test_cifar100_runs_no_code_and_checks_shapes(tmp_path, monkeypatch, changes)
 
 def test_flowers102(tmp_path):
     from scipy.io import savemat
+    from torchvision.datasets import Flowers102
 
     for image in range(1, 7):
         save(tmp_path / f"flowers-102/jpg/image_{image:05d}.jpg", image)
@@ -259,8 +270,9 @@ def test_flowers102(tmp_path):
     assert train.labels.tolist() == [0, 101]
     assert val.labels.tolist() == [6]
     assert val.origin(0) == "jpg/image_00006.jpg"
-    assert len(train.class_names) == 102
+    assert len(train.class_names) == len(set(train.class_names)) == 102
     assert train.class_names[0] == "pink primrose"
+    assert train.class_names == getattr(Flowers102, "classes", train.class_names)  # since 0.22
     assert np.array_equal(train.read(1), Image.open(tmp_path / "flowers-102/jpg/image_00003.jpg"))
 
 

@@ -100,8 +100,6 @@ def variants(sampling, size, seed):
             "plain": {},
             "optimised": {"optimize": True},
             "progressive": {"progressive": True},
-            "restarts": {"restart_marker_blocks": 1},
-            "restart rows": {"restart_marker_rows": 1, "optimize": True},
             "wide tables": {"qtables": WIDE_TABLES},
         }.items()
     ):
@@ -109,7 +107,10 @@ def variants(sampling, size, seed):
         yield name, pillow(picture(size, seed + turn), sampling, **quality, **options)
     for quality in (5, 50, 100):
         yield f"opencv {quality}", opencv(pixels, sampling, quality)
-    yield "opencv restarts", opencv(pixels, sampling, int(rng.integers(5, 101)), interval=3, optimise=1)
+    row = -(-size[0] // (8 * FACTORS[sampling][0]))  # in units of as many blocks as are coded together
+    for interval, optimise in ((1, 0), (3, 1), (row, 1)):
+        name, quality = f"opencv restarts {interval}", int(rng.integers(5, 101))
+        yield name, opencv(pixels, sampling, quality, interval=interval, optimise=optimise)
     yield "opencv progressive", opencv(pixels, sampling, int(rng.integers(5, 101)), progressive=1)
 
 
