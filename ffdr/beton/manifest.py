@@ -52,8 +52,8 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
             return None
         if is_deep(manifest, _LEVELS):
             raise ValueError(f"its values are nested more than {_LEVELS} deep")
-        if b"\\u" in data:  # halves of characters, which nobody could print or write
-            json.dumps(manifest, ensure_ascii=False).encode()
+        if b"\\u" in data:  # half a character can stand for a byte of a name, and for nothing else
+            json.dumps(manifest, ensure_ascii=False).encode(errors="surrogateescape")
         return manifest
     except FileNotFoundError:
         return None

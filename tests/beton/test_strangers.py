@@ -178,6 +178,12 @@ def test_what_a_manifest_says_is_typed_and_bounded(copy, changes, text):
     assert len(str(refused.value)) < 500 + len(str(copy))
 
 
+def test_a_name_of_bytes_that_are_not_utf8_is_read(copy):
+    good = json.loads(manifest_path(copy).read_text())
+    names = ["caf\udce9", *good["class_names"][1:]]
+    assert ImageBeton.open(written(copy, good | {"class_names": names})).class_names == tuple(names)
+
+
 def test_a_manifest_of_many_values_or_bytes_is_not_parsed(copy, monkeypatch):
     mark = b'{"format": "ffdr images 1", "x": ['
     many = mark + b"[]," * (1 << 20) + b"0]}"
