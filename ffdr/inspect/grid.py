@@ -16,7 +16,7 @@ from ffdr.beton.partial import aside
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton
 from ffdr.pictures import Picture, legible
-from ffdr.text import printable
+from ffdr.text import MOST_SHOWN
 
 if TYPE_CHECKING:
     from ffdr.dataset import ReinforcedDataset
@@ -95,7 +95,7 @@ def _show(axis: Axes, pixels: np.ndarray, title: str) -> None:
 
 def _name(names: tuple[str, ...], number: int) -> str:
     """A class's name, shortened; its number where the teacher knows more classes than the images, or no font has it."""
-    name = printable(names[number].replace("\n", " ")) if number < len(names) else str(number)
+    name = names[number][:MOST_SHOWN].replace("\n", " ") if number < len(names) else str(number)
     if legible(name) != name:
         return f"class {number}"
     return name if _width(name) <= _NAME else _cut(name) + "…"
