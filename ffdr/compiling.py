@@ -36,7 +36,6 @@ _FOLDER = "TORCHINDUCTOR_CACHE_DIR"
 """The variable by which torch.compile is told where to keep what it makes."""
 
 _numbers = itertools.count()
-_for_life: list[tempfile.TemporaryDirectory] = []
 
 
 def train_mode(asked: str, device: torch.device, steps: int) -> str:
@@ -178,7 +177,7 @@ def _keep_in_a_folder() -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        own = _own_folder()
+        own = _own_folder().name
         _tell(
             f"{_FOLDER}: {printable(folder)} can't be written to ({error.strerror or reason(error)}); compiled code is "
             f"kept in {own}, and goes with this process"
@@ -187,11 +186,9 @@ def _keep_in_a_folder() -> None:
     os.environ[_FOLDER] = folder
 
 
-@functools.cache
-def _own_folder() -> str:
-    folder = tempfile.TemporaryDirectory(prefix="torchinductor_", ignore_cleanup_errors=True)
-    _for_life.append(folder)
-    return folder.name
+@functools.cache  # which keeps it to the end of the process
+def _own_folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="torchinductor_", ignore_cleanup_errors=True)
 
 
 def _user() -> str:

@@ -5,6 +5,7 @@ The model is as small as one can be that has statistics and draws random numbers
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,6 @@ from fakes import FakeLoader, same, trainer, weights
 from torch import nn
 
 from ffdr import compiling
-from ffdr.compiling import why_not
 from ffdr.train import student
 from ffdr.train.control import Stopped
 from ffdr.train.run import build_trainer, run
@@ -35,18 +35,40 @@ def tiny(*_):
     )  # fmt: skip
 
 
-@pytest.fixture
-def compiler(monkeypatch, tmp_path_factory):
-    """PyTorch's own, with an empty cache for all tests of this file; counts graphs as ``graphs`` does."""
-    if reason := why_not(torch.device("cpu")):
-        pytest.skip(f"torch.compile does not work here: {reason}")
-    folder = tmp_path_factory.getbasetemp() / "inductor"
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
-    monkeypatch.setattr(student, "build_model", tiny)
-    torch._dynamo.reset()
-    counters = torch._dynamo.utils.counters
-    counters.clear()
-    return lambda: counters["stats"]["unique_graphs"]
+def plan(digits, out):
+    growing = GROWING | {"resolution": 64, "epochs": 5}  # 32, 32, 64, 64 and 64 px
+    more = {"compile": "default", "ema": 0.9, "eval_every": 2, "checkpoint_every": 2, **growing}
+    return student_recipe("erm", digits, "", "", out, val=digits, **more)
+
+
+CHILD = """
+import sys
+sys.path[:0] = {paths!r}
+import test_compiled
+from ffdr import cli, recipe
+from ffdr.train import student
+student.build_model = test_compiled.tiny
+recipe.parse = lambda verb, words: test_compiled.plan({images!r}, words[0])
+sys.exit(cli.main(["train", *sys.argv[1:]]))
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(digits, tmp_path_factory):
+    """The folder, exit status, standard output and error of two runs at once, which compile the same into one cache,
+    empty before; PyTorch's own compiler, or a skip where there is none."""
+    folder = tmp_path_factory.mktemp("compiled")
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "OMP_NUM_THREADS": "1"}
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++"))):
+        pytest.skip("no C++ compiler")
+    command = [sys.executable, "-W", "default", "-c", CHILD.format(paths=paths, images=str(digits))]
+    outs = [folder / name for name in ("left", "right")]
+    children = [
+        subprocess.Popen([*command, str(out)], stdout=-1, stderr=-1, text=True, env=os.environ | cache) for out in outs
+    ]
+    told = [child.communicate() for child in children]
+    return [(out, child.returncode, *texts) for out, child, texts in zip(outs, children, told, strict=True)]
 
 
 class KilledError(BaseException):
@@ -85,21 +107,26 @@ def kill():
     raise KilledError
 
 
-def test_broken_off_runs_end_with_the_same_bits(compiler, digits, tmp_path, capfd):
+def test_compiled_runs_are_silent_and_may_compile_at_once(whole):
+    """PyTorch's compiler has warnings for its developers, and about machines."""
+    for _, status, out, err in whole:
+        assert (status, err) == (0, "")
+        assert [line.split()[0] for line in out.splitlines()[:-1]] == ["epoch"] * 5
+    assert outcome(whole[0][0]) == outcome(whole[1][0])
+
+
+def test_broken_off_runs_end_with_the_same_bits(whole, monkeypatch, digits, tmp_path, capfd):
     """Stopped in the first step of a size, and within an epoch; killed between checkpoints."""
-
-    def plan(name):
-        growing = GROWING | {"resolution": 64, "epochs": 5}  # 32, 32, 64, 64 and 64 px
-        more = {"compile": "default", "ema": 0.9, "eval_every": 2, "checkpoint_every": 2, **growing}
-        return student_recipe("erm", digits, "", "", tmp_path / name, val=digits, **more)
-
-    run(plan("whole"), progress=False)
-    assert compiler() == 2 + 1
+    monkeypatch.setattr(student, "build_model", tiny)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(whole[0][0].parent / "inductor"))
     torch._dynamo.reset()
-    for step, how in ((9, stop), (15, kill), (18, stop)):
-        broken_off(plan("parts"), step, how)
-    run(plan("parts"), progress=False)
-    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    for step, how, graphs in ((9, stop, 3), (15, kill, 4), (18, stop, 6)):  # of views and evaluation, in each process
+        broken_off(plan(digits, tmp_path), step, how)
+        assert counters["stats"]["unique_graphs"] == graphs
+    run(plan(digits, tmp_path), progress=False)
+    assert outcome(tmp_path) == outcome(whole[0][0])
     assert capfd.readouterr().err == ""
 
 
@@ -132,36 +159,3 @@ def test_without_a_compiler_the_run_is_the_plain_one_after_one_line(monkeypatch,
         each.fit()
     assert same(weights(runs[0]), weights(runs[1])) and runs[1].step.compiled == "off"
     assert capfd.readouterr().err == "train.compile: torch.compile can't run this (no compiler); going on without it\n"
-
-
-CHILD = """
-import sys
-sys.path[:0] = {paths!r}
-import test_compiled
-from ffdr.cli import main
-from ffdr.train import student
-student.build_model = test_compiled.tiny
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def test_a_compiled_run_is_silent(compiler, digits, tmp_path):
-    """Two at once, which compile the same; PyTorch's compiler has warnings for its developers, and about machines."""
-    code = CHILD.format(paths=[str(Path(__file__).parent), str(Path(__file__).parents[1])])
-    words = [
-        f"--data.train={digits}", f"--data.val={digits}", "--data.center=1", "--data.workers=1", "--model.name=tiny",
-        "--train.task=erm", "--train.compile=default", "--train.epochs=1", "--train.batch_size=25",
-        "--train.resolution=32", "--train.warmup_epochs=0",
-    ]  # fmt: skip
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-W", "default", "-c", code, "train", *words, f"--train.out={tmp_path / name}"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for name in ("left", "right")
-    ]  # fmt: skip
-    for child in runs:
-        out, err = child.communicate()
-        assert (child.returncode, err) == (0, "")
-        assert out.startswith("epoch 1/1  loss ")
-    assert outcome(tmp_path / "left") == outcome(tmp_path / "right")
