@@ -212,8 +212,8 @@ def test_killed_pack_resumes_with_the_same_bytes(pair, packed, tmp_path, commits
     assert killed.returncode == -signal.SIGKILL
     assert not out.exists()
     assert out.with_name("packed.beton.partial").exists()
-    journal = out.with_name("packed.beton.partial.journal").read_bytes()
-    records = partial._records(journal)
+    with out.with_name("packed.beton.partial.journal").open("rb") as journal:
+        records = list(partial._records(journal))
     assert len(records) == commits
     copied = []
     monkeypatch.setattr(Copy, "_check_source", lambda self, n: copied.append(n))
