@@ -100,9 +100,7 @@ def test_every_set(weights, paths, expected, tmp_path, capsys):
     assert report["missing"] == {}
     assert set(report["sets"]) == set(expected) == {*theirs.SETS, "a_clean", "r_clean"}
     told = [scores for scores in expected.values() if 0 < scores["top1"] < scores.get("top5", 1) < 1]
-    assert len(told) >= 6 and all(0 < scores["top1"] < 1 for scores in expected.values()), (
-        "nothing can be told by these"
-    )
+    assert len(told) >= 6, "there is little that these could tell"
     assert len({round(error, 3) for errors in expected["c"]["errors"].values() for error in errors}) > 2
     gaps = {name: report["sets"][name]["gap"] for name in ("a", "r")}
     same(report["sets"], expected)
