@@ -221,7 +221,7 @@ def test_placed_views_are_resized_then_padded_then_cropped(size, short, pad):
         room_x, room_y = wide.width - side, wide.height - side
         left, top = (0, room_y) if number == 0 else (int(rng.integers(0, room_x + 1)), int(rng.integers(0, room_y + 1)))
         view = center_view(side / short)
-        view["flags"] |= PLACED | (FLIP if number % 2 else 0)
+        view["flags"] |= np.uint8(PLACED | (FLIP if number % 2 else 0))
         view["pad"] = to_fraction(pad, side)
         view["crop_x"], view["crop_y"] = to_fraction(left, max(room_x, 1)), to_fraction(top, max(room_y, 1))
         expected = np.asarray(wide)[top : top + side, left : left + side]
