@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import os
 import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from ffdr.errors import UserError, nearest
+from ffdr.machine import machine_memory
 from ffdr.options.architecture import is_no_option, read_options
 from ffdr.text import byte_size, printable
 
@@ -145,6 +145,6 @@ def _at_most(modules: int) -> Iterator[None]:
 
 def check_memory(size: Size, where: str) -> None:
     """Raise UserError for a model that this machine has no memory for. where: what asks for it."""
-    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    has = machine_memory()
     if size.bytes > has:
         raise UserError(f"{where}: a model of {byte_size(size.bytes)}, but this machine has {byte_size(has)} of memory")

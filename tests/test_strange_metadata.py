@@ -129,6 +129,13 @@ def test_each_ends_an_evaluation_with_one_line_and_status_2(make, tmp_path, digi
     assert line.startswith(f"ffdr eval: {path}: ") and line.isprintable()
 
 
+def test_a_batch_that_no_memory_holds_is_told(tmp_path, digits, monkeypatch, capsys):
+    monkeypatch.setattr("ffdr.evaluate.run.machine_memory", lambda: 1 << 20)
+    path = ours(tmp_path / "m.safetensors")
+    assert main(["eval", f"--checkpoint={path}", f"--data={digits}"]) == 2
+    assert "eval.batch_size: 100 images of 32 px are 1.5 MiB, but this machine has 1.0 MiB" in capsys.readouterr().err
+
+
 def test_what_stands_beside_weights_is_read_as_it_may_be(tmp_path):
     for text in (
         "[" * 99_999,

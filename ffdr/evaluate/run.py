@@ -25,10 +25,11 @@ from ffdr.evaluate.report import Report, as_text, plot, write_csv
 from ffdr.evaluate.robustness import evaluate_corruptions
 from ffdr.evaluate.scoring import Scorer
 from ffdr.evaluate.suite import check_model, plan_suite, run_suite
+from ffdr.machine import machine_memory
 from ffdr.models import ModelInfo, autocast_dtype, best_device, load_model, load_named
 from ffdr.options import EvalOptions, ModelOptions, SuiteOptions
 from ffdr.ranks import Ranks
-from ffdr.text import command, join_list, say, warn
+from ffdr.text import byte_size, command, join_list, say, warn
 from ffdr.timm_names import config_of, eval_size
 
 
@@ -86,6 +87,7 @@ def _evaluator(options: EvalOptions, model_options: ModelOptions, ranks: Ranks, 
             resolution=options.resolution,
             options=model_options.options,
         )
+    _check_batch(min(options.batch_size, max(1, num_images)), info.resolution)
     if ranks.rank == 0 and not info.classes:
         _warn_of_other_view(info)
     return Evaluator(
@@ -99,6 +101,16 @@ def _evaluator(options: EvalOptions, model_options: ModelOptions, ranks: Ranks, 
         progress=ranks.rank == 0,
         compile=options.compile == "on" or (options.compile == "auto" and pays(device, batches)),
     )
+
+
+def _check_batch(images: int, resolution: int) -> None:
+    """Raise UserError for a batch that leaves no memory for what the model makes of it, whoever asks for its size."""
+    size, has = images * resolution**2 * 3 * 5, machine_memory()  # as bytes, and as float32
+    if size > has / 2:
+        raise UserError(
+            f"eval.batch_size: {images} images of {resolution} px are {byte_size(size)}, but this machine has "
+            f"{byte_size(has)} of memory; lower it, or give eval.resolution"
+        )
 
 
 def _warn_of_other_view(info: ModelInfo) -> None:

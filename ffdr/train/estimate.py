@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,6 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ffdr.beton.read import ImageBeton
 from ffdr.loader import ReinforcedLoader
+from ffdr.machine import machine_memory
 from ffdr.models import autocast_dtype
 from ffdr.options import TrainOptions, TrainRecipe
 from ffdr.ranks import Ranks
@@ -150,7 +150,7 @@ def _largest_batch(step: Step, classes: int, side: int, wanted: int) -> int:
     count = min(_FIRST, wanted)
     with _activations(step.model) as held:
         _stepping(step, classes, side, count)()
-    room = _MEMORY * _memory() * count / max(1, sum(held)) if step.device.type == "cpu" else wanted
+    room = _MEMORY * machine_memory() * count / max(1, sum(held)) if step.device.type == "cpu" else wanted
     while count < wanted:
         larger = min(wanted, count * _GROWTH)
         seconds = _timed(_stepping(step, classes, side, count), step.device, calls=1)
@@ -179,14 +179,6 @@ def _activations(model: nn.Module) -> Iterator[list[int]]:
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         yield held
-
-
-def _memory() -> int:
-    """Bytes that this process may have: the machine's, or its control group's."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else ""
-    return min(whole, int(text)) if text.isdecimal() else whole
 
 
 def _stepping(step: Step, classes: int, side: int, count: int) -> Callable[[], object]:

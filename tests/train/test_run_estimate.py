@@ -56,7 +56,7 @@ def test_every_size_is_measured(hasty):
     assert sorted(costs(plan).image) == [32, 64, 96] and costs(plan).read is None
 
 
-@pytest.mark.parametrize("bound", [("_memory", lambda: 1), ("_SECONDS", 0)], ids=lambda bound: bound[0])
+@pytest.mark.parametrize("bound", [("machine_memory", lambda: 1), ("_SECONDS", 0)], ids=lambda bound: bound[0])
 def test_a_batch_is_no_larger_than_memory_and_patience_allow(monkeypatch, hasty, bound):
     monkeypatch.setattr(estimate, *bound)
     assert costs(student_recipe("erm", "", "", "", "run", dry_run=True, batch_size=256)).batch == 4
