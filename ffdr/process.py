@@ -33,11 +33,6 @@ class OneProcess:
         raise TypeError(f"a {self.noun} can't be copied or pickled; {self.instead}")
 
 
-def machine_memory() -> int:
-    """Bytes of memory that this machine has."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 _pool_is_lost = False
 """Whether this process is a fork of one that had OpenMP's threads."""
 

@@ -90,9 +90,11 @@ class _Brief(reprlib.Repr):
     """Python's notation of a value, whatever refers to whatever in it: some entries of some levels, and no number
     whose digits would take long."""
 
-    maxlevel, maxdict, maxother = 3, 4, MOST_SHOWN
-    maxlist = maxtuple = maxset = maxfrozenset = maxdeque = maxarray = 6
-    maxstring = maxlong = MOST_SHOWN
+    def __init__(self) -> None:
+        super().__init__()  # sets limits of its own
+        self.maxlevel, self.maxdict = 3, 4
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdeque = self.maxarray = 6
+        self.maxstring = self.maxother = MOST_SHOWN
 
     def repr_int(self, number: int, level: int) -> str:
         return repr(number) if number.bit_length() <= 256 else f"a number of {number.bit_length():,} bits"

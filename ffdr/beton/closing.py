@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ffdr.beton.read import ImageBeton, ReinforcedBeton, open_both
-from ffdr.text import byte_size, command, ending
+from ffdr.text import byte_size, command, ending, say
 
 _TRAIN = ("train", "")
 """Splits that are learned from; the empty one is a whole folder of images."""
@@ -22,7 +22,7 @@ def announce(
         images, reinforced: betons that the next command is about; with both, they fit together.
         done: which of ``made`` were there already.
     """
-    print(ending([(path, described(path), path in done) for path in made], next_command(images, reinforced)))
+    say(ending([(path, described(path), path in done) for path in made], next_command(images, reinforced)))
 
 
 def described(path: Path) -> str:

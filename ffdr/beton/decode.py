@@ -29,7 +29,8 @@ from ffdr.dct.blocks import Tables, make_tables
 from ffdr.dct.decode import CANVAS_SLACK, decode_packed
 from ffdr.dct.decode import scratch_bytes as packed_scratch_bytes
 from ffdr.errors import UserError
-from ffdr.process import OneProcess, machine_memory
+from ffdr.machine import machine_memory
+from ffdr.process import OneProcess
 from ffdr.text import byte_size
 
 MAX_RESOLUTION = 26_754

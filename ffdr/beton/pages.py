@@ -17,7 +17,7 @@ import numpy as np
 
 from ffdr.beton.read import ImageBeton
 from ffdr.errors import UserError
-from ffdr.process import machine_memory
+from ffdr.machine import machine_memory
 
 READERS = 12
 """Threads that read pages, as many as FFCV has."""

@@ -20,7 +20,6 @@ import json
 import os
 import shutil
 import struct
-import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +30,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ffdr.beton.opening import check_final, check_own, leads_to, open_found, open_kept, open_new
 from ffdr.errors import UserError, WriteError, is_bad_path
+from ffdr.text import warn
 
 if TYPE_CHECKING:
     from ffdr.beton.receipt import Work
@@ -89,7 +89,7 @@ class Partial:
         sources = None if first is None else _sources(first, identity)
         if first is None or sources is None:
             if first is not None:
-                print(f"{self.path}: was made with other options or images; starting afresh", file=sys.stderr)
+                warn(f"{self.path}: was made with other options or images; starting afresh")
             self._begin(identity)
             return
         if self._work is not None:

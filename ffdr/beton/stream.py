@@ -10,7 +10,6 @@ The thread runs FFCV's pipeline, a batch at a time (``ffcv_loader.py``).
 from __future__ import annotations
 
 import atexit
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,6 +28,7 @@ from ffdr.beton.pages import PageCache
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.views import ViewSource
 from ffdr.process import OneProcess, check_pool
+from ffdr.text import warn
 
 Made = TypeVar("Made")
 
@@ -148,7 +148,7 @@ class BatchStream(OneProcess):
             except RuntimeError:
                 if not pinned:
                     raise MemoryError(f"{self.memory_bytes >> 20} MiB for a loader's batches") from None
-                print("loader: its buffers can't be pinned (ulimit -l?); copies to the GPU are slow", file=sys.stderr)
+                warn("loader: its buffers can't be pinned (ulimit -l?); copies to the GPU are slow")
                 pinned = False
                 part = torch.empty(shape, dtype=getattr(torch, kind.name))
             parts.append(part.numpy())

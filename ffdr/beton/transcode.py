@@ -7,7 +7,6 @@ not change, and a reinforcement fits both files.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from ffdr.dct.jpeg_write import write_jpeg
 from ffdr.dct.pack import pack, unpack
 from ffdr.errors import UserError
 from ffdr.options import TranscodeOptions
+from ffdr.text import warn
 
 _LOST = (coefficients.UNSUPPORTED, coefficients.DAMAGED)
 
@@ -76,7 +76,7 @@ class _Transcoder(Growing):
         super().run(progress)
         for way in _LOST:
             if self.how[way]:
-                print(f"{self.out}: {self.how[way]} images encoded anew: {way}", file=sys.stderr)
+                warn(f"{self.out}: {self.how[way]} images encoded anew: {way}")
         return self.out
 
     def work(self) -> Work:

@@ -34,7 +34,7 @@ from ffdr.beton.tables import Tables, read_tables
 from ffdr.dct.pack import unpack
 from ffdr.errors import DamagedError, UserError
 from ffdr.options import VerifyOptions
-from ffdr.text import command
+from ffdr.text import command, say
 
 _CHUNK = 8 << 20
 """Bytes of samples that a thread reads at a time."""
@@ -76,29 +76,29 @@ def verify(options: VerifyOptions, progress: bool = True) -> int:
     try:
         file = _File.open(path, against, options.decode)
     except DamagedError as error:
-        print(error)
+        say(str(error))
         return 1
     findings = sorted(set(file.check(progress)))
     if not findings:
         seconds = time.perf_counter() - start
         size = len(file.tables.memmap)
         then = command("inspect", path)
-        print(f"{path}: intact: {file.contents()}; {size:,} bytes, {_speed(size / seconds)}; next: {then}")
+        say(f"{path}: intact: {file.contents()}; {size:,} bytes, {_speed(size / seconds)}; next: {then}")
         return 0
     foreign = [finding for finding in findings if finding.is_foreign]
     for finding in foreign:
-        print(f"{path}: does not belong to {against.path}: {finding}")
+        say(f"{path}: does not belong to {against.path}: {finding}")
     findings = [finding for finding in findings if not finding.is_foreign]
     if not findings:
         return 1
     samples = {finding.sample for finding in findings if finding.sample >= 0}
     others = sum(finding.sample < 0 for finding in findings)
-    print(f"{path}: damaged: {len(samples):,} of {file.tables.num_samples:,} samples, {others} other places")
+    say(f"{path}: damaged: {len(samples):,} of {file.tables.num_samples:,} samples, {others} other places")
     for finding in findings[:_LISTED]:
-        print(f"  {finding}")
+        say(f"  {finding}")
     if len(findings) > _LISTED:
-        print(f"  and {len(findings) - _LISTED:,} more")
-    print(f"{path}: damaged; make it again, or take a copy that is whole")
+        say(f"  and {len(findings) - _LISTED:,} more")
+    say(f"{path}: damaged; make it again, or take a copy that is whole")
     return 1
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +26,7 @@ from ffdr.beton.receipt import Work
 from ffdr.data import Source, open_source
 from ffdr.errors import UserError
 from ffdr.options import WriteOptions
+from ffdr.text import warn
 
 
 def write_images(options: WriteOptions, progress: bool = True) -> Path:
@@ -76,7 +76,7 @@ class _Writer(Growing):
         """Write what is missing, then finish."""
         super().run(progress)
         if self.skipped:
-            print(f"{self.out}: {len(self.skipped)} images skipped; the manifest lists them", file=sys.stderr)
+            warn(f"{self.out}: {len(self.skipped)} images skipped; the manifest lists them")
         return self.out
 
     def work(self) -> Work:

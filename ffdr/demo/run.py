@@ -23,7 +23,7 @@ from ffdr.inspect.grid import draw_views
 from ffdr.options import DemoOptions, WriteOptions
 from ffdr.reinforce.generate import generate
 from ffdr.text import RCFG as RECIPES
-from ffdr.text import command, join_list
+from ffdr.text import command, join_list, say
 from ffdr.train.run import run as train
 
 RCFG = RECIPES / "digits"
@@ -62,10 +62,10 @@ def run_demo(options: DemoOptions) -> None:
     report.write_table(out / "table.md", runs, lines, measured)
     report.plot(out / "plot.png", runs)
     draw_views(out / "views.png", dataset, RESOLUTION)
-    print((out / "table.md").read_text(encoding="utf-8"))
+    say((out / "table.md").read_text(encoding="utf-8"))
     seconds = time.perf_counter() - start
     then = command("inspect", reinforced, f"--images={betons['small']}")
-    print(f"{out}: summary.json, table.md, plot.png, views.png, made in {seconds:.0f} s; next: {then}")
+    say(f"{out}: summary.json, table.md, plot.png, views.png, made in {seconds:.0f} s; next: {then}")
 
 
 def write_betons(work: Path) -> dict[str, Path]:

@@ -142,7 +142,7 @@ class _Run:
             writer.finish()
         answers = self.labeller.views.answers(self.labeller.teacher, _FIDELITY_VIEWS)
         if progress:
-            print(fidelity.table(answers.together, self.header.topk))
+            say(fidelity.table(answers.together, self.header.topk))
             say(agreement.table(answers))
         agreement.warn(answers)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from ffdr.beton.opening import check_folder, own_folder
 from ffdr.beton.partial import aside
 from ffdr.errors import UserError, is_out_of_memory
 from ffdr.tensors import checked_weights
-from ffdr.text import brief, printable, reason
+from ffdr.text import brief, printable, reason, warn
 from ffdr.torch_files import check_torch_file
 
 _VERSION = 2
@@ -72,7 +71,7 @@ class Checkpoints:
             except UserError as error:
                 if path == paths[0]:
                     raise
-                print(f"{error}; going on from the one before", file=sys.stderr)
+                warn(f"{error}; going on from the one before")
                 continue
             _check(path, state["identity"], identity)
             return state
