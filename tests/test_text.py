@@ -90,7 +90,7 @@ def test_values_of_strangers_are_shown_short_and_soon():
         assert 1 < len(brief(value)) <= 200
     assert brief([1, "a\x1b", None, 2.5]) == r"[1, 'a\x1b', None, 2.5]"
     assert brief({"size": (224, 224)}) == "{'size': (224, 224)}"
-    assert brief("x" * 190) == f"'{'x' * 190}'" and brief([[[[1]]]]) == "[[[...]]]"
+    assert brief("x" * 190) == f"'{'x' * 190}'" and brief([[[[1]]]]) == "[[[[...]]]]"
     assert brief(10**20) == "100000000000000000000" and brief(1 << 300) == "a number of 301 bits"
 
 
