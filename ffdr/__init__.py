@@ -7,7 +7,9 @@ The map, bottom up (arrows between folders point one way):
 - ``data/``      source datasets: digits, image folders, torchvision's
 - ``loader.py``  ``ReinforcedLoader``; ``dataset.py`` ``ReinforcedDataset``; ``protocol.py`` is what training asks of a
   loader
-- ``targets.py`` and ``models.py``: sparse targets; timm models built, saved and loaded
+- ``targets.py`` and ``models.py``: sparse targets; timm models built, saved and loaded; ``model_files.py``,
+  ``torch_files.py``, ``tensors.py`` and ``timm_options.py`` say what weights of strangers may be
+- ``foreign.py`` reads their small files whole
 - ``ranks.py``   the processes that share one run
 - ``reinforce/`` teachers, and making a reinforced beton; ``archive/`` imports and exports the published format
 - ``inspect/``   what a file holds, as text, JSON and picture
