@@ -96,6 +96,7 @@ CRAFTED = {
     "a list for a path": ("base: [[x.yaml]]", "x.yaml: base: ['x.yaml'] is not the path of a recipe"),
     "a mapping for a path": ("base: {x: y}", "x.yaml: base: {'x': 'y'} is not the path of a recipe"),
     "half a character": (r'train: {out: "\ud800"}', r"train.out: '\ud800' has control characters"),
+    "half a character in a path": (r'base: ["\ud800/x.yaml"]', r"base: '\ud800/x.yaml' is not the path of a recipe"),
     "a version of 5,000 digits": (f"%YAML 1.{'1' * 5000}\n--- {{}}", "not YAML: a number that is none"),
     "a null character": (r'train: {out: "a\0b"}', r"train.out: 'a\x00b' has control characters"),
     "a null character in a list": (r'{base: ["a\0b"]}', r"base: 'a\x00b' is not the path of a recipe"),
