@@ -1,7 +1,10 @@
 """Recipes of strangers: crafted ones are refused in one line, at once and within little memory; none runs anything."""
 
+import contextlib
 import os
 import resource
+import threading
+import time
 
 import pytest
 from bounded import bounded
@@ -154,7 +157,33 @@ def test_what_is_no_file_is_no_recipe(place, name, message, tmp_path, capsys, mo
     os.symlink("loop", "loop")
     (tmp_path / "x.yaml").write_text(f"base: {name}")
     line = refused(capsys, "train", "--config-file", name if place == "--config-file" else "x.yaml")
+    if (name, place) == ("pipe", "--config-file"):
+        message = "a recipe is a mapping of sections, but this file holds nothing"
     assert line == f"ffdr train: {name}: {message}"
+
+
+def test_a_recipe_may_come_from_a_pipe_that_the_user_names(tmp_path, capsys):
+    """As from a shell's <(...), but not from one that a recipe or a grid names, and not without end."""
+
+    def piped(text):
+        reader, writer = os.pipe()
+        threading.Thread(target=lambda: (time.sleep(0.1), feed(writer, text)), daemon=True).start()
+        return reader
+
+    def feed(writer, text):
+        with contextlib.suppress(BrokenPipeError), open(writer, "w") as file:
+            file.write(text)
+
+    reader = piped("train: {seed: 5}")
+    assert recipe.parse("train", ["-C", f"/dev/fd/{reader}", *TRAIN]).train.seed == 5
+    os.close(reader)
+    reader = piped("#" * (2 * MOST_BYTES))
+    assert "has more than 256.0 KiB" in refused(capsys, "train", "-C", f"/dev/fd/{reader}")
+    with pytest.raises(UserError, match="not a regular file"):
+        recipe.parse("train", ["-C", f"/dev/fd/{reader}"], files=recipe.Files("train"))
+    (tmp_path / "x.yaml").write_text(f"base: /dev/fd/{reader}")
+    assert "not a regular file" in refused(capsys, "train", "-C", str(tmp_path / "x.yaml"))
+    os.close(reader)
 
 
 def test_a_null_character_on_the_command_line(capsys):
@@ -177,7 +206,9 @@ def test_each_base_is_read_once(tmp_path, monkeypatch):
     fan_out(tmp_path, MOST_LEVELS)
     read = []
     inner = recipe.Reading.mapping
-    monkeypatch.setattr(recipe.Reading, "mapping", lambda self, file: read.append(file) or inner(self, file))
+    monkeypatch.setattr(
+        recipe.Reading, "mapping", lambda self, file, **how: read.append(file) or inner(self, file, **how)
+    )
     with bounded(SECONDS):
         options = recipe.parse("train", ["-C", str(tmp_path / "0.yaml"), *TRAIN])
     assert (options.train.seed, options.train.keep) == (0, 1)
