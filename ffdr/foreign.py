@@ -21,8 +21,10 @@ MOST_LOG_BYTES = 64 << 20
 """Of a run's log, whose lines are read one by one: 100,000 epochs and more."""
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path, or_pipe: bool = False) -> BinaryIO:
     """Open a file to read its bytes.
+
+    or_pipe: whether it may be a pipe, as a shell's ``<(...)`` is; one without a writer is empty.
 
     Raises:
         UserError: it can't be opened, or is a folder, a device, a pipe or a socket.
@@ -31,19 +33,22 @@ def open_regular(path: str | Path) -> BinaryIO:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for its writer
     except (OSError, ValueError) as error:  # ValueError: a null character
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or reason(error)}") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    mode = os.fstat(descriptor).st_mode
+    if or_pipe and stat.S_ISFIFO(mode):
+        os.set_blocking(descriptor, True)
+    elif not stat.S_ISREG(mode):
         os.close(descriptor)
         raise UserError(f"{path}: not a regular file")
     return os.fdopen(descriptor, "rb")
 
 
-def read_bytes(path: str | Path, limit: int = MOST_BYTES) -> bytes:
-    """All bytes of a file, which are ``limit`` at most.
+def read_bytes(path: str | Path, limit: int = MOST_BYTES, or_pipe: bool = False) -> bytes:
+    """All bytes of a file, which are ``limit`` at most. or_pipe: see ``open_regular``.
 
     Raises:
         UserError: as ``open_regular``; a larger file; one that can't be read.
     """
-    with open_regular(path) as file:
+    with open_regular(path, or_pipe) as file:
         try:
             data = file.read(limit + 1)
         except OSError as error:
@@ -53,14 +58,14 @@ def read_bytes(path: str | Path, limit: int = MOST_BYTES) -> bytes:
     return data
 
 
-def read_text(path: str | Path, limit: int = MOST_BYTES) -> str:
-    """The text of a file in UTF-8, of ``limit`` bytes at most.
+def read_text(path: str | Path, limit: int = MOST_BYTES, or_pipe: bool = False) -> str:
+    """The text of a file in UTF-8, of ``limit`` bytes at most. or_pipe: see ``open_regular``.
 
     Raises:
         UserError: as ``read_bytes``; bytes that are not UTF-8.
     """
     try:
-        return read_bytes(path, limit).decode("utf-8")
+        return read_bytes(path, limit, or_pipe).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not text in UTF-8 (byte {error.start})") from None
 

@@ -134,7 +134,7 @@ def parse(verb: str, arguments: Sequence[str], also: Sequence[tuple[str, Any]] =
     recipe_class = RECIPES[verb]
     known = _known_keys(recipe_class)
     paths, flags = _split(arguments, verb, known)
-    files = files or Files(verb)
+    files = files or Files(verb, or_pipes=True)
     settings: Settings = {}
     for path in paths:
         settings |= files.settings(_path(path, "--config-file"))
@@ -201,8 +201,9 @@ def _split(arguments: Sequence[str], verb: str, known: dict[str, Field]) -> tupl
 class Files:
     """The recipe files of one verb: each is read once, and all of them within the limits of one recipe."""
 
-    def __init__(self, verb: str) -> None:
-        self._verb = verb
+    def __init__(self, verb: str, or_pipes: bool = False) -> None:
+        """or_pipes: whether those that are no bases may be pipes, such as a shell's ``<(...)``."""
+        self._verb, self._or_pipes = verb, or_pipes
         self._known = _known_keys(RECIPES[verb])
         self._reading = Reading()
         self._read: dict[str, Settings] = {}
@@ -223,7 +224,7 @@ class Files:
         return self._read[place]
 
     def _settings(self, file: Path, above: tuple[str, ...]) -> Settings:
-        content = self._reading.mapping(file)
+        content = self._reading.mapping(file, or_pipe=self._or_pipes and len(above) == 1)
         bases = content.pop("base", [])
         found: Settings = {}
         for base in bases if isinstance(bases, list) else [] if _is_null(bases) else [bases]:

@@ -67,8 +67,8 @@ class Reading:
     def __init__(self) -> None:
         self._files = self._bytes = self._values = 0
 
-    def mapping(self, file: Path) -> dict[Text, Any]:
-        """The mapping that a file holds, of ``Text``, lists and mappings.
+    def mapping(self, file: Path, or_pipe: bool = False) -> dict[Text, Any]:
+        """The mapping that a file holds, of ``Text``, lists and mappings. or_pipe: see ``foreign.open_regular``.
 
         Raises:
             UserError: a file that can't be read, is not YAML, or holds anything else; a key that stands twice; more
@@ -77,7 +77,7 @@ class Reading:
         self._files += 1
         if self._files > MOST_FILES:
             raise UserError(f"{file}: more than {MOST_FILES:,} files, the most that are read of one recipe")
-        text = read_text(file, MOST_BYTES)
+        text = read_text(file, MOST_BYTES, or_pipe)
         self._bytes += len(text.encode())
         if self._bytes > MOST_BYTES:
             most = byte_size(MOST_BYTES)

@@ -14,20 +14,28 @@ class TooSlow(BaseException):
     """Not an Exception, so that no code under test takes it for a mistake in its input."""
 
 
+_PATIENCE = 20
+"""How much longer than it computes something may take, on a machine however busy. What waits for ever is ended, too."""
+
+
 @contextmanager
 def bounded(seconds: float) -> Iterator[None]:
-    """End what takes longer, of Python's work and of C code that looks for signals, with ``TooSlow``."""
+    """End what takes more of the processors' time, of Python's work and of C code that looks for signals, with
+    ``TooSlow``."""
 
     def stop(number: int, frame: object) -> NoReturn:
         raise TooSlow(f"took more than {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    timers = ((signal.ITIMER_PROF, signal.SIGPROF, seconds), (signal.ITIMER_REAL, signal.SIGALRM, _PATIENCE * seconds))
+    before = [signal.signal(number, stop) for _, number, _ in timers]
+    for timer, _, after in timers:
+        signal.setitimer(timer, after)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for (timer, number, _), handler in zip(timers, before, strict=True):
+            signal.setitimer(timer, 0)
+            signal.signal(number, handler)
 
 
 @contextmanager

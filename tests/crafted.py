@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import struct
 import time
 import zipfile
 
@@ -99,6 +100,50 @@ def tuple_bomb(depth=60):
     """A pickle of a dictionary whose key is a tuple of twice the same tuple, and so on: its hash visits 2^depth."""
     steps = b"".join(b"q%ch%c\x86" % (i, i) for i in range(depth))
     return b"\x80\x02}" + b")" + steps + b"K\x01s."
+
+
+def keys_of_one_hash(count=20_000):
+    """A pickle of a dictionary whose keys are 2^61 - 1 times so much, which all have the hash 0."""
+    keys = b"".join(b"\x8a\x0a" + (k * (2**61 - 1)).to_bytes(10, "little") + b"N" for k in range(1, count))
+    return b"\x80\x02}(" + keys + b"u."
+
+
+def copies(made, count=5000, size=20_000):
+    """A pickle that hands a list or a dictionary on ``count`` times, each time to be copied. made: what takes it."""
+    numbers = [b"M" + struct.pack("<H", number) for number in range(size)]
+    called, bag, step = {
+        "sets": (b"c__builtin__\nset\n", b"](" + b"".join(numbers) + b"e", b"h\0h\1\x85R"),
+        "states": (b"ccollections\nOrderedDict\n", b"}(" + b"N".join(numbers) + b"Nu", b"h\0)Rh\1b"),
+        "texts": (b"c_codecs\nencode\n", b"X" + struct.pack("<I", size) + b"x" * size, b"h\0h\1X\6\0\0\0latin1\x86R"),
+    }[made]
+    return b"\x80\x02" + called + b"q\0" + bag + b"q\1](" + step * count + b"e."
+
+
+def encrypted(path):
+    """A zip whose records say that they are encrypted."""
+    content = bytearray(zip_of(path).read_bytes())
+    for signature, flags in ((b"PK\1\2", 8), (b"PK\3\4", 6)):
+        at = content.find(signature)
+        while at >= 0:
+            content[at + flags] |= 1
+            at = content.find(signature, at + 1)
+    path.write_bytes(content)
+    return path
+
+
+def with_two_directories(path, pickled):
+    """A zip that has another pickle for those who look for the directory where it is said to be than for those who look
+    right before the end."""
+    other, shown = zip_of(path, pickled).read_bytes(), zip_of(path).read_bytes()
+    length, begin = struct.unpack("<2I", other[-10:-2])
+    own = struct.unpack("<I", shown[-6:-2])[0]
+    directory = bytearray(shown[own : own + length])
+    at = 0
+    while at < length:
+        directory[at + 42 : at + 46] = struct.pack("<I", struct.unpack_from("<I", directory, at + 42)[0] + begin - own)
+        at += 46 + sum(struct.unpack_from("<3H", directory, at + 28))
+    path.write_bytes(other[: begin + length] + shown[:own] + directory + shown[-22:-6] + other[-6:])
+    return path
 
 
 def hex_bomb(times=40):

@@ -34,6 +34,32 @@ def picture(seed, width=83, height=61):
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
+def segment(marker, body):
+    """A marker segment of a JPEG."""
+    return bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2, "big") + bytes(body)
+
+
+def costly_scans(side, count):
+    """A progressive JPEG of side × side grey pixels whose scans but the first take a few bytes each."""
+    blocks = (side // 8) ** 2
+    runs = (
+        "".join("0" + "1" * 14 for _ in range(blocks // 32767))
+        + "0"
+        + f"{max(blocks % 32767, 1 << 14) - (1 << 14):014b}"
+    )
+    runs += "1" * (-len(runs) % 8)
+    skip = int(runs, 2).to_bytes(len(runs) // 8, "big").replace(b"\xff", b"\xff\0")
+    code = [1] + [0] * 15
+    size = side.to_bytes(2, "big")
+    bits = [(at, 0 if low == 13 else low + 1, low) for low in range(13, -1, -1) for at in range(1, 64)][: count - 1]
+    return b"".join((
+        b"\xff\xd8", segment(0xDB, [0] + [1] * 64), segment(0xC2, [8, *size, *size, 1, 1, 0x11, 0]),
+        segment(0xC4, [0, *code, 0]), segment(0xC4, [0x10, *code, 0xE0]),
+        segment(0xDA, [1, 1, 0, 0, 0, 0]), bytes(blocks // 8),
+        *(segment(0xDA, [1, 1, 0, at, at, high << 4 | low]) + skip for at, high, low in bits), b"\xff\xd9",
+    ))  # fmt: skip
+
+
 def jpeg_440(pixels, quality=90):
     """A JPEG that packed coefficients can't hold: Cb and Cr halved in height alone."""
     options = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440]

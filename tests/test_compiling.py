@@ -174,8 +174,9 @@ def unprepared(monkeypatch):
     """As in a process that has compiled nothing yet."""
     for function in (compiling.prepare, compiling._own_folder, compiling._tell):
         function.cache_clear()
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    monkeypatch.delenv("TORCH_LOGS", raising=False)
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TORCH_LOGS"):
+        monkeypatch.setenv(name, "")  # so that what is set meanwhile goes, too
+        monkeypatch.delenv(name)
     yield
     compiling.prepare.cache_clear()
 

@@ -1,7 +1,10 @@
 """Recipes of strangers: crafted ones are refused in one line, at once and within little memory; none runs anything."""
 
+import contextlib
 import os
 import resource
+import threading
+import time
 
 import pytest
 from bounded import bounded
@@ -96,6 +99,7 @@ CRAFTED = {
     "a list for a path": ("base: [[x.yaml]]", "x.yaml: base: ['x.yaml'] is not the path of a recipe"),
     "a mapping for a path": ("base: {x: y}", "x.yaml: base: {'x': 'y'} is not the path of a recipe"),
     "half a character": (r'train: {out: "\ud800"}', r"train.out: '\ud800' has control characters"),
+    "half a character in a path": (r'base: ["\ud800/x.yaml"]', r"base: '\ud800/x.yaml' is not the path of a recipe"),
     "a version of 5,000 digits": (f"%YAML 1.{'1' * 5000}\n--- {{}}", "not YAML: a number that is none"),
     "a null character": (r'train: {out: "a\0b"}', r"train.out: 'a\x00b' has control characters"),
     "a null character in a list": (r'{base: ["a\0b"]}', r"base: 'a\x00b' is not the path of a recipe"),
@@ -153,7 +157,33 @@ def test_what_is_no_file_is_no_recipe(place, name, message, tmp_path, capsys, mo
     os.symlink("loop", "loop")
     (tmp_path / "x.yaml").write_text(f"base: {name}")
     line = refused(capsys, "train", "--config-file", name if place == "--config-file" else "x.yaml")
+    if (name, place) == ("pipe", "--config-file"):
+        message = "a recipe is a mapping of sections, but this file holds nothing"
     assert line == f"ffdr train: {name}: {message}"
+
+
+def test_a_recipe_may_come_from_a_pipe_that_the_user_names(tmp_path, capsys):
+    """As from a shell's <(...), but not from one that a recipe or a grid names, and not without end."""
+
+    def piped(text):
+        reader, writer = os.pipe()
+        threading.Thread(target=lambda: (time.sleep(0.1), feed(writer, text)), daemon=True).start()
+        return reader
+
+    def feed(writer, text):
+        with contextlib.suppress(BrokenPipeError), open(writer, "w") as file:
+            file.write(text)
+
+    reader = piped("train: {seed: 5}")
+    assert recipe.parse("train", ["-C", f"/dev/fd/{reader}", *TRAIN]).train.seed == 5
+    os.close(reader)
+    reader = piped("#" * (2 * MOST_BYTES))
+    assert "has more than 256.0 KiB" in refused(capsys, "train", "-C", f"/dev/fd/{reader}")
+    with pytest.raises(UserError, match="not a regular file"):
+        recipe.parse("train", ["-C", f"/dev/fd/{reader}"], files=recipe.Files("train"))
+    (tmp_path / "x.yaml").write_text(f"base: /dev/fd/{reader}")
+    assert "not a regular file" in refused(capsys, "train", "-C", str(tmp_path / "x.yaml"))
+    os.close(reader)
 
 
 def test_a_null_character_on_the_command_line(capsys):
@@ -176,7 +206,9 @@ def test_each_base_is_read_once(tmp_path, monkeypatch):
     fan_out(tmp_path, MOST_LEVELS)
     read = []
     inner = recipe.Reading.mapping
-    monkeypatch.setattr(recipe.Reading, "mapping", lambda self, file: read.append(file) or inner(self, file))
+    monkeypatch.setattr(
+        recipe.Reading, "mapping", lambda self, file, **how: read.append(file) or inner(self, file, **how)
+    )
     with bounded(SECONDS):
         options = recipe.parse("train", ["-C", str(tmp_path / "0.yaml"), *TRAIN])
     assert (options.train.seed, options.train.keep) == (0, 1)

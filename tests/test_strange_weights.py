@@ -8,7 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from crafted import CLASSES, NAME, Payload, hex_bomb, ours, refused, resized, tuple_bomb, weights, zip_of
+from crafted import (
+    CLASSES,
+    NAME,
+    Payload,
+    copies,
+    encrypted,
+    hex_bomb,
+    keys_of_one_hash,
+    ours,
+    refused,
+    resized,
+    tuple_bomb,
+    weights,
+    with_two_directories,
+    zip_of,
+)
 
 from ffdr.model_files import read_info, read_weights
 from ffdr.models import load_model, load_named
@@ -106,8 +121,25 @@ ZIPS = {
     "no record": (lambda p: zip_of(p, lambda x: x.replace(b"X\1\0\0\x000", b"X\1\0\0\x007")), "no such record"),
     "expanded": (lambda p: zip_of(p, resized(16, 10**9, 0)), "has 3.7 GiB by its shape, but less is stored"),
     "tuples": (lambda p: zip_of(p, tuple_bomb()), "a tuple of more than 2,000 values"),
-    "codecs": (lambda p: zip_of(p, hex_bomb()), r"it names _codecs\.encode, which weights have no need of"),
+    "codecs": (lambda p: zip_of(p, hex_bomb()), "it encodes something else than bytes"),
     "zeros": (lambda p: zip_of(p, b"\x80\2}X\1\0\0\0wc__builtin__\nbytearray\n\x8a\5\0\0\0\0\1\x85Rs."), "bytearray"),
+    "keys": (lambda p: zip_of(p, keys_of_one_hash()), "more than 2,000 keys that are no texts and no small numbers"),
+    "keys of sets": (
+        lambda p: zip_of(p, keys_of_one_hash().replace(b"}(", b"c__builtin__\nset\n](").replace(b"u.", b"e\x85R.")),
+        "more than 2,000 keys",
+    ),
+    "sets": (lambda p: zip_of(p, copies("sets")), "gives more than 1,000,000 values to what it calls"),
+    "states": (lambda p: zip_of(p, copies("states")), "gives more than 1,000,000 values to what it calls"),
+    "texts": (lambda p: zip_of(p, copies("texts")), "gives more than 1,000,000 values to what it calls"),
+    "beyond": (lambda p: zip_of(p, resized(16, 17)), "a tensor that is not within its storage"),
+    "by the way": (
+        lambda p: zip_of(
+            p, b"\x80\2ctorch._tensor\n_rebuild_from_type_v2\n(ctorch\nFloatStorage\nN\x8a\5\0\0\0\0\1\x85tR."
+        ),
+        r"it calls torch FloatStorage",
+    ),
+    "encrypted": (encrypted, "its zip is encrypted"),
+    "two directories": (lambda p: with_two_directories(p, hex_bomb(26)), "directory of its zip is not where it says"),
     "payload": (lambda p: (torch.save({"w": Payload()}, p), p)[1], r"it names posix\.mkdir"),
     "steps": (lambda p: zip_of(p, b"\x80\2" + b"]" * 1_000_001), "more than 1,000,000 instructions"),
     "cut pickle": (lambda p: zip_of(p, b"\x80\2}"), "cut off"),
@@ -151,6 +183,9 @@ def test_earlier_files_of_torch_that_lie(tmp_path):
     assert b"cpuq\x06K\x10" in whole
     (tmp_path / "m.pt").write_bytes(whole.replace(b"cpuq\x06K\x10", b"cpuq\x06J\0\0\0\x7f"))
     refused(read_weights, tmp_path / "m.pt", match="its storages have 8,522,825,728 bytes by the pickle, the file")
+    assert whole.count(b"K\0K\x10\x85") == 1
+    (tmp_path / "m.pt").write_bytes(whole.replace(b"K\0K\x10\x85", b"K\0J\0\0\0\x7f\x85"))
+    refused(read_weights, tmp_path / "m.pt", match="it has a tensor that is not within its storage")
     (tmp_path / "m.pt").write_bytes(whole[:-200])
     refused(read_weights, tmp_path / "m.pt", match="no weights could be read")
 
@@ -164,7 +199,8 @@ def test_honest_files_of_torch_are_read_as_before(tmp_path):
                        for key, value in state.items()},
         "args": argparse.Namespace(lr=0.1, betas=(0.9, 0.999), names=["a"] * 3000),
         "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "epoch": 3, "size": torch.Size([1]),
-        "kind": torch.float16, "set": {1, 2}, "big": 2**70, "none": None, "half": torch.ones(3).half(),
+        "kind": torch.float16, "set": {1, 2}, "big": 2**70, "bytes": b"a\xff", "none": None,
+        "half": torch.ones(3).half(),
         "shared": [state["fc.bias"], state["fc.bias"].view(2, 5)],
     }  # fmt: skip
     for content in (state, wrapped):

@@ -107,8 +107,7 @@ class Archive:
                 if len(data) < rest:
                     raise EOFError
                 yield File(index, lambda data=data, size=size: data[:size])
-            while stream.read(1 << 20):
-                pass  # to the end, where a gzip file has its checksum
+            stream.finish()
 
     def _parse(self, header: bytes) -> tuple[str, bytes, int]:
         """Name, type flag and size of a tar header, whose checksum must be right."""
@@ -148,9 +147,10 @@ class _TarStream:
     def __init__(self, path: Path) -> None:
         self._path, self._count = path, 0
         self._file = open_regular(path)
-        zipped = self._file.read(2) == b"\x1f\x8b"
+        self._is_zipped = self._file.read(2) == b"\x1f\x8b"
+        self._size = self._file.seek(0, os.SEEK_END)
         self._file.seek(0)
-        self._unzipped = gzip.GzipFile(fileobj=self._file) if zipped else self._file
+        self._unzipped = gzip.GzipFile(fileobj=self._file) if self._is_zipped else self._file
 
     def __enter__(self) -> _TarStream:
         return self
@@ -169,11 +169,21 @@ class _TarStream:
         return data
 
     def skip(self, size: int) -> None:
+        """Go past bytes that are of no interest. Raises EOFError where there are fewer."""
+        if not self._is_zipped:  # a file of holes takes no time then, however large it is
+            if self._file.seek(size, os.SEEK_CUR) > self._size:
+                raise EOFError
+            return
         while size > 0:
             read = len(self.read(min(size, 1 << 20)))
             if not read:
                 raise EOFError
             size -= read
+
+    def finish(self) -> None:
+        """Read on to the end, where a gzip file has its checksum."""
+        while self._is_zipped and self.read(1 << 20):
+            pass
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -20,6 +20,12 @@ _STATING, _STATS_AT_ONCE = 16, 4096
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
 """What a file may hold, whatever its name says. Pillow knows many more, some of which run programs, or ran off their
 buffers in versions that are admitted."""
+_WITH_SCANS = ("JPEG", "MPO")
+_SOS = b"\xff\xda"
+_MOST_SEARCHED = 1 << 28
+"""Bytes of a JPEG that are looked through."""
+_USUAL_SCANS = 16
+"""A JPEG of more is looked at closer: encoders that look for the best scans make no more."""
 
 
 class Source(Protocol):
@@ -126,9 +132,25 @@ def read_rgb(path: Path, origin: str) -> Image.Image:
     """
     try:
         with path.open("rb") as file:
-            return to_rgb(Image.open(file, formats=_FORMATS))
+            image = Image.open(file, formats=_FORMATS)
+            if image.format in _WITH_SCANS:
+                _check_scans(file, image)
+            return to_rgb(image)
     except Exception as error:  # Pillow's decoders raise many kinds; all mean that the image can't be read
         raise ReadError(origin, tell(error, path), str(path)) from error
+
+
+def _check_scans(file: BinaryIO, image: Image.Image) -> None:
+    """Raise ValueError for a JPEG of scan upon scan, over which Pillow would sit for minutes."""
+    at = file.tell()
+    file.seek(0)
+    data = file.read(_MOST_SEARCHED)
+    file.seek(at)
+    if data.count(_SOS) > _USUAL_SCANS:
+        from ffdr.dct.markers import has_wasteful_scans  # imports Numba, which few images need
+
+        if has_wasteful_scans(np.frombuffer(data, np.uint8), image.width * image.height):
+            raise ValueError("more scans than its bytes and its pixels explain")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -16,6 +16,7 @@ from ffdr.errors import UserError, is_out_of_memory
 from ffdr.tensors import checked_weights
 from ffdr.text import brief, printable, reason, warn
 from ffdr.torch_files import check_torch_file
+from ffdr.train.report import is_record
 
 _VERSION = 2
 _KEYS = (
@@ -103,6 +104,8 @@ def _read(path: Path) -> dict[str, Any]:
     for key, kinds in _KINDS.items():
         if type(state[key]) not in kinds or (kinds is _COUNT and state[key] < 0):
             raise UserError(f"{path}: {key} is {brief(state[key], 80)}, as no run writes it; {_REMEDY}")
+    if state["record"] and not is_record(state["record"]):
+        raise UserError(f"{path}: record is {brief(state['record'], 80)}, as no run writes it; {_REMEDY}")
     for key in ("model", "ema"):
         if state[key]:
             checked_weights(path, state[key])

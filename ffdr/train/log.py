@@ -18,7 +18,7 @@ from ffdr.beton.partial import told, write_aside
 from ffdr.errors import UserError
 from ffdr.foreign import MOST_LOG_BYTES, read_bytes
 from ffdr.text import readable
-from ffdr.train.report import write_report
+from ffdr.train.report import is_record, write_report
 
 
 class JsonLog:
@@ -61,7 +61,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("epoch"), int) else None
+    return record if is_record(record, whole=False) else None
 
 
 class RunLog(JsonLog):

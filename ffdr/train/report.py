@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,8 +26,26 @@ _ROWS = 20
 """Epochs that the table shows at most, evenly spaced; the plot shows all."""
 
 
+_ALWAYS = ("step", "train_loss", "images_per_second", "data_wait", "seconds")
+_MOST = 10**15
+"""No number of a record is larger, but for an infinite loss."""
+
+
+def is_record(value: Any, whole: bool = True) -> bool:
+    """Whether it is what a run logs of an epoch: numbers by name. whole: with all that a report needs."""
+    if not isinstance(value, dict) or type(value.get("epoch")) is not int or not all(map(_is_figure, value.values())):
+        return False
+    return not whole or (value.keys() >= {*_ALWAYS} and type(value["step"]) is int)
+
+
+def _is_figure(value: Any) -> bool:
+    """A run that diverged logs NaN and infinities."""
+    return type(value) in (int, float) and not _MOST <= abs(value) < math.inf
+
+
 def write_report(folder: Path, title: str, records: list[Record]) -> None:
     """Write ``report.md`` and ``report.png`` beside the log; nothing for a run without epochs."""
+    records = [record for record in records if is_record(record)]
     if not records:
         return
     write_aside(folder / "report.md", _markdown(title, records))
@@ -48,7 +67,7 @@ def _markdown(title: str, records: list[Record]) -> str:
 
 
 def _summary(records: list[Record]) -> list[str]:
-    seconds = sum(record["seconds"] for record in records)
+    seconds = sum(record["seconds"] for record in records) or math.nan
     images = sum(record["seconds"] * record["images_per_second"] for record in records)
     waited = sum(record["seconds"] * record["data_wait"] for record in records)
     lines = [

@@ -70,8 +70,7 @@ def test_a_text_is_filled_in_and_not_formatted(tmp_path):
 
 def test_long_texts_do_not_add_up_over_many_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "_MOST_TEXT", 1 << 21)
-    parts = [f"{name}=x" + "y" * 9900 for name in "abcdefgh"]
-    settings = SETTINGS | {"model.options": parts}
+    settings = SETTINGS | {"data.val": "y" * 9900}
     options = options_of(tmp_path, settings=settings, axes={"train.seed": [*range(10_000)]})
     refused(options, "recipes of all runs have more than 2,097,152 characters")
 
@@ -81,7 +80,9 @@ def test_recipes_that_runs_share_are_read_once(tmp_path, monkeypatch):
     (tmp_path / "x.yaml").write_text("base: base.yaml")
     read = []
     inner = recipe.Reading.mapping
-    monkeypatch.setattr(recipe.Reading, "mapping", lambda self, file: read.append(file.name) or inner(self, file))
+    monkeypatch.setattr(
+        recipe.Reading, "mapping", lambda self, file, **how: read.append(file.name) or inner(self, file, **how)
+    )
     settings = SETTINGS | {"config-file": str(tmp_path / "x.yaml")}
     cells = Grid.from_options(options_of(tmp_path, settings=settings, axes={"train.seed": [*range(20)]})).cells
     assert len(cells) == 20 and {cell.recipe.train.epochs for cell in cells} == {3}

@@ -223,6 +223,25 @@ def test_no_archive_that_never_ends_is_read(small, tmp_path):
         run(small, tmp_path / "out.beton", folder)
 
 
+def test_holes_of_a_tar_file_are_not_read(small, tmp_path):
+    """Sparse files, of a terabyte each and a kilobyte on the disk."""
+    for number, names in enumerate(((), ("readme",) * 100)):
+        path = tmp_path / f"{number}.tar"
+        with path.open("wb") as file:
+            for name in names:
+                info = tarfile.TarInfo(name)
+                info.size = (8 << 30) - 512
+                file.write(info.tobuf(tarfile.USTAR_FORMAT))
+                file.seek(info.size, os.SEEK_CUR)
+            file.truncate(1 << 40)
+        with bounded(seconds=5), pytest.raises(UserError, match=r"holds no entry such as 0\.pth\.tar"):
+            run(small, tmp_path / "out.beton", path)
+    with path.open("r+b") as file:
+        file.truncate((8 << 30) - 512)
+    with bounded(seconds=5), pytest.raises(UserError, match="cut off or damaged"):
+        run(small, tmp_path / "out.beton", path)
+
+
 def test_tar_files_that_grow_are_refused(small, tmp_path):
     """Zeros by the gigabyte; headers of names and attributes that are longer than any; sparse files of terabytes; a
     million files."""

@@ -16,6 +16,7 @@ import mutations
 import numpy as np
 import pytest
 from betons import put
+from jpegs import segment
 from mutations import N
 
 from ffdr.augment.policy import Policy
@@ -31,11 +32,6 @@ from ffdr.beton.tables import read_tables
 from ffdr.beton.write import write_images
 from ffdr.errors import UserError
 from ffdr.options import PackOptions, WriteOptions
-
-
-def segment(marker, body):
-    """A marker segment of a JPEG."""
-    return bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2, "big") + bytes(body)
 
 
 def many_scans(count):

@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from betons import PLAIN
-from jpegs import picture, rewrite
+from jpegs import costly_scans, picture, rewrite
 from packed import make_packed
 from PIL import Image
-from test_hostile import many_scans, segment
+from test_hostile import many_scans
 
 from ffdr.beton import decode, layout, manifest, tables, verify
 from ffdr.beton.coefficients import from_jpeg
@@ -93,27 +93,6 @@ def test_images_larger_than_the_memory_are_refused_before_memory_is_taken(photos
     with pytest.raises(UserError, match=r"60000×60000 pixels: .* in 8 threads needs 8\d\.\d GiB .* has 64\.0 GiB"):
         Replayer(large, 32, threads=8)
     Replayer(images, 32, threads=2)
-
-
-def costly_scans(side, count):
-    """A progressive JPEG of side × side grey pixels whose scans but the first take a few bytes each."""
-    blocks = (side // 8) ** 2
-    runs = (
-        "".join("0" + "1" * 14 for _ in range(blocks // 32767))
-        + "0"
-        + f"{max(blocks % 32767, 1 << 14) - (1 << 14):014b}"
-    )
-    runs += "1" * (-len(runs) % 8)
-    skip = int(runs, 2).to_bytes(len(runs) // 8, "big").replace(b"\xff", b"\xff\0")
-    code = [1] + [0] * 15
-    size = side.to_bytes(2, "big")
-    bits = [(at, 0 if low == 13 else low + 1, low) for low in range(13, -1, -1) for at in range(1, 64)][: count - 1]
-    return b"".join((
-        b"\xff\xd8", segment(0xDB, [0] + [1] * 64), segment(0xC2, [8, *size, *size, 1, 1, 0x11, 0]),
-        segment(0xC4, [0, *code, 0]), segment(0xC4, [0x10, *code, 0xE0]),
-        segment(0xDA, [1, 1, 0, 0, 0, 0]), bytes(blocks // 8),
-        *(segment(0xDA, [1, 1, 0, at, at, high << 4 | low]) + skip for at, high, low in bits), b"\xff\xd9",
-    ))  # fmt: skip
 
 
 def test_scans_that_cost_far_more_than_their_bytes_are_refused():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jpegs import costly_scans
 from PIL import Image
 
 from ffdr.data import ReadError, open_source
@@ -185,6 +186,17 @@ def test_unreadable_images_name_path_and_cause(tmp_path):
     (tmp_path / "a" / "2.png").unlink()
     with pytest.raises(ReadError, match="No such file"):
         source.read(2)
+
+
+def test_a_jpeg_of_scan_upon_scan_is_refused(tmp_path):
+    """22 KB of them held Pillow for ten seconds, a megabyte for minutes."""
+    (tmp_path / "a").mkdir()
+    for i, scans in enumerate((30, 450)):
+        (tmp_path / "a" / f"{i}.jpg").write_bytes(costly_scans(1024, scans))
+    source = open_source("imagefolder", str(tmp_path), "")
+    assert source.read(0).size == (1024, 1024)
+    with pytest.raises(ReadError, match="more scans than its bytes and its pixels explain"):
+        source.read(1)
 
 
 def test_digits_splits_never_change():

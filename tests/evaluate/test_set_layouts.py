@@ -6,11 +6,11 @@ import shutil
 
 import imagenet_sets as sets
 import pytest
+from bounded import bounded
 from PIL import Image
 
 from ffdr import cli
 from ffdr.evaluate import run as module
-from tests.bounded import bounded
 
 FIRST, SECOND = sets.SYNSETS[sets.VAL[0]], sets.SYNSETS[sets.VAL[1]]
 FREE = sets.SYNSETS[5]

@@ -1,5 +1,6 @@
 """Checkpoints of strangers in the folder of a run, and given as weights: one line each, quickly."""
 
+import math
 import os
 import time
 from dataclasses import replace
@@ -14,6 +15,7 @@ from ffdr.errors import UserError
 from ffdr.model_files import read_info
 from ffdr.models import load_model
 from ffdr.train.checkpoint import Checkpoints
+from ffdr.train.log import RunLog
 from ffdr.train.run import run
 
 
@@ -44,6 +46,9 @@ def folder_of(trained, tmp_path):
     return make
 
 
+RECORD = {
+    "epoch": 1, "step": 5, "train_loss": 1.0, "seconds": 2.0, "images_per_second": 9.0, "data_wait": 0.1,
+}  # fmt: skip
 IDENTITIES = {
     "resolution": {"train.resolution": 60000},
     "resolution text": {"train.resolution": "32"},
@@ -95,7 +100,10 @@ RESUMED = {
     "step": ({"step": -1}, "step is -1, as no run writes it"),
     "epoch": ({"epoch": 1.5}, r"epoch is 1\.5, as no run writes it"),
     "rng": ({"rng": {}}, "rng is {}, as no run writes it"),
-    "record": ({"record": {"loss": list_bomb()}}, "more than numbers, texts and tensors"),
+    "record": ({"record": {"loss": list_bomb()}}, "record is .* as no run writes it"),
+    "record's loss": ({"record": RECORD | {"train_loss": "x"}}, "record is .* as no run writes it"),
+    "record's epoch": ({"record": RECORD | {"epoch": 10**400}}, "record is .* as no run writes it"),
+    "half a record": ({"record": {"epoch": 1}}, "record is .* as no run writes it"),
     "optimizer": ({"optimizer": {"state": list_bomb(), "param_groups": []}}, "more than numbers, texts and tensors"),
     "loader": ({"loader": {}}, "fits no such run|loader state"),
     "totals": ({"totals": {}}, "fits no such run"),
@@ -149,3 +157,24 @@ def test_a_bomb_ends_an_evaluation_with_one_line(state, folder_of, digits, capsy
     assert time.monotonic() - start < 15
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"ffdr eval: {path}: ") and len(line) < 800
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"train_loss": math.nan}, {"train_loss": math.inf}, {"seconds": 0}, {"val_top1": math.nan}, {"epoch": 10**400},
+     {"epoch": True}, {"train_loss": 10**400}, {"val_top1": 1e308}, {"train_loss": "x"}, {"seconds": None},
+     {"images_per_second": [1]}, {"val_ece": {}}, {"step": 0.5}],
+    ids=str,
+)  # fmt: skip
+def test_a_report_is_made_of_what_runs_log(tmp_path, changes):
+    """Also of a run that diverged."""
+    log = RunLog(tmp_path)
+    for record in (RECORD, RECORD | {"epoch": 2} | changes):
+        log.append(record)
+    log.write_report("title")
+    assert "# title" in (tmp_path / "report.md").read_text() and (tmp_path / "report.png").stat().st_size
+    (tmp_path / "report.md").unlink()
+    log.path.unlink()
+    log.append({"epoch": 1})
+    log.write_report("title")
+    assert not (tmp_path / "report.md").exists()
