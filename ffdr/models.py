@@ -133,11 +133,11 @@ def load_model(path: str | Path, resolution: int = 0) -> tuple[nn.Module, ModelI
             f"{path}: not a model written by ffdr train; to load it through timm, give its name, too: "
             f"--model.name=NAME --model.checkpoint={path}"
         )
-    return _load_ours(path, info, resolution)
+    return _load_ours(path, info, resolution, "eval.resolution")
 
 
-def _load_ours(path: str | Path, info: ModelInfo, resolution: int) -> tuple[nn.Module, ModelInfo]:
-    """See ``load_model``. info: what the file says."""
+def _load_ours(path: str | Path, info: ModelInfo, resolution: int, size_key: str) -> tuple[nn.Module, ModelInfo]:
+    """See ``load_model``. info: what the file says. size_key: the option that gave ``resolution``, for messages."""
     check_name(info.name, f"{path}: name")
     extra = factory_options(info.name, info.options, f"{path}: options")
     size = resolution or info.resolution
@@ -145,7 +145,7 @@ def _load_ours(path: str | Path, info: ModelInfo, resolution: int) -> tuple[nn.M
     if model.num_classes != info.num_classes:
         raise UserError(f"{path}: num_classes: {info.num_classes} by its metadata, {model.num_classes} by its weights")
     info = replace(info, resolution=size)
-    _probe(model, f"{path}: {info.name}", info.num_classes, info.resolution)
+    _probe(model, f"{size_key if resolution else path}: {info.name}", info.num_classes, info.resolution)
     return model, info
 
 
@@ -156,13 +156,14 @@ def load_named(
     resolution: int = 0,
     key: str = "model.name",
     options: tuple[str, ...] = (),
+    size_key: str = "eval.resolution",
 ) -> tuple[nn.Module, ModelInfo]:
     """A trained model in evaluation mode and how to feed it.
 
     checkpoint: a file of ours, whose metadata rules; any other that timm loads (without running code from it), fed as
     timm's pretrained configuration of ``name`` says; or empty, for the pretrained weights that timm fetches.
-    resolution other than 0 replaces the one so found. key: the option that gave the name, for messages. options: of
-    timm's model, as ``ModelOptions.options``.
+    resolution other than 0 replaces the one so found. key: the option that gave the name, for messages; size_key: that
+    of the resolution. options: of timm's model, as ``ModelOptions.options``.
     Raises UserError for a file of another model, another number of classes than ``num_classes``, or weights that can't
     be had.
     """
@@ -173,7 +174,7 @@ def load_named(
         if options not in ((), info.options):
             has = printable(",".join(info.options))
             raise UserError(f"model.options: {checkpoint} says itself what its model has ({has})")
-        model, info = _load_ours(checkpoint, info, resolution)
+        model, info = _load_ours(checkpoint, info, resolution, size_key)
     else:
         check_name(name, key)
         info, extra = _info_of_timm(name, resolution), factory_options(name, options)

@@ -27,7 +27,7 @@ class Payload:
         return (os.mkdir, ("payload",))
 
 
-def refused(call, *arguments, match=""):
+def refused(call, *arguments, match=None):
     """The one line of a refusal that comes at once."""
     start = time.monotonic()
     with pytest.raises(UserError, match=match) as error:

@@ -95,7 +95,9 @@ class Teacher:
         for number, (name, checkpoint) in enumerate(parse_models(options.models)):
             if checkpoint and not Path(checkpoint).exists():
                 raise UserError(f"{_quoted(options.models, number)}: {checkpoint}: no such file; {_COMMA}")
-            model, info = load_named(name, checkpoint, resolution=options.resolution, key="teacher.models")
+            model, info = load_named(
+                name, checkpoint, None, options.resolution, "teacher.models", size_key="teacher.resolution"
+            )
             if info.num_classes != num_classes:
                 raise UserError(
                     f"teacher.models: {checkpoint or name} has {info.num_classes} classes, but the data has "

@@ -189,9 +189,10 @@ def test_a_teacher_that_can_not_teach_is_told_before_the_start(digits, teacher, 
     name, _, path = teacher.partition(":")
     model, info = load_model(path)
     with torch.no_grad():
-        next(model.parameters()).fill_(torch.nan)
-    save_model(tmp_path / "nan.safetensors", model, info)
-    broken = replace(plan, teacher=TeacherOptions(models=f"{name}:{tmp_path}/nan.safetensors"))
+        for weight in model.parameters():
+            weight.mul_(1e12)  # finite, but not what comes of it
+    save_model(tmp_path / "large.safetensors", model, info)
+    broken = replace(plan, teacher=TeacherOptions(models=f"{name}:{tmp_path}/large.safetensors"))
     with pytest.raises(UserError, match=rf"teacher\.models: .*{name}.* not finite .*teacher\.precision"):
         run(broken, progress=False)
     convnext = tmp_path / "convnext.safetensors"
