@@ -255,6 +255,36 @@ def test_cifar100_runs_no_code_and_checks_shapes(tmp_path, monkeypatch, changes)
     assert not (tmp_path / "it ran").exists()
 
 
+def test_cifar100_takes_no_bytes_for_addresses(tmp_path):
+    """NumPy's own reader believes a type that says of itself that it has no objects, and has."""
+
+    def made(called, *arguments):
+        return b"c" + called + b"\n(" + b"".join(arguments) + b"tR"
+
+    def plain(value):
+        return pickle.dumps(value, 2)[2:-1]
+
+    fields = b"}" + plain("a") + b"(" + made(b"numpy\ndtype", plain("O8")) + b"K\0ts"
+    lying = made(b"numpy\ndtype", plain("V8"))
+    lying += b"(K\3" + plain("|") + b"N" + plain(("a",)) + fields + b"K\x08K\1K\0tb"
+    array = made(b"numpy.core.multiarray\n_reconstruct", b"cnumpy\nndarray\n", b"K\0\x85", plain("b"))
+    array += b"(K\1K\4\x85" + lying + b"\x89U\x20" + b"A" * 32 + b"tb"
+    write_cifar(tmp_path)
+    file = tmp_path / "cifar-100-python" / "train"
+    for entry in (plain("fine_labels") + array, plain("data") + array):
+        file.write_bytes(b"\x80\2}(" + entry + b"u.")
+        with pytest.raises(UserError, match="an array of something else than whole numbers"):
+            open_source("cifar100", str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, ">i4"])
+def test_cifar100_labels_may_be_an_array_or_numbers_of_numpy(tmp_path, kind):
+    numbers = np.arange(7).astype(kind)
+    for labels in (numbers, list(numbers)):
+        write_cifar(tmp_path, fine_labels=labels)
+        assert open_source("cifar100", str(tmp_path), "train").labels.tolist() == [*range(7)]
+
+
 def test_flowers102(tmp_path):
     from scipy.io import savemat
     from torchvision.datasets import Flowers102
