@@ -19,6 +19,8 @@ from PIL import Image
 
 from ffdr.data.source import check_split, need_files
 from ffdr.errors import UserError
+from ffdr.foreign import open_regular
+from ffdr.text import reason
 
 FOLDER = "cifar-100-python"
 _MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
@@ -63,9 +65,13 @@ def open_split(path: Path, split: str) -> Cifar100:
     entry, meta = _load(path / FOLDER / split), _load(path / FOLDER / "meta")
     try:
         images, labels = _array(entry["data"]), _array(entry["fine_labels"]).astype(np.int64)
-        names = [str(name) for name in meta["fine_label_names"]]
+        names = list(meta["fine_label_names"])
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("a class has no name")
     except (KeyError, OverflowError, TypeError, ValueError) as error:
-        raise UserError(f"write.path: {path / FOLDER}: not CIFAR-100: {type(error).__name__}: {error}") from None
+        raise UserError(
+            f"write.path: {path / FOLDER}: not CIFAR-100: {type(error).__name__}: {reason(error)}"
+        ) from None
     good = images.dtype == np.uint8 and labels.ndim == 1 and images.shape == (len(labels), 3072)
     if not (good and len(labels) and labels.min() >= 0 and labels.max() < len(names)):
         raise UserError(f"write.path: {path / FOLDER}: not CIFAR-100: {images.dtype} data of shape {images.shape}")
@@ -131,10 +137,10 @@ class _DataOnly(pickle.Unpickler):
 
 def _load(file: Path) -> dict[str, Any]:
     try:
-        with file.open("rb") as handle:
+        with open_regular(file) as handle:
             entry = _DataOnly(handle, encoding="latin1").load()
     except Exception as error:  # a broken pickle may raise anything
-        raise UserError(f"write.path: {file}: not a readable CIFAR file: {error}") from None
+        raise UserError(f"write.path: {file}: not a readable CIFAR file: {reason(error)}") from None
     if not isinstance(entry, dict):
         raise UserError(f"write.path: {file}: not a readable CIFAR file: it holds no dictionary")
     return entry

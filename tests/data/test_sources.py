@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bounded import bounded
 from PIL import Image
 
 from ffdr.data import ReadError, open_source
@@ -283,6 +284,43 @@ def test_cifar100_labels_may_be_an_array_or_numbers_of_numpy(tmp_path, kind):
     for labels in (numbers, list(numbers)):
         write_cifar(tmp_path, fine_labels=labels)
         assert open_source("cifar100", str(tmp_path), "train").labels.tolist() == [*range(7)]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("cifar100", "cifar-100-python/train"), ("cifar100", "cifar-100-python/meta"),
+     ("flowers102", "flowers-102/setid.mat"), ("food101", "food-101/meta/train.json")],
+)  # fmt: skip
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_files_of_a_dataset_are_files(tmp_path, name, file, make):
+    write_cifar(tmp_path)
+    (tmp_path / "flowers-102" / "jpg").mkdir(parents=True)
+    (tmp_path / "flowers-102" / "imagelabels.mat").touch()
+    (tmp_path / "food-101" / "images").mkdir(parents=True)
+    (tmp_path / "food-101" / "meta").mkdir()
+    (tmp_path / file).unlink(missing_ok=True)
+    make(tmp_path / file)
+    if name == "flowers102":
+        (tmp_path / "flowers-102" / "imagelabels.mat").unlink()
+        make(tmp_path / "flowers-102" / "imagelabels.mat")
+    with bounded(5), pytest.raises(UserError, match="not a regular file"):
+        open_source(name, str(tmp_path), "train")
+
+
+def test_names_that_are_none_are_refused(tmp_path):
+    bomb = "x"
+    for _ in range(26):
+        bomb = [bomb] * 10
+    write_cifar(tmp_path)
+    (tmp_path / "cifar-100-python" / "meta").write_bytes(pickle.dumps({"fine_label_names": [bomb] * 100}, 2))
+    with bounded(5), pytest.raises(UserError, match="a class has no name"):
+        open_source("cifar100", str(tmp_path), "train")
+    (tmp_path / "food-101" / "meta").mkdir(parents=True)
+    (tmp_path / "food-101" / "images").mkdir()
+    for image in ("a\\u0000b", "a\\ud800"):
+        (tmp_path / "food-101" / "meta" / "train.json").write_text(f'{{"a": ["a/{image}"]}}')
+        with pytest.raises(UserError, match="not a list of images a class"):
+            open_source("food101", str(tmp_path), "train")
 
 
 def test_flowers102(tmp_path):
