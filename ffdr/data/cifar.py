@@ -124,8 +124,11 @@ _STAND_INS = {"ndarray": None, "dtype": _Dtype, "_reconstruct": _Array, "scalar"
 """For what pickles of arrays name, in one of the modules; which one, depends on the NumPy that wrote them."""
 
 
-class _DataOnly(pickle.Unpickler):
-    """Admits what arrays of whole numbers are made of, and nothing else."""
+class _DataOnly(pickle._Unpickler):
+    """Admits what arrays of whole numbers are made of, and nothing else.
+
+    The one that is written in Python: the one in C makes room for the highest number that a value is put aside by.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if module in _MODULES and name in _STAND_INS:

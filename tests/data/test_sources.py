@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bounded import bounded
+from bounded import bounded, bounded_memory
 from PIL import Image
 
 from ffdr.data import ReadError, open_source
@@ -305,6 +305,14 @@ def test_files_of_a_dataset_are_files(tmp_path, name, file, make):
         make(tmp_path / "flowers-102" / "imagelabels.mat")
     with bounded(5), pytest.raises(UserError, match="not a regular file"):
         open_source(name, str(tmp_path), "train")
+
+
+def test_cifar100_makes_no_room_for_values_that_are_not_there(tmp_path):
+    """Put aside by a number of two billions."""
+    write_cifar(tmp_path)
+    (tmp_path / "cifar-100-python" / "meta").write_bytes(b"\x80\2Nr\xff\xff\xff\x7f0}.")
+    with bounded(5), bounded_memory(500), pytest.raises(UserError, match="not CIFAR-100: KeyError"):
+        open_source("cifar100", str(tmp_path), "train")
 
 
 def test_names_that_are_none_are_refused(tmp_path):
