@@ -8,7 +8,7 @@ The map, bottom up (arrows between folders point one way):
 - ``loader.py``  ``ReinforcedLoader``; ``dataset.py`` ``ReinforcedDataset``; ``protocol.py`` is what training asks of a
   loader
 - ``targets.py`` and ``models.py``: sparse targets; timm models built, saved and loaded; ``model_files.py``,
-  ``torch_files.py``, ``tensors.py`` and ``timm_options.py`` say what weights of strangers may be
+  ``torch_files.py``, ``torch_pickle.py``, ``tensors.py`` and ``timm_options.py`` say what weights of strangers may be
 - ``foreign.py`` reads their small files whole
 - ``ranks.py``   the processes that share one run
 - ``reinforce/`` teachers, and making a reinforced beton; ``archive/`` imports and exports the published format

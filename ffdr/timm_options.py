@@ -104,6 +104,8 @@ class Size:
     """of its parameters and buffers, in float32"""
     floats: frozenset[str]
     """names of the values in its ``state_dict`` that are no integers"""
+    model: nn.Module
+    """itself, on the meta device, which has no numbers"""
 
 
 def size_of(build: Callable[[], nn.Module], modules: int = MOST_MODULES) -> Size:
@@ -118,6 +120,7 @@ def size_of(build: Callable[[], nn.Module], modules: int = MOST_MODULES) -> Size
     return Size(
         sum(part.numel() * max(4, part.element_size()) for part in parts),
         frozenset(name for name, value in state if value.is_floating_point()),
+        model,
     )
 
 

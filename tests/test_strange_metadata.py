@@ -5,13 +5,14 @@ import time
 import pytest
 import timm
 import torch
-from crafted import metadata, ours, refused, resized, tuple_bomb, weights, zip_of
+from crafted import CLASSES, SIDE, metadata, ours, refused, resized, tuple_bomb, weights, zip_of
 
 from ffdr import models
 from ffdr.cli import main
 from ffdr.evaluate.feeding import run_options, validation_feeding
 from ffdr.model_files import read_info
-from ffdr.models import load_model
+from ffdr.models import build_model, load_model
+from ffdr.options import ModelOptions
 
 FIELDS = [
     {"resolution": 60000}, {"resolution": 4097}, {"resolution": 0}, {"resolution": "32"}, {"resolution": True},
@@ -96,6 +97,17 @@ HUGE = [
 @pytest.mark.parametrize("changes", HUGE, ids=lambda changes: "-".join(map(str, changes.values()))[:40])
 def test_no_model_is_built_that_the_file_has_no_weights_for(changes, tmp_path, nothing_built):
     refused(load_model, ours(tmp_path / "m.safetensors", **changes), match=r"m\.safetensors: ")
+
+
+def test_a_model_that_would_take_forever_is_shown_nothing(tmp_path):
+    """Sixteen million patches, all of which look at each other, of a file of a megabyte."""
+    options = ("pos_embed=none", "patch_size=1")
+    state = build_model(ModelOptions("test_vit", options=options), CLASSES, SIDE).state_dict()
+    path = ours(tmp_path / "m.safetensors", state=state, name="test_vit", resolution=4096, options=options)
+    refused(
+        load_model, path, match=r"m\.safetensors: a test_vit as it says takes 4e\+17 operations for an image of 4096 px"
+    )
+    load_model(ours(tmp_path / "m.safetensors", state=state, name="test_vit", resolution=32, options=options))
 
 
 def test_images_that_the_model_cannot_take_are_told_before_any_is_shown(tmp_path):

@@ -8,6 +8,8 @@ import numpy as np
 
 from ffdr.data.source import FileSource, check_split, need_files
 from ffdr.errors import UserError
+from ffdr.foreign import open_regular
+from ffdr.text import reason
 
 FOLDER = "flowers-102"
 _NAMES = (
@@ -52,6 +54,7 @@ def _variable(file: Path, name: str) -> np.ndarray:
     from scipy.io import loadmat
 
     try:
-        return np.atleast_1d(loadmat(file, squeeze_me=True)[name]).astype(np.int64).reshape(-1)
+        with open_regular(file) as content:
+            return np.atleast_1d(loadmat(content, squeeze_me=True)[name]).astype(np.int64).reshape(-1)
     except Exception as error:  # SciPy raises many kinds on a broken file
-        raise UserError(f"write.path: {file}: no readable variable {name}: {error}") from None
+        raise UserError(f"write.path: {file}: no readable variable {name}: {reason(error)}") from None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 
 from ffdr.data.source import FileSource, check_split, need_files
 from ffdr.errors import UserError
+from ffdr.foreign import read_json
+from ffdr.text import reason
 
 FOLDER = "food-101"
 
@@ -17,12 +19,15 @@ def open_split(path: Path, split: str) -> FileSource:
     need_files(path, (f"{FOLDER}/meta/{split}.json", f"{FOLDER}/images"), "Food-101", "Food101")
     file = path / FOLDER / "meta" / f"{split}.json"
     try:
-        images = json.loads(file.read_bytes())
+        images = read_json(file)
         names = [f"images/{image}.jpg" for members in images.values() for image in members]
         classes = sorted(images)
-        labels = [classes.index(name) for name, members in images.items() for _ in members]
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise UserError(f"write.path: {file}: not a list of images a class: {error}") from None
+        number_of = {name: number for number, name in enumerate(classes)}
+        labels = [number_of[name] for name, members in images.items() for _ in members]
+        if b"\0" in os.fsencode("".join(names)):  # it also refuses halves of characters
+            raise ValueError("a null character")
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"write.path: {file}: not a list of images a class: {reason(error)}") from None
     if any(".." in Path(name).parts for name in names):
         raise UserError(f"write.path: {file}: an image lies outside of the dataset's folder")
     if not names:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bounded import bounded, bounded_memory
 from jpegs import costly_scans
 from PIL import Image
 
@@ -265,6 +266,81 @@ def test_cifar100_runs_no_code_and_checks_shapes(tmp_path, monkeypatch, changes)
     with pytest.raises(UserError, match=r"write\.path"):
         open_source("cifar100", str(tmp_path), "train")
     assert not (tmp_path / "it ran").exists()
+
+
+def test_cifar100_takes_no_bytes_for_addresses(tmp_path):
+    """NumPy's own reader believes a type that says of itself that it has no objects, and has."""
+
+    def made(called, *arguments):
+        return b"c" + called + b"\n(" + b"".join(arguments) + b"tR"
+
+    def plain(value):
+        return pickle.dumps(value, 2)[2:-1]
+
+    fields = b"}" + plain("a") + b"(" + made(b"numpy\ndtype", plain("O8")) + b"K\0ts"
+    lying = made(b"numpy\ndtype", plain("V8"))
+    lying += b"(K\3" + plain("|") + b"N" + plain(("a",)) + fields + b"K\x08K\1K\0tb"
+    array = made(b"numpy.core.multiarray\n_reconstruct", b"cnumpy\nndarray\n", b"K\0\x85", plain("b"))
+    array += b"(K\1K\4\x85" + lying + b"\x89U\x20" + b"A" * 32 + b"tb"
+    write_cifar(tmp_path)
+    file = tmp_path / "cifar-100-python" / "train"
+    for entry in (plain("fine_labels") + array, plain("data") + array):
+        file.write_bytes(b"\x80\2}(" + entry + b"u.")
+        with pytest.raises(UserError, match="an array of something else than whole numbers"):
+            open_source("cifar100", str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, ">i4"])
+def test_cifar100_labels_may_be_an_array_or_numbers_of_numpy(tmp_path, kind):
+    numbers = np.arange(7).astype(kind)
+    for labels in (numbers, list(numbers)):
+        write_cifar(tmp_path, fine_labels=labels)
+        assert open_source("cifar100", str(tmp_path), "train").labels.tolist() == [*range(7)]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("cifar100", "cifar-100-python/train"), ("cifar100", "cifar-100-python/meta"),
+     ("flowers102", "flowers-102/setid.mat"), ("food101", "food-101/meta/train.json")],
+)  # fmt: skip
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_files_of_a_dataset_are_files(tmp_path, name, file, make):
+    write_cifar(tmp_path)
+    (tmp_path / "flowers-102" / "jpg").mkdir(parents=True)
+    (tmp_path / "flowers-102" / "imagelabels.mat").touch()
+    (tmp_path / "food-101" / "images").mkdir(parents=True)
+    (tmp_path / "food-101" / "meta").mkdir()
+    (tmp_path / file).unlink(missing_ok=True)
+    make(tmp_path / file)
+    if name == "flowers102":
+        (tmp_path / "flowers-102" / "imagelabels.mat").unlink()
+        make(tmp_path / "flowers-102" / "imagelabels.mat")
+    with bounded(5), pytest.raises(UserError, match="not a regular file"):
+        open_source(name, str(tmp_path), "train")
+
+
+def test_cifar100_makes_no_room_for_values_that_are_not_there(tmp_path):
+    """Put aside by a number of two billions."""
+    write_cifar(tmp_path)
+    (tmp_path / "cifar-100-python" / "meta").write_bytes(b"\x80\2Nr\xff\xff\xff\x7f0}.")
+    with bounded(5), bounded_memory(500), pytest.raises(UserError, match="not CIFAR-100: KeyError"):
+        open_source("cifar100", str(tmp_path), "train")
+
+
+def test_names_that_are_none_are_refused(tmp_path):
+    bomb = "x"
+    for _ in range(26):
+        bomb = [bomb] * 10
+    write_cifar(tmp_path)
+    (tmp_path / "cifar-100-python" / "meta").write_bytes(pickle.dumps({"fine_label_names": [bomb] * 100}, 2))
+    with bounded(5), pytest.raises(UserError, match="a class has no name"):
+        open_source("cifar100", str(tmp_path), "train")
+    (tmp_path / "food-101" / "meta").mkdir(parents=True)
+    (tmp_path / "food-101" / "images").mkdir()
+    for image in ("a\\u0000b", "a\\ud800"):
+        (tmp_path / "food-101" / "meta" / "train.json").write_text(f'{{"a": ["a/{image}"]}}')
+        with pytest.raises(UserError, match="not a list of images a class"):
+            open_source("food101", str(tmp_path), "train")
 
 
 def test_flowers102(tmp_path):
