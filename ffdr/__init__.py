@@ -18,6 +18,7 @@ The map, bottom up (arrows between folders point one way):
 - ``ablate/``    grids of runs and what they show
 - ``bench/`` and ``demo/``: measurements; the whole path on digits
 - ``text.py`` and ``pictures.py``: how figures are said, and drawn with any name in them
+- ``foreign.py``, ``torch_files.py`` and ``tensors.py``: files of strangers, read within bounds
 - ``cli.py``, ``recipe.py`` and ``yaml_file.py``: one function a verb; YAML and flags become the dataclasses of
   ``options/``
 """

@@ -3,8 +3,10 @@
 Files, bottom up:
 
 - ``layout.py``      the bytes of a beton, once for readers and writers; fingerprints and keys
+- ``opened.py``      a file that stays the one that was opened; ``opening.py``: ffdr's own files, never through a link
 - ``tables.py``      reads and checks the tables of any beton
 - ``header.py``      header of reinforced betons, and what their records must satisfy
+- ``manifest.py``    the manifest beside an image beton
 - ``read.py``        ``ImageBeton`` and ``ReinforcedBeton``: opened, checked, immutable
 - ``partial.py``     files in the making, which survive being killed
 - ``receipt.py``     what made a finished file, so that it is not made twice, nor replaced unasked
