@@ -9,7 +9,7 @@ The map, bottom up (arrows between folders point one way):
   loader
 - ``targets.py`` and ``models.py``: sparse targets; timm models built, saved and loaded; ``model_files.py``,
   ``torch_files.py``, ``torch_pickle.py``, ``tensors.py`` and ``timm_options.py`` say what weights of strangers may be
-- ``foreign.py`` reads their small files whole
+- ``foreign.py`` reads small files of strangers whole
 - ``ranks.py``   the processes that share one run
 - ``reinforce/`` teachers, and making a reinforced beton; ``archive/`` imports and exports the published format
 - ``inspect/``   what a file holds, as text, JSON and picture
@@ -18,7 +18,6 @@ The map, bottom up (arrows between folders point one way):
 - ``ablate/``    grids of runs and what they show
 - ``bench/`` and ``demo/``: measurements; the whole path on digits
 - ``text.py`` and ``pictures.py``: how figures are said, and drawn with any name in them
-- ``foreign.py``, ``torch_files.py`` and ``tensors.py``: files of strangers, read within bounds
 - ``cli.py``, ``recipe.py`` and ``yaml_file.py``: one function a verb; YAML and flags become the dataclasses of
   ``options/``
 """
