@@ -62,8 +62,7 @@ def whole(digits, tmp_path_factory):
     cache = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "OMP_NUM_THREADS": "1"}
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++"))):
         pytest.skip("no C++ compiler")
-    warnings = ["-W", "default", "-W", "ignore::DeprecationWarning"]  # of other libraries, to their developers
-    command = [sys.executable, *warnings, "-c", CHILD.format(paths=paths, images=str(digits))]
+    command = [sys.executable, "-c", CHILD.format(paths=paths, images=str(digits))]
     outs = [folder / name for name in ("left", "right")]
     children = [
         subprocess.Popen([*command, str(out)], stdout=-1, stderr=-1, text=True, env=os.environ | cache) for out in outs
