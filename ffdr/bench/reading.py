@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import time
 from collections.abc import Sequence
@@ -55,11 +56,21 @@ def read_rates(images: ImageBeton, threads: int, seed: int = 0) -> ReadRates:
     mean = float(images.data_size.mean())
     with open(images.path, "rb", buffering=0) as file:
         fd = file.fileno()
+        _unmap(images.memmap)
         in_pages = _cold_rate(fd, images.memmap, pages, READERS, 1)
         disk = _cold_rate(fd, images.memmap, spans, threads, _ENOUGH)
         _timed(fd, spans, threads)
         memory = len(spans) / _timed(fd, spans, threads)
     return ReadRates(disk and disk[0], in_pages and in_pages[1] / mean, memory)
+
+
+def _unmap(file: np.ndarray) -> None:
+    """Let go of what this process has read through a map (the tables of each file, and 64 KiB around every access).
+
+    The system keeps what is mapped; the map itself stays, and reads anew what is asked of it.
+    """
+    assert isinstance(file.base, mmap.mmap)
+    file.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _cold_rate(
