@@ -182,3 +182,20 @@ def test_a_new_loader_compiles_nothing_and_keeps_nothing(request, folder, reinfo
         for kind in kinds:
             ReinforcedLoader(path, **{**small, **kind})
     assert (time.perf_counter() - start) / (3 * len(kinds)) < 0.05
+
+
+def test_batches_beyond_the_machines_memory_are_refused_and_change_nothing(digits, monkeypatch):
+    options = {**U8, "batch_size": 50, "policy": PLAIN}
+    loader = ReinforcedLoader(digits, **options)
+    needed = loader._stream.slots * 50 * 64**2 * 3
+    monkeypatch.setattr("ffdr.beton.stream.machine_memory", lambda: needed - 1)
+    told = rf"{loader._stream.slots} batches of 50 views of 64×64 pixels need .* of memory, this machine has .*; take a"
+    with pytest.raises(UserError, match=told):
+        loader.set_resolution(64)
+    assert [tuple(batch[0].shape) for batch in loader] == [(50, 3, 24, 24)] * 2
+    with pytest.raises(UserError, match=told):
+        ReinforcedLoader(digits, **{**options, "resolution": 64})
+    # A batch never has more views than there are images.
+    ReinforcedLoader(digits, **{**options, "batch_size": 10**6, "resolution": 32}, drop_last=False)
+    monkeypatch.setattr("ffdr.beton.stream.machine_memory", lambda: needed)
+    loader.set_resolution(64)

@@ -65,7 +65,7 @@ class Grid:
     def from_options(cls, options: AblateOptions) -> Grid:
         """Resolve every cell. Raises UserError for what can't be a run, naming the cell."""
         for line in options.prepare:
-            _check_command(fill_in(options, line))
+            command_words(options, line)
         axes = {axis: _points(axis, points) for axis, points in options.axes.items()}
         kept = _only(axes, options.only)
         compare = _point(axes, "ablate.compare", options.compare) if options.compare else None
@@ -95,14 +95,21 @@ def fill_in(options: AblateOptions, text: str, labels: Mapping[str, str] | None 
     return filled
 
 
-def _check_command(line: str) -> None:
-    """Raise UserError for a line of ``ablate.prepare`` that is none, or that begins a study: it may be this one."""
+def command_words(options: AblateOptions, line: str) -> list[str]:
+    """The words of a line of ``ablate.prepare``, each filled in by itself: a folder's name may hold a space.
+
+    Raises:
+        UserError: a line that is none, is too long, or begins a study: it may be this one.
+    """
+    fill_in(options, line)  # bounds the line as a whole
     try:
-        verb = next(iter(shlex.split(line)), "")
+        spelled = shlex.split(line)
     except ValueError as error:
         raise UserError(f"ablate.prepare: {brief(line)} is no command line ({reason(error)})") from None
-    if verb in ("", "ablate"):
+    words = [fill_in(options, word) for word in spelled]
+    if not words or words[0] in ("", "ablate"):
         raise UserError(f"ablate.prepare: {brief(line)} makes nothing that a run needs; leave it out")
+    return words
 
 
 def _filled(options: AblateOptions, value: Any, labels: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from ffdr import recipe
-from ffdr.ablate.grid import Grid, fill_in
+from ffdr.ablate.grid import Grid, command_words
 from ffdr.ablate.workers import Outcome, Workers
 from ffdr.beton.opening import own_folder
 from ffdr.beton.partial import write_aside
@@ -33,7 +33,7 @@ def prepare(options: AblateOptions, grid: Grid, command_line: CommandLine) -> No
         UserError: a command that failed (what it printed says why), or a cut that the file does not offer.
         Stopped: Ctrl-C or SIGTERM.
     """
-    lines = [fill_in(options, line) for line in options.prepare]
+    lines = [shlex.join(command_words(options, line)) for line in options.prepare]
     record = Path(options.work) / "prepared.json"
     if _done(record, lines) < len(lines):
         record.parent.mkdir(parents=True, exist_ok=True)
@@ -56,11 +56,17 @@ def _done(record: Path, lines: Sequence[str]) -> int:
 
 
 def _recorded(record: Path) -> list[str | None]:
-    """The lines that are done; last None, where one that was done before was changed and not all after it are made."""
+    """The lines that are done, each spelled as ``shlex.join`` spells its words.
+
+    Last None, where one that was done before was changed and not all after it are made.
+    """
     lines = read_json(record) if record.exists() else []
-    if not isinstance(lines, list):
-        raise UserError(f"{record}: not the command lines that were run; remove it to run all of them")
-    return lines
+    try:
+        if not (isinstance(lines, list) and all(line is None or isinstance(line, str) for line in lines)):
+            raise ValueError(lines)
+        return [None if line is None else shlex.join(shlex.split(line)) for line in lines]
+    except ValueError:  # a quote that does not end, too
+        raise UserError(f"{record}: not the command lines that were run; remove it to run all of them") from None
 
 
 def _run_lines(command_line: CommandLine, lines: Sequence[str], record: Path) -> None:

@@ -27,8 +27,10 @@ from ffdr.beton.order import EpochOrder
 from ffdr.beton.pages import PageCache
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.views import ViewSource
+from ffdr.errors import UserError
+from ffdr.machine import machine_memory
 from ffdr.process import OneProcess, check_pool
-from ffdr.text import warn
+from ffdr.text import byte_size, warn
 
 Made = TypeVar("Made")
 
@@ -63,7 +65,7 @@ class BatchStream(OneProcess):
         check_pool()
         self.images, self.batches_ahead = images, batches_ahead
         self.pages = None if os_cache else PageCache(images)
-        self.replay = Replay(views, Replayer(images, resolution, threads))
+        self.replay = Replay(views, self._checked(Replayer(images, resolution, threads), order.batch_size))
         self.loader = BetonLoader(images, order, self.replay, self.pages)
         self.lock = threading.RLock()
         """Held while one pass replaces another."""
@@ -90,13 +92,30 @@ class BatchStream(OneProcess):
         scratch = sum(part.nbytes for part in self.replayer._room)
         return buffers + scratch + (self.pages.memory_bytes if self.pages else 0)
 
+    def _checked(self, replayer: Replayer, batch_size: int) -> Replayer:
+        """Refuse batches that this machine can't hold, before any is decoded: the system would end the process."""
+        resolution = replayer.shape[0]
+        needed = self.slots * min(batch_size, len(self.images)) * resolution**2 * 3
+        present = machine_memory()
+        if needed > present:
+            raise UserError(
+                f"loader: {self.slots} batches of {batch_size} views of {resolution}×{resolution} pixels need "
+                f"{byte_size(needed)} of memory, this machine has {byte_size(present)}; take a smaller batch size"
+            )
+        return replayer
+
     def set_resolution(self, resolution: int) -> None:
-        """Change the side of the views from the next pass on; ends an unfinished one. Compiles nothing."""
+        """Change the side of the views from the next pass on; ends an unfinished one. Compiles nothing.
+
+        Raises:
+            UserError: views too large for this machine's memory.
+        """
         self.check_process()
         with self.lock:
             self.end()
             if self.replayer.shape[0] != resolution:
-                self.replay.replayer = Replayer(self.images, resolution, self.replayer.threads)
+                replayer = Replayer(self.images, resolution, self.replayer.threads)
+                self.replay.replayer = self._checked(replayer, self.loader.batch_size)
                 for event in filter(None, self.in_use):
                     event.synchronize()  # a GPU may still copy from the buffers
                 self.buffers = None

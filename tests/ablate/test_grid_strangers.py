@@ -1,5 +1,6 @@
 """Grids of strangers: none grows without end, names what is no file, or runs anything but verbs of ffdr."""
 
+import json
 import resource
 
 import pytest
@@ -8,7 +9,7 @@ from grids import STUDENT, grid_options, jobs_of
 
 from ffdr import recipe
 from ffdr.ablate import grid
-from ffdr.ablate.grid import Grid, fill_in
+from ffdr.ablate.grid import Grid, command_words, fill_in
 from ffdr.ablate.prepare import _run_lines
 from ffdr.cli import main
 from ffdr.errors import UserError
@@ -118,6 +119,28 @@ def test_what_is_prepared_is_words_for_ffdr_and_nothing_for_a_shell(tmp_path, mo
     _run_lines(lambda words: given.append(words) or 0, lines, tmp_path / "prepared.json")
     assert given == [line.split() for line in lines]
     assert not (tmp_path / "ran").exists()
+
+
+def test_folders_with_spaces_stay_one_word(tmp_path):
+    line, work = "write  --path='{data}/a b' --out={work}/x.beton", str(tmp_path / "my study")
+    options = options_of(tmp_path, prepare=(line,), data="my data", work=work)
+    assert command_words(options, line) == ["write", "--path=my data/a b", f"--out={work}/x.beton"]
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}', "[1]", '["write \'x"]', "7", '[["write"]]'])
+def test_a_record_of_preparations_that_is_none(tmp_path, content):
+    record = tmp_path / "prepared.json"
+    record.write_text(content)
+    with pytest.raises(UserError, match=r"prepared.json: not the command lines that were run; remove it"):
+        _run_lines(lambda words: 0, ["verify x"], record)
+
+
+def test_a_recorded_line_is_known_by_its_words(tmp_path):
+    record = tmp_path / "prepared.json"
+    record.write_text(json.dumps(["verify  'x.beton'"]))
+    given = []
+    _run_lines(lambda words: given.append(words) or 0, ["verify x.beton", "verify 'a b'"], record)
+    assert given == [["verify", "a b"]]
 
 
 def test_a_line_of_a_recipe_may_be_broken(tmp_path):

@@ -5,8 +5,10 @@ import json
 import os
 import pickle
 import re
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -223,6 +225,41 @@ def test_flowers102(tmp_path):
     assert train.class_names[0] == "pink primrose"
     assert train.class_names == getattr(Flowers102, "classes", train.class_names)  # since 0.22
     assert np.array_equal(train.read(1), Image.open(tmp_path / "flowers-102/jpg/image_00003.jpg"))
+
+
+def matrix(name, kind, shape, data):
+    """A variable of a MATLAB 5 file, compressed; data: what follows its name. After MATLAB's "MAT-File Format"."""
+
+    def element(number, content):
+        return struct.pack("<II", number, len(content)) + content + bytes(-len(content) % 8)
+
+    head = element(6, struct.pack("<II", kind, 0)) + element(5, struct.pack(f"<{len(shape)}i", *shape))
+    packed = zlib.compress(element(14, head + element(1, name.encode()) + data), 9)
+    return b"MATLAB 5.0".ljust(124) + b"\x00\x01IM" + struct.pack("<II", 15, len(packed)) + packed
+
+
+CELL, DOUBLE, UINT8 = 1, 6, 9
+NUMBERS = struct.pack("<II", 2, 100 << 20) + bytes(100 << 20)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (matrix("labels", CELL, (1, 2**31 - 1), b""), "it is 1×2147483647 of the kind cell"),
+        (matrix("labels", CELL, (2**20, 2**20), b""), "of the kind cell"),
+        (matrix("labels", UINT8, (1, 100 << 20), NUMBERS), "it is 1×104857600 of the kind uint8"),
+        (matrix("labels", UINT8, (1, 3), NUMBERS), "no readable variable labels"),
+        (matrix("labels", DOUBLE, (1, 3), struct.pack("<II", 9, 2**32 - 8) + bytes(64)), "no readable variable labels"),
+        (bytes(1 << 17) + b"0", "has more than 128.0 KiB, the most that is read of such a file"),
+    ],
+    ids=["cells", "more cells", "numbers", "more numbers than said", "a number of bytes that lies", "size"],
+)
+def test_a_matlab_file_makes_no_more_memory_than_the_datasets(tmp_path, content, message):
+    (tmp_path / "flowers-102" / "jpg").mkdir(parents=True)
+    for name in ("imagelabels.mat", "setid.mat"):
+        (tmp_path / "flowers-102" / name).write_bytes(content)
+    with bounded(5), bounded_memory(700), pytest.raises(UserError, match=message):
+        open_source("flowers102", str(tmp_path), "train")
 
 
 def test_food101_is_torchvisions(tmp_path):
