@@ -30,6 +30,11 @@ _GPU_PATIENCE = timedelta(minutes=30)
 _LOOK_AGAIN = 0.2
 """Seconds between two looks at what the others have finished."""
 
+_LETTING_GO = 0.2
+"""Seconds before a group is left. A thread of gloo frees the tensors of an exchange when we are past it already, for
+which it needs Python's lock: a process that is freeing the group, and waits for its threads, would hang; one that is
+ending would abort."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -68,6 +73,7 @@ class Ranks:
         try:
             yield replace(ranks, _store=dist.PrefixStore("shards", store), _host=host)
         finally:
+            time.sleep(_LETTING_GO)
             dist.destroy_process_group()
 
     def device(self) -> torch.device:

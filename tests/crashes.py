@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from ranked import free_port
 from tqdm import tqdm
 
 from ffdr.beton import partial, receipt
@@ -116,7 +116,7 @@ class Ordeal:
 
     def _start(self, rank: int, size: int, step: int | None = None, count: bool = False) -> int:
         """Fork one rank; its process id."""
-        self.port = _free_port() if rank == 0 else self.port
+        self.port = free_port() if rank == 0 else self.port
         child = os.fork()
         if child:
             return child
@@ -201,9 +201,3 @@ def _announced(function, name):
         return function(*arguments)
 
     return call
-
-
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

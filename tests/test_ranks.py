@@ -1,5 +1,7 @@
 """What torchrun's variables are taken for; reinforce/test_killed.py and train/test_parallel.py share work by them."""
 
+import threading
+import time
 from contextlib import contextmanager
 from datetime import timedelta
 from types import SimpleNamespace
@@ -7,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
+from ranked import finish, launch
 
 from ffdr.errors import UserError
 from ffdr.ranks import Ranks, _places
@@ -166,3 +169,37 @@ def test_without_nccl_there_is_one_patient_group(gpus, monkeypatch, seen, asked)
     with recorded_join(monkeypatch, gpus=asked) as (groups, used):
         assert groups == [("gloo", timedelta(hours=6))]
         assert used == [None, None]
+
+
+def test_a_group_is_left_when_its_threads_had_time_to_free_what_was_exchanged(gpus, monkeypatch):
+    """They take Python's lock for it, as the thread does that the last exchange starts here."""
+    gpus()
+    freed, left_after = [], []
+
+    def free():
+        for _ in range(20):
+            time.sleep(0.001)
+        freed.append(True)
+
+    with recorded_join(monkeypatch):
+        threading.Thread(target=free).start()
+        monkeypatch.setattr(dist, "destroy_process_group", lambda: left_after.append(list(freed)))
+    assert left_after == [[True]]
+
+
+LEAVING = """
+import os, sys, torch
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # the threads of gloo come late to their work
+from ffdr.ranks import Ranks
+with Ranks.join() as ranks:
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))  # outlives the group, which it owns, too
+    model(torch.ones(1, 2)).sum().backward()
+    sys.setswitchinterval(60)  # and to Python's lock
+    assert [ranks.gather(ranks.rank) for _ in range(3)] == [[0, 1]] * 3
+"""
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_ranks_that_leave_after_an_exchange_end_well(attempt):
+    status, said = finish(launch(2, ["-c", LEAVING]))
+    assert status == [0, 0], said

@@ -106,7 +106,7 @@ def test_workers_of_a_killed_parent_save_and_end(tmp_path):
     )
     script = tmp_path / "script.py"
     script.write_text(code)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
     with subprocess.Popen([sys.executable, script, tmp_path / "a"], env=environment) as parent:
         wait_for((tmp_path / "a.begun").exists)
         worker = int((tmp_path / "a.begun").read_text())

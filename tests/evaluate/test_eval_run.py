@@ -2,11 +2,8 @@
 
 import csv
 import json
-import os
 import shlex
-import socket
 import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +11,7 @@ import pytest
 import torch
 from painted import FIRST, Reader, paint, reader_info
 from PIL import Image
+from ranked import launch
 
 from ffdr import recipe
 from ffdr.bench.corpus import make_photos
@@ -241,13 +239,7 @@ def test_another_view_than_timms_is_told(capsys):
 
 
 def start(ranks, *flags):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(listener.getsockname()[1]), "WORLD_SIZE": str(ranks)}
-    command = [sys.executable, "-m", "ffdr", "eval", *flags]
-    own = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"} for rank in range(ranks)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return [subprocess.Popen(command, env={**os.environ, **place, **more}, **pipes) for more in own]
+    return launch(ranks, ["-m", "ffdr", "eval", *flags], stdout=subprocess.PIPE)
 
 
 def test_two_ranks_count_every_image_once(tmp_path):

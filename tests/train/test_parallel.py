@@ -1,14 +1,11 @@
 """Two processes train one model: as one process does, exactly scored, stopped together, resumed by any number."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 
 import pytest
+from ranked import finish, launch
 from safetensors.numpy import load_file
 
 from ffdr.evaluate.run import run as evaluate_run
@@ -21,29 +18,10 @@ FLAGS = [
 ]  # fmt: skip
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
-
-
 def start(ranks, *flags):
-    """The processes of a run; only their standard error is kept."""
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
+    """The processes of a run."""
     chosen = {flag.split("=")[0]: flag for flag in (*FLAGS, *flags)}  # a later one wins
-    command = [sys.executable, "-m", "ffdr", "train", *chosen.values()]
-    return [
-        subprocess.Popen(
-            command, env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(ranks)
-    ]  # fmt: skip
-
-
-def finish(processes):
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    return [process.returncode for process in processes], errors
+    return launch(ranks, ["-m", "ffdr", "train", *chosen.values()])
 
 
 def log(out):
