@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from betons import MIXING, PLAIN
+from bounded import bounded
 from numba.core import event
 
 from ffdr import ReinforcedLoader
@@ -139,11 +140,9 @@ def test_a_page_that_cannot_be_read_is_an_error_and_no_hang(paged, folder, monke
         os.truncate(broken, 10 * PAGE_BYTES)
     else:
         monkeypatch.setattr(os, "preadv", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
-    start = time.monotonic()
     text = "was cut from|page 10 .* shorter" if fault == "short" else "Input/output error"
-    with pytest.raises(UserError, match=text):
+    with bounded(2), pytest.raises(UserError, match=text):
         list(loader)
-    assert time.monotonic() - start < 2
     assert wait_until(lambda: not any(t.name.startswith("ffdr-pages") for t in threading.enumerate()))
 
 
@@ -160,11 +159,8 @@ def test_an_error_comes_at_once_and_the_loader_goes_on(photos, folder):
         file.write(bytes(2000))
     for _ in range(2):
         loader.set_epoch(0)
-        start = time.monotonic()
-        seen = []
-        with pytest.raises(ReplayError, match="sample 17: the JPEG is corrupt"):
-            seen.extend(snapshot(batch) for batch in loader)
-        assert time.monotonic() - start < 2
+        with bounded(2), pytest.raises(ReplayError, match="sample 17: the JPEG is corrupt"):
+            list(loader)
     with open(broken, "r+b") as file:
         file.seek(at)
         file.write(original)

@@ -79,12 +79,12 @@ def test_a_file_within_the_buffer_is_in_random_order():
     assert np.array_equal(global_order("quasi_random", 80, 1, 2, page), global_order("random", 80, 1, 2, page))
 
 
-def test_an_epoch_of_imagenet_is_ordered_in_well_under_a_second():
+def test_an_epoch_of_imagenet_is_ordered_in_a_second():
     page = np.arange(1_281_167) // 75
     quasi_random(0, 0, page[:10_000], 128)
-    start = time.perf_counter()
+    start = time.process_time()
     order = quasi_random(0, 0, page, 128)
-    assert time.perf_counter() - start < 2  # 0.25 s on an idle core
+    assert time.process_time() - start < 2  # 0.25 s where nothing else runs
     assert np.bincount(order, minlength=len(page)).max() == 1
 
 
