@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -61,12 +62,10 @@ def _recorded(record: Path) -> list[str | None]:
     Last None, where one that was done before was changed and not all after it are made.
     """
     lines = read_json(record) if record.exists() else []
-    try:
-        if not (isinstance(lines, list) and all(line is None or isinstance(line, str) for line in lines)):
-            raise ValueError(lines)
-        return [None if line is None else shlex.join(shlex.split(line)) for line in lines]
-    except ValueError:  # a quote that does not end, too
-        raise UserError(f"{record}: not the command lines that were run; remove it to run all of them") from None
+    if isinstance(lines, list) and all(line is None or isinstance(line, str) for line in lines):
+        with suppress(ValueError):  # a quote that does not end
+            return [None if line is None else shlex.join(shlex.split(line)) for line in lines]
+    raise UserError(f"{record}: not the command lines that were run; remove it to run all of them")
 
 
 def _run_lines(command_line: CommandLine, lines: Sequence[str], record: Path) -> None:

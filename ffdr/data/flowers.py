@@ -33,10 +33,9 @@ CLASSES = _NAMES.split(", ")
 """The flowers' names in order of their labels, as torchvision has them; the dataset's files have none."""
 _SPLITS = {"train": "trnid", "val": "valid", "test": "tstid"}
 """Variable of setid.mat that lists the images (counted from 1) of a split."""
-
-
-_MOST_BYTES = 1 << 17
-"""Of a MATLAB file. Those of the dataset have 15,000 at most, or 65,000 unpacked; zlib makes a thousand of one."""
+_MOST = 1 << 17
+"""Bytes of a MATLAB file, which zlib may make a thousand times as many, and numbers of a variable. There are 8,189
+images: one number for each, as doubles and not packed, has 64 KiB."""
 _NUMBERS = {"double", "single"} | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 """What MATLAB calls the kinds of its arrays of numbers."""
 
@@ -61,11 +60,11 @@ def _variable(file: Path, name: str) -> np.ndarray:
     """A (N,) int64 variable of a MATLAB file."""
     from scipy.io import loadmat, whosmat
 
-    content = BytesIO(read_bytes(file, _MOST_BYTES))
+    content = BytesIO(read_bytes(file, _MOST))
     try:
         # Looked at first: an array of cells is made as large as it says, however short its file is.
         for found, shape, kind in whosmat(content):
-            if found == name and (kind not in _NUMBERS or math.prod(shape) > _MOST_BYTES):
+            if found == name and (kind not in _NUMBERS or math.prod(shape) > _MOST):
                 raise ValueError(f"it is {'×'.join(map(str, shape))} of the kind {kind}")
         values = loadmat(content, variable_names=[name])[name]
         return values.astype(np.int64).reshape(-1)
