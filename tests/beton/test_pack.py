@@ -314,6 +314,7 @@ def test_betons_of_stock_ffcv_pack(tmp_path, reinforce):
     stock = tmp_path / "stock.beton"
     pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 30, 3), np.uint8)
     code = f"""
+import os
 import numpy as np
 from ffcv.fields import IntField, RGBImageField
 from ffcv.writer import DatasetWriter
@@ -322,6 +323,7 @@ class Data:
     def __getitem__(self, i): return i % 3, np.random.default_rng(0).integers(0, 256, (12, 20, 30, 3), np.uint8)[i]
 fields = {{"label": IntField(), "image": RGBImageField(write_mode="raw")}}
 DatasetWriter({str(stock)!r}, fields, num_workers=1).from_indexed_dataset(Data(), chunksize=5)
+os._exit(0)  # on one core Numba's TBB would wait for ever at the end
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     reinforced = reinforce(stock, PLAIN)
