@@ -4,7 +4,7 @@
 #   ./run.sh test [ARGS]     install what is missing, then the tests (ARGS go to pytest)
 #   ./run.sh test --lowest [ARGS]   the same with the lowest versions that pyproject.toml admits, on Python 3.10, in a
 #                            virtual environment of its own: the other one's name with -lowest behind it
-#   ./run.sh lint            install what is missing, then ruff
+#   ./run.sh lint            install what is missing, then ruff (rules and format), codespell
 #   ./run.sh setup           only install
 #   ./run.sh ffdr VERB ...   a verb of the command line, in the folder it is called from
 #   ./run.sh wheels DIR [PYTHON]   build into DIR what a machine with PyTorch but without network lacks, ffdr included,
@@ -14,14 +14,14 @@ set -euo pipefail
 caller=$PWD
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=$(realpath -m "${FFDR_VENV:-$here/.venv}")
-constraints=constraints.txt
+constraints=constraints.txt extras=dev,lint
 pythons="between 3.10 and 3.12" newest=12  # the minor version
 cd "$here"
 
 say() { printf 'run.sh: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-use_lowest() { venv=$venv-lowest constraints=constraints-lowest.txt pythons=3.10 newest=10; }
+use_lowest() { venv=$venv-lowest constraints=constraints-lowest.txt extras=dev pythons=3.10 newest=10; }
 
 is_supported() {
   "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, int(sys.argv[1])))' "$newest" 2>/dev/null
@@ -83,7 +83,7 @@ setup() {
   say "installing into $venv (torch brings several GB; a few minutes)"
   "$python" -m venv "$venv"
   pip_install pip setuptools wheel
-  pip_install --editable '.[dev]'
+  pip_install --editable ".[$extras]"
   printf '%s\n' "$want" >"$stamp"
 }
 
@@ -153,6 +153,13 @@ build_wheels() {
   mv "$work"/repaired/*.whl "$work/wheels"
 }
 
+lint() {
+  local bin=$venv/bin
+  "$bin/ruff" check .
+  "$bin/ruff" format --check .
+  "$bin/codespell" ffdr rcfg docs ./*.md run.sh .ci .github
+}
+
 verb=${1:-demo}
 [ $# -eq 0 ] || shift
 case $verb in
@@ -161,7 +168,7 @@ case $verb in
   test)
     if [ "${1:-}" = --lowest ]; then use_lowest; shift; fi
     setup; exec "$venv/bin/python" -m pytest --numprocesses=2 --dist=loadfile "$@" ;;
-  lint) setup; exec "$venv/bin/ruff" check . ;;
+  lint) setup; lint ;;
   wheels) wheels "$@" ;;
   ffdr) setup; cd "$caller"; exec "$venv/bin/ffdr" "$@" ;;
   *) say "unknown command '$verb'; one of: setup, demo, test, lint, wheels, ffdr"; exit 2 ;;

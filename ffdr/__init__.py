@@ -1,25 +1,26 @@
 """ffdr: dataset reinforcement, fast and practical, on FFCV.
 
-The map, bottom up (arrows between folders point one way):
+The rooms, from top to bottom; each imports from those below it only (``tests/test_rooms.py`` holds them to it):
 
-- ``augment/``   policies, view records, drawing them, and the Numba kernels that replay them
-- ``beton/``     image betons and reinforced betons: write, read, check; the FFCV decoders
-- ``data/``      source datasets: digits, image folders, torchvision's
-- ``loader.py``  ``ReinforcedLoader``; ``dataset.py`` ``ReinforcedDataset``; ``protocol.py`` is what training asks of a
-  loader
-- ``targets.py`` and ``models.py``: sparse targets; timm models built, saved and loaded; ``model_files.py``,
-  ``torch_files.py``, ``torch_pickle.py``, ``tensors.py`` and ``timm_options.py`` say what weights of strangers may be
-- ``foreign.py`` reads small files of strangers whole
-- ``ranks.py``   the processes that share one run
-- ``reinforce/`` teachers, and making a reinforced beton; ``archive/`` imports and exports the published format
-- ``inspect/``   what a file holds, as text, JSON and picture
-- ``evaluate/``  accuracy, calibration, robustness sets
-- ``train/``     tasks (ERM, KD, DR), the fit loop, losses, checkpoints
-- ``ablate/``    grids of runs and what they show
-- ``bench/`` and ``demo/``: measurements; the whole path on digits
-- ``text.py`` and ``pictures.py``: how figures are said, and drawn with any name in them
-- ``cli.py``, ``recipe.py`` and ``yaml_file.py``: one function a verb; YAML and flags become the dataclasses of
-  ``options/``
+- ``cli.py``      one function per verb
+- ``demo/``       the whole path on embedded digits
+- ``ablate/``     grids of runs, and what they show
+- ``bench/``      measurements: loading, training, a whole GPU
+- ``train/``      tasks (ERM, KD, DR), the fit loop, losses, checkpoints
+- ``reinforce/``  teachers, and making a reinforced beton
+- ``evaluate/``   accuracy, calibration, robustness sets
+- ``inspect/``    what a file holds, as text, JSON and picture
+- ``mldr/``       the published format of reinforced data, imported and exported
+- ``loader/``     from opened betons to batches: ``ReinforcedLoader``, ``ReinforcedDataset``, FFCV's pipeline beneath
+- ``write/``      everything that makes a beton, and its check
+- ``beton/``      the file: layout, tables, header, opened and checked
+- ``data/``       source datasets
+- ``codec/``      one image's stored bytes to pixels: JPEG, coefficients
+- ``models/``     timm's models: built, compiled, saved, loaded
+- ``config/``     options, and recipes that fill them
+- ``augment/``    policies, view records, drawing them, and the kernels that replay them
+- ``jit/``        how kernels are compiled and kept
+- ``util/``       errors, texts, files, processes
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _FACE = {
-    "ReinforcedLoader": "ffdr.loader",
-    "ReinforcedDataset": "ffdr.dataset",
+    "ReinforcedLoader": "ffdr.loader.loader",
+    "ReinforcedDataset": "ffdr.loader.dataset",
     "SparseTargetLoss": "ffdr.train.losses",
-    "SparseTargets": "ffdr.targets",
+    "SparseTargets": "ffdr.loader.targets",
 }
 __all__ = ["ReinforcedDataset", "ReinforcedLoader", "SparseTargetLoss", "SparseTargets"]
 

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ffdr import __version__, recipe
-from ffdr.errors import UserError, is_bad_path, is_out_of_memory, nearest
-from ffdr.options import (
-    BENCHES,
+from ffdr import __version__
+from ffdr.config import recipe
+from ffdr.config.choices import BENCHES
+from ffdr.config.verbs import (
     AblateRecipe,
     BenchRecipe,
     DemoRecipe,
@@ -28,7 +28,13 @@ from ffdr.options import (
     VerifyRecipe,
     WriteRecipe,
 )
-from ffdr.text import reason, warn
+from ffdr.util.errors import (
+    UserError,
+    is_bad_path,
+    is_out_of_memory,
+    nearest,
+)
+from ffdr.util.text import reason, warn
 
 
 def demo(options: DemoRecipe) -> None:
@@ -40,7 +46,7 @@ def demo(options: DemoRecipe) -> None:
 
 def write(options: WriteRecipe) -> None:
     """Turn a source dataset into an image beton."""
-    from ffdr.beton.write import write_images
+    from ffdr.write.images import write_images
 
     write_images(options.write)
 
@@ -54,42 +60,42 @@ def reinforce(options: ReinforceRecipe) -> None:
 
 def import_archive(options: ImportRecipe) -> None:
     """Turn archives of the published format (apple/ml-dr) into a reinforced beton."""
-    from ffdr.archive.importing import import_archives
+    from ffdr.mldr.importing import import_archives
 
     import_archives(options.import_)
 
 
 def export_archive(options: ExportRecipe) -> None:
     """Turn a reinforced beton into an archive of the published format (apple/ml-dr)."""
-    from ffdr.archive.exporting import export_archive
+    from ffdr.mldr.exporting import export_archive
 
     export_archive(options.export)
 
 
 def pack(options: PackRecipe) -> None:
     """Merge images and their reinforcement into one self-contained file."""
-    from ffdr.beton.pack import pack
+    from ffdr.write.merge import pack
 
     pack(options.pack)
 
 
 def split(options: SplitRecipe) -> None:
     """Take a packed file apart."""
-    from ffdr.beton.pack import split
+    from ffdr.write.merge import split
 
     split(options.split)
 
 
 def subset(options: SubsetRecipe) -> None:
     """Fewer images, views or teacher entries out of a full file."""
-    from ffdr.beton.subset import subset
+    from ffdr.write.subset import subset
 
     subset(options.subset)
 
 
 def transcode(options: TranscodeRecipe) -> None:
     """Turn JPEGs into packed coefficients, or the reverse, without loss."""
-    from ffdr.beton.transcode import transcode
+    from ffdr.write.transcode import transcode
 
     transcode(options.transcode)
 
@@ -103,7 +109,7 @@ def inspect(options: InspectRecipe) -> None:
 
 def verify(options: VerifyRecipe) -> int:
     """Read a file whole and check every byte of it; exit status 1 if it is damaged."""
-    from ffdr.beton.verify import verify
+    from ffdr.write.verify import verify
 
     return verify(options.verify)
 
@@ -127,10 +133,10 @@ def bench(options: BenchRecipe, what: str) -> None:
     from ffdr.bench.doctor import bench_doctor
     from ffdr.bench.epoch import bench_epoch
     from ffdr.bench.evaluate import bench_eval
-    from ffdr.bench.files import bench_files
     from ffdr.bench.gpu.run import bench_gpu
-    from ffdr.bench.kernels import bench_kernels
-    from ffdr.bench.loader import bench_loader
+    from ffdr.bench.loading.files import bench_files
+    from ffdr.bench.loading.kernels import bench_kernels
+    from ffdr.bench.loading.loader import bench_loader
     from ffdr.bench.train import bench_train
 
     benches = {

@@ -14,10 +14,11 @@ from betons import PLAIN, TOPK, VIEWS, put
 from ffdr.bench.corpus import make_photos
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton
-from ffdr.beton.reinforced import ReinforcedWriter
-from ffdr.beton.write import write_images
-from ffdr.models import ModelInfo, build_model, save_model
-from ffdr.options import ModelOptions, WriteOptions
+from ffdr.config.files import WriteOptions
+from ffdr.config.learning import ModelOptions
+from ffdr.models.build import ModelInfo, build_model, save_model
+from ffdr.write.images import write_images
+from ffdr.write.reinforced import ReinforcedWriter
 
 
 @pytest.fixture(autouse=True, scope="session")

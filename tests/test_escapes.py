@@ -18,11 +18,11 @@ from ffdr import cli
 from ffdr.augment.view import VIEW_DTYPE, plain_view
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton, manifest_path
-from ffdr.beton.reinforced import ReinforcedWriter
-from ffdr.errors import UserError, WriteError
-from ffdr.models import ModelInfo
+from ffdr.models.build import ModelInfo
 from ffdr.reinforce import agreement
 from ffdr.train.report import write_report
+from ffdr.util.errors import UserError, WriteError
+from ffdr.write.reinforced import ReinforcedWriter
 
 
 @pytest.fixture

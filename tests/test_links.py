@@ -20,16 +20,16 @@ from test_writers import WRITERS
 
 import ffdr
 from ffdr.ablate import cell
-from ffdr.archive.exporting import export_archive
-from ffdr.beton.pack import pack
-from ffdr.beton.write import write_images
 from ffdr.cli import main
+from ffdr.config.files import ExportOptions, PackOptions, WriteOptions
 from ffdr.demo import run as demo
-from ffdr.errors import UserError
-from ffdr.options import ExportOptions, PackOptions, WriteOptions
+from ffdr.mldr.exporting import export_archive
 from ffdr.train.checkpoint import _KEYS, Checkpoints
 from ffdr.train.control import sole_run
 from ffdr.train.log import RunLog
+from ffdr.util.errors import UserError
+from ffdr.write.images import write_images
+from ffdr.write.merge import pack
 
 PACKAGE = Path(ffdr.__file__).parent
 KINDS = ("link", "dangling link", "hard link", "fifo")

@@ -10,13 +10,20 @@ import pytest
 from PIL import Image
 
 from ffdr.beton.read import ImageBeton
-from ffdr.beton.write import write_images
 from ffdr.cli import main
-from ffdr.errors import UserError
-from ffdr.models import ModelInfo, build_model, class_digest, read_info, save_model
-from ffdr.options import ModelOptions, WriteOptions
-from ffdr.text import readable
+from ffdr.config.files import WriteOptions
+from ffdr.config.learning import ModelOptions
+from ffdr.models.build import (
+    ModelInfo,
+    build_model,
+    class_digest,
+    read_info,
+    save_model,
+)
 from ffdr.train.log import RunLog
+from ffdr.util.errors import UserError
+from ffdr.util.text import readable
+from ffdr.write.images import write_images
 
 CLASSES = [os.fsdecode(name) for name in (b"a", b"caf\xe9", "\N{SNOWMAN}".encode())]
 MODEL = "test_efficientnet"

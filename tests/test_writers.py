@@ -11,23 +11,28 @@ import torch
 from betons import PLAIN
 from disks import full_disk
 
-from ffdr.archive.exporting import export_archive
 from ffdr.bench.plot import plot_bytes
 from ffdr.bench.report import store
 from ffdr.bench.statistics import Estimate
-from ffdr.beton.pack import pack
-from ffdr.beton.partial import aside, told, write_aside
-from ffdr.beton.transcode import transcode
-from ffdr.beton.write import write_images
 from ffdr.cli import VERBS, main
-from ffdr.errors import UserError, WriteError
+from ffdr.config.files import (
+    ExportOptions,
+    PackOptions,
+    TranscodeOptions,
+    WriteOptions,
+)
 from ffdr.evaluate import report as evaluation
 from ffdr.inspect.grid import _figure, _save
-from ffdr.models import ModelInfo, save_weights
-from ffdr.options import ExportOptions, PackOptions, TranscodeOptions, WriteOptions
+from ffdr.mldr.exporting import export_archive
+from ffdr.models.build import ModelInfo, save_weights
 from ffdr.train.checkpoint import _KEYS, Checkpoints
 from ffdr.train.log import JsonLog
 from ffdr.train.report import write_report
+from ffdr.util.atomic import atomic_path, atomic_write, os_errors_as_user_errors
+from ffdr.util.errors import UserError, WriteError
+from ffdr.write.images import write_images
+from ffdr.write.merge import pack
+from ffdr.write.transcode import transcode
 
 INFO = ModelInfo("test_vit", 10, 32, (0.5,) * 3, (0.5,) * 3)
 WEIGHTS = {"a": torch.zeros(100_000), "b": torch.zeros(7)}
@@ -49,7 +54,7 @@ WRITERS = {
     "weights": lambda path: save_weights(path, WEIGHTS, INFO),
     "checkpoint": checkpoint,
     "log": lambda path: JsonLog(path).append({"epoch": 1, "names": "x" * 9999}),
-    "text": lambda path: write_aside(path, "x" * 9999),
+    "text": lambda path: atomic_write(path, "x" * 9999),
     "evaluation's table": lambda path: evaluation.write_csv(path, SCORES),
     "evaluation's plot": lambda path: evaluation.plot(path, SCORES),
     "training's report": lambda path: write_report(path.parent, "title", [RECORD]),
@@ -112,15 +117,19 @@ def test_places_that_can_not_be_written_to_are_the_users(tmp_path):
         ("folder", "a folder; give the name of a file"),
     ):
         with pytest.raises(UserError, match=f"^{tmp_path / path}: {said}$"):
-            write_aside(tmp_path / path, "text")
+            atomic_write(tmp_path / path, "text")
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
 def test_what_happens_within_a_write_is_told_once(tmp_path):
     line = r"^inner: can't be written: No space left on device$"
-    with pytest.raises(WriteError, match=line), told(tmp_path / "outer"), told(Path("inner")):
+    with (
+        pytest.raises(WriteError, match=line),
+        os_errors_as_user_errors(tmp_path / "outer"),
+        os_errors_as_user_errors(Path("inner")),
+    ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with pytest.raises(RuntimeError, match=r"^a fault$"), told(tmp_path / "outer"):
+    with pytest.raises(RuntimeError, match=r"^a fault$"), os_errors_as_user_errors(tmp_path / "outer"):
         raise RuntimeError("a fault")
 
 
@@ -138,7 +147,7 @@ def test_files_have_the_permissions_that_the_umask_leaves(tmp_path):
 
 
 def test_a_file_that_was_not_written_whole_has_no_name(tmp_path):
-    with pytest.raises(KeyboardInterrupt), aside(tmp_path / "x") as file:
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "x") as file:
         file.write(b"half")
         raise KeyboardInterrupt
     assert os.listdir(tmp_path) == []
@@ -157,7 +166,7 @@ def test_a_file_that_was_not_written_whole_has_no_name(tmp_path):
 )
 def test_memory_that_is_not_there_is_one_line_and_status_1(use, monkeypatch, capsys):
     monkeypatch.setitem(VERBS, "train", lambda options: use())
-    monkeypatch.setattr("ffdr.recipe.parse", lambda verb, words: None)
+    monkeypatch.setattr("ffdr.config.recipe.parse", lambda verb, words: None)
     assert main(["train"]) == 1
     told = capsys.readouterr().err
     assert told.startswith("ffdr train: out of memory") and told.count("\n") == 1

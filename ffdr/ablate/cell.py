@@ -14,13 +14,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ffdr.beton.opening import open_kept, own_folder
-from ffdr.beton.partial import write_aside
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.errors import UserError
+from ffdr.config.verbs import TrainRecipe
 from ffdr.evaluate.feeding import run_options, validation_feeding
-from ffdr.foreign import open_regular, read_json
-from ffdr.options import TrainRecipe
+from ffdr.util.atomic import atomic_write
+from ffdr.util.errors import UserError
+from ffdr.util.foreign import open_regular, read_json
+from ffdr.util.opening import open_kept, own_folder
 
 Result = dict[str, Any]
 
@@ -32,10 +32,10 @@ class Job:
     recipe: TrainRecipe
     """``train.out`` is the cell's folder"""
     test: str
-    """image beton of the exam; empty: none"""
+    """image beton that models are evaluated on; empty: none"""
     corruptions: bool
-    exam: str
-    """identity of the exam"""
+    evaluation: str
+    """identity of what its model is evaluated on"""
 
     @property
     def folder(self) -> Path:
@@ -43,17 +43,17 @@ class Job:
         return Path(self.recipe.train.out)
 
     def result(self) -> Result | None:
-        """What is kept of an earlier run of this very cell and exam."""
+        """What is kept of an earlier run of this very cell, evaluated in the same way."""
         path = self.folder / "result.json"
         kept = read_json(path) if path.exists() else {}
-        return kept["scores"] if isinstance(kept, dict) and kept.get("exam") == self.exam else None
+        return kept["scores"] if isinstance(kept, dict) and kept.get("exam") == self.evaluation else None
 
 
 def make_job(recipe: TrainRecipe, work: str | Path, test: str, corruptions: bool) -> Job:
     """Settle the folder by the digest of the resolved recipe and of the files that it names.
 
     Raises:
-        UserError: a file that is missing or damaged; an exam on other classes; no scores to be had.
+        UserError: a file that is missing or damaged; a test split of other classes; no scores to be had.
     """
     if not test and not recipe.data.val:
         raise UserError("ablate.test: name the images to examine on, or validate every run with data.val")
@@ -68,10 +68,10 @@ def make_job(recipe: TrainRecipe, work: str | Path, test: str, corruptions: bool
     identity["contents"] = _contents(recipe)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     out = str(Path(work) / "cells" / digest)
-    exam = f"{_images(test)} corruptions={corruptions}" if test else "validation"
+    evaluation = f"{_images(test)} corruptions={corruptions}" if test else "validation"
     if test and recipe.train.flip_average:
-        exam += " flip_average=True"
-    return Job(replace(recipe, train=replace(recipe.train, out=out, resume=True)), test, corruptions, exam)
+        evaluation += " flip_average=True"
+    return Job(replace(recipe, train=replace(recipe.train, out=out, resume=True)), test, corruptions, evaluation)
 
 
 def run_job(job: Job) -> Result:
@@ -88,8 +88,8 @@ def run_job(job: Job) -> Result:
             result = _scores(job, record)
             times = {"run_seconds": trained - start, "exam_seconds": time.perf_counter() - trained}
             result |= times
-            kept = {"exam": job.exam, "scores": result}
-            write_aside(job.folder / "result.json", json.dumps(kept, indent=2) + "\n")
+            kept = {"exam": job.evaluation, "scores": result}
+            atomic_write(job.folder / "result.json", json.dumps(kept, indent=2) + "\n")
         return result
 
 
@@ -105,24 +105,24 @@ def _train(recipe: TrainRecipe) -> dict[str, Any]:
 
 
 def _scores(job: Job, record: dict[str, Any]) -> Result:
-    """Of the exam, or of the last validation; with how the model was fed, and the times of training."""
+    """Of the test split, or of the last validation; with how the model was fed, and the times of training."""
     from ffdr.ablate.scores import training_time
 
     more = training_time(job.folder)
     fed = validation_feeding(run_options(job.folder))
     if not job.test:
         return {key.removeprefix("val_"): value for key, value in record.items() if key.startswith("val_")} | fed | more
-    exam = _exam(job.test, job.corruptions, _images(job.test))
-    scores = exam.student(job.folder / "model.safetensors", job.recipe.train.flip_average)
+    suite = _suite(job.test, job.corruptions, _images(job.test))
+    scores = suite.student(job.folder / "model.safetensors", job.recipe.train.flip_average)
     return scores | {"averaged": fed.get("averaged")} | more
 
 
 @cache
-def _exam(test: str, corruptions: bool, contents: str) -> Any:
-    """One a worker; ``contents`` keeps an exam on a changed file apart."""
-    from ffdr.ablate.exam import Exam
+def _suite(test: str, corruptions: bool, contents: str) -> Any:
+    """One per worker; ``contents`` keeps one of a changed file apart."""
+    from ffdr.ablate.evaluation import EvaluationSuite
 
-    return Exam(test, corruptions)
+    return EvaluationSuite(test, corruptions)
 
 
 @contextmanager

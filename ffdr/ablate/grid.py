@@ -13,11 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ffdr import recipe
-from ffdr.errors import UserError, nearest
-from ffdr.options import AblateOptions, SubsetOptions, TrainRecipe
-from ffdr.text import brief, command, join_list, printable, reason, split_list
-from ffdr.yaml_file import MOST_CHARACTERS
+from ffdr.config import recipe
+from ffdr.config.ablation import AblateOptions
+from ffdr.config.files import SubsetOptions
+from ffdr.config.verbs import TrainRecipe
+from ffdr.config.yaml_file import MOST_CHARACTERS
+from ffdr.util.errors import UserError, nearest
+from ffdr.util.text import (
+    brief,
+    command,
+    join_list,
+    printable,
+    reason,
+    split_list,
+)
 
 SEED = "train.seed"
 """The axis whose points are repeats of the same run."""

@@ -14,9 +14,9 @@ from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
 from ffdr.ablate.grid import SEED, Grid
 from ffdr.ablate.report import Group, Row, grouped
 from ffdr.ablate.scores import METRICS, mean_and_half_width
-from ffdr.beton.partial import aside
-from ffdr.pictures import Picture, legible
-from ffdr.text import printable
+from ffdr.util.atomic import atomic_path
+from ffdr.util.pictures import Picture, legible
+from ffdr.util.text import printable
 
 _NAME = 40
 """Characters of a point's name that a plot shows."""
@@ -69,7 +69,7 @@ def _figure(file: Path, panels: Sequence[tuple[_Ladder, str]], rows: Sequence[Ro
     figure = Picture(figsize=(5.5 * len(panels), 4.2), layout="constrained")
     for axes, (ladder, key) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _draw(axes, ladder, key, grouped(rows))
-    with aside(file) as picture:
+    with atomic_path(file) as picture:
         figure.savefig(picture, format="png", dpi=120)
     return file
 

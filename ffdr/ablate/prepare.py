@@ -11,17 +11,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ffdr import recipe
 from ffdr.ablate.grid import Grid, command_words
 from ffdr.ablate.workers import Outcome, Workers
-from ffdr.beton.opening import own_folder
-from ffdr.beton.partial import write_aside
 from ffdr.beton.read import ReinforcedBeton
-from ffdr.beton.subset import subset
-from ffdr.errors import UserError
-from ffdr.foreign import read_json
-from ffdr.options import AblateOptions, SubsetOptions
-from ffdr.text import say
+from ffdr.config import recipe
+from ffdr.config.ablation import AblateOptions
+from ffdr.config.files import SubsetOptions
+from ffdr.util.atomic import atomic_write
+from ffdr.util.errors import UserError
+from ffdr.util.foreign import read_json
+from ffdr.util.opening import own_folder
+from ffdr.util.text import say
+from ffdr.write.subset import subset
 
 CommandLine = Callable[[Sequence[str]], int]
 """Runs the words of an ``ffdr`` command line, as ``cli.main`` does; returns the exit status. Must pickle."""
@@ -84,7 +85,7 @@ def _run_lines(command_line: CommandLine, lines: Sequence[str], record: Path) ->
         if status:
             raise UserError(f"ffdr {line} ended with status {status}")
         done = [*lines[: number + 1], *([None] if changed and number + 1 < len(lines) else [])]
-        write_aside(record, json.dumps(done, indent=2) + "\n")
+        atomic_write(record, json.dumps(done, indent=2) + "\n")
 
 
 def _replacing(words: list[str], work: Path) -> list[str]:

@@ -10,12 +10,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ffdr.beton.partial import write_aside
-from ffdr.errors import UserError, nearest
+from ffdr.config.ablation import ReportOptions
 from ffdr.evaluate.feeding import feeding_text, run_options, validation_feeding
-from ffdr.foreign import MOST_LOG_BYTES, parse_json, read_json, read_text
-from ffdr.options import ReportOptions
-from ffdr.text import MOST_LINE, RCFG, brief, command, markdown, printable, reason, say, shown, table_lines
+from ffdr.util.atomic import atomic_write
+from ffdr.util.errors import UserError, nearest
+from ffdr.util.foreign import (
+    MOST_LOG_BYTES,
+    parse_json,
+    read_json,
+    read_text,
+)
+from ffdr.util.text import (
+    MOST_LINE,
+    RCFG,
+    brief,
+    command,
+    markdown,
+    printable,
+    reason,
+    say,
+    shown,
+    table_lines,
+)
 
 COLUMNS = {
     ("val", "top1"): "ImageNet",
@@ -76,7 +92,7 @@ def report(options: ReportOptions) -> None:
     text = "\n".join(_lines(ours, published)) + "\n"
     say(text)
     if options.out:
-        write_aside(Path(options.out), text)
+        atomic_write(Path(options.out), text)
     say(f"{options.out or options.file}: set beside published figures; next: {_next(options)}")
 
 

@@ -14,10 +14,15 @@ from typing import Any
 from ffdr.ablate.cell import Result
 from ffdr.ablate.grid import SEED, Cell, Grid
 from ffdr.ablate.scores import JUDGED, METRICS, Difference, as_text, half_width
-from ffdr.bench.environment import environment
-from ffdr.beton.partial import write_aside
 from ffdr.evaluate.feeding import KEYS, feeding_text
-from ffdr.text import MOST_LINE, markdown, printable, table_lines
+from ffdr.util.atomic import atomic_write
+from ffdr.util.environment import environment
+from ffdr.util.text import (
+    MOST_LINE,
+    markdown,
+    printable,
+    table_lines,
+)
 
 Group = tuple[tuple[str, str], ...]
 """Points that repeats share: (axis, label) pairs."""
@@ -113,7 +118,7 @@ def write_csv(file: Path, rows: Sequence[Row]) -> None:
         writer.writerow(
             {key: printable(cell, MOST_LINE) if isinstance(cell, str) else cell for key, cell in cells.items()}
         )
-    write_aside(file, text.getvalue())
+    atomic_write(file, text.getvalue())
 
 
 def write_table(file: Path, grid: Grid, rows: Sequence[Row], title: str, setting: Sequence[str]) -> None:
@@ -145,7 +150,7 @@ def write_table(file: Path, grid: Grid, rows: Sequence[Row], title: str, setting
             "",
         ]
     lines += ["Measured with " + ", ".join(f"{key} {value}" for key, value in environment().items()) + ".", ""]
-    write_aside(file, "\n".join(lines))
+    atomic_write(file, "\n".join(lines))
 
 
 def _means(groups: Mapping[Group, Sequence[Row]]) -> list[str]:
@@ -202,4 +207,4 @@ def write_summary(file: Path, grid: Grid, rows: Sequence[Row], title: str, setti
         "failed": [{"points": row.cell.points, "error": row.error} for row in rows if row.result is None],
         "environment": environment(),
     }
-    write_aside(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    atomic_write(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -7,17 +7,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ffdr.ablate.board import Board
 from ffdr.ablate.cell import Job, make_job, run_job
 from ffdr.ablate.grid import Cell, Grid, fill_in
+from ffdr.ablate.live_table import LiveTable
 from ffdr.ablate.plot import plot_study
 from ffdr.ablate.prepare import CommandLine, prepare
 from ffdr.ablate.report import Row, feedings, write_csv, write_summary, write_table
 from ffdr.ablate.workers import Outcome, Workers
-from ffdr.beton.partial import write_aside
-from ffdr.models import check_name
-from ffdr.options import AblateOptions
-from ffdr.text import command, say
+from ffdr.config.ablation import AblateOptions
+from ffdr.models.build import check_name
+from ffdr.util.atomic import atomic_write
+from ffdr.util.text import command, say
 
 
 def run_ablation(options: AblateOptions, command_line: CommandLine) -> int:
@@ -54,11 +54,11 @@ def run_jobs(cells: Sequence[Cell], jobs: Sequence[Job], workers: Workers) -> li
     """What became of each, in order; those that are finished are not run again."""
     outcomes = {number: Outcome(result) for number, job in enumerate(jobs) if (result := job.result()) is not None}
     todo = [number for number in range(len(jobs)) if number not in outcomes]
-    board = Board([cells[n] for n in todo], [jobs[n] for n in todo], len(outcomes), min(workers.jobs, len(todo)))
+    table = LiveTable([cells[n] for n in todo], [jobs[n] for n in todo], len(outcomes), min(workers.jobs, len(todo)))
     try:
-        fresh = workers.run([partial(run_job, jobs[number]) for number in todo], board)
+        fresh = workers.run([partial(run_job, jobs[number]) for number in todo], table)
     finally:
-        board.close()
+        table.close()
     outcomes |= dict(zip(todo, fresh, strict=True))
     return [outcomes[number] for number in range(len(jobs))]
 
@@ -67,7 +67,7 @@ def _row(cell: Cell, job: Job, outcome: Outcome) -> Row:
     """A failure that is not the user's leaves its traceback in the cell's folder."""
     error = outcome.error
     if outcome.trace:
-        write_aside(job.folder / "error.txt", outcome.trace)
+        atomic_write(job.folder / "error.txt", outcome.trace)
         error = f"{error} (see {job.folder / 'error.txt'})"
     return Row(cell, outcome.value, error, job.folder.name)
 

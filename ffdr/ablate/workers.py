@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from ffdr.beton.workers import Spawn
-from ffdr.errors import UserError, WriteError
 from ffdr.train.control import Stopped, StopRequest
+from ffdr.util.errors import UserError, WriteError
+from ffdr.util.workers import Spawn
 
 Task = Callable[[], Any]
 """Runs in a worker; task and value must pickle."""
@@ -40,7 +40,7 @@ class Outcome:
     """whether its process is lost"""
 
 
-class Audience(Protocol):
+class Callback(Protocol):
     """Is told what happens."""
 
     def started(self, number: int) -> None:
@@ -65,7 +65,7 @@ class Workers:
         self.jobs = jobs or max(1, len(self.devices))
         self.threads = threads or max(1, len(os.sched_getaffinity(0)) // self.jobs)
 
-    def run(self, tasks: Sequence[Task], audience: Audience) -> list[Outcome]:
+    def run(self, tasks: Sequence[Task], callback: Callback) -> list[Outcome]:
         """Do all tasks, begun in their order; what became of each.
 
         Raises:
@@ -79,13 +79,13 @@ class Workers:
                 while todo or any(worker.busy for worker in workers):
                     for worker in workers:
                         if todo and not worker.busy:
-                            audience.started(todo[0][0])
+                            callback.started(todo[0][0])
                             worker.give(*todo.popleft())
                     wait([handle for worker in workers for handle in worker.handles], _POLL)
                     for number, outcome in [worker.take() for worker in workers if worker.has_news()]:
                         outcomes[number] = outcome
-                        audience.ended(number, outcome)
-                    audience.tick()
+                        callback.ended(number, outcome)
+                    callback.tick()
                     if stop.requested:
                         _stop(workers)
                         stop.end()

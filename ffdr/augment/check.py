@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from ffdr.augment.geometry import MAX_SIDE
-from ffdr.augment.jit import kernel
 from ffdr.augment.view import CENTER, FLIP, FRACTION, OPS, PLACED, WIDE
+from ffdr.jit.kernel import kernel
 
 OK = 0
 BAD_SIZE = 1

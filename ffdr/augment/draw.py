@@ -15,11 +15,11 @@ import numpy as np
 from ffdr.augment.autoaugment import BINS as AUTOAUGMENT_BINS
 from ffdr.augment.autoaugment import sub_policies
 from ffdr.augment.geometry import whole_pixels
-from ffdr.augment.jit import kernel
 from ffdr.augment.magnitude import SHARPNESS, SHEAR_X
 from ffdr.augment.policy import AUGMENTS, CROPS, Policy
 from ffdr.augment.random import CUTMIX_SHARE, MIX, MIXUP_WEIGHT, PARTNER_VIEW, VIEW, beta, uniform
 from ffdr.augment.view import FLIP, FRACTION, MIX_DTYPE, MIXED_DTYPE, OPS, VIEW_DTYPE, WIDE
+from ffdr.jit.kernel import kernel
 
 _TRIES = 10
 """Boxes tried before giving up, as in torchvision."""

@@ -12,8 +12,8 @@ import math
 
 import numpy as np
 
-from ffdr.augment.jit import kernel
 from ffdr.augment.view import CENTER, FRACTION, PLACED
+from ffdr.jit.kernel import kernel
 
 MAX_SIDE = 65535
 """Longest side of an image or an output; beyond it whole pixels could not be told apart in a fraction."""

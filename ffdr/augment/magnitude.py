@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ffdr.augment.jit import kernel
 from ffdr.augment.view import OP_NUMBER
+from ffdr.jit.kernel import kernel
 
 SHEAR_X = OP_NUMBER["ShearX"]
 SHEAR_Y = OP_NUMBER["ShearY"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from ffdr.augment import magnitude as m
-from ffdr.augment.jit import address_of, kernel
 from ffdr.augment.magnitude import magnitude
 from ffdr.augment.tone import (
     autocontrast,
@@ -20,6 +19,7 @@ from ffdr.augment.tone import (
 )
 from ffdr.augment.view import DEFAULT_BINS, OP_NUMBER
 from ffdr.augment.warp import translate, warp, warp_bytes
+from ffdr.jit.kernel import address_of, kernel
 
 IMAGE_SLACK = 64
 """Bytes behind an image that an operation may overwrite when it reads that image."""

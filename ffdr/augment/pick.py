@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ffdr.augment.jit import inlined_kernel, kernel
 from ffdr.augment.random import PICK, philox
+from ffdr.jit.kernel import inlined_kernel, kernel
 
 _ROUNDS = 32
 """Rounds of the shuffle. The distance of one position from uniform is about 2**-(rounds / 2)."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
-from ffdr.errors import UserError, between, one_of
-from ffdr.text import brief
+from ffdr.util.errors import UserError, between, one_of
+from ffdr.util.text import brief
 
 CROPS = ("resized", "padded", "whole")
 AUGMENTS = ("randaugment", "trivialaugment", "autoaugment_imagenet", "autoaugment_cifar10", "autoaugment_svhn")

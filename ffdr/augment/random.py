@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from ffdr.augment.jit import inlined_kernel, kernel
+from ffdr.jit.kernel import inlined_kernel, kernel
 
 # Streams: what a number is for. Numbers of different streams are independent.
 VIEW = 0

@@ -10,10 +10,10 @@ import numpy as np
 
 from ffdr.augment.check import BAD_SIZE, OK, SHORT_SCRATCH, STATUS_TEXT, WRONG_REGION, check_view
 from ffdr.augment.geometry import output_span, view_region
-from ffdr.augment.jit import address_of, bytes_at, kernel
 from ffdr.augment.ops import IMAGE_SLACK, apply_op, op_bytes
 from ffdr.augment.resize import ALIGNMENT, padded, resize_bytes, resize_view
 from ffdr.augment.view import FRACTION, VIEW_DTYPE, WIDE
+from ffdr.jit.kernel import address_of, bytes_at, kernel
 
 _MIX_BITS = 15
 

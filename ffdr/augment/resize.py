@@ -15,8 +15,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ffdr.augment.geometry import axis_plans
-from ffdr.augment.jit import address_of, bytes_at, int16_at, int32_at, kernel
-from ffdr.augment.simd import GROUP, LANES, blend_columns, blend_rows
 from ffdr.augment.taps import (
     build_taps,
     double_weights,
@@ -26,6 +24,19 @@ from ffdr.augment.taps import (
     tap_count,
 )
 from ffdr.augment.view import FLIP
+from ffdr.jit.kernel import (
+    address_of,
+    bytes_at,
+    int16_at,
+    int32_at,
+    kernel,
+)
+from ffdr.jit.simd import (
+    GROUP,
+    LANES,
+    blend_columns,
+    blend_rows,
+)
 
 FAST_TAPS = 16
 """Widest filter, in source pixels, that the vector code takes."""

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from ffdr.augment.geometry import filter_scale, tap_range
-from ffdr.augment.jit import kernel
-from ffdr.augment.simd import GROUP
+from ffdr.jit.kernel import kernel
+from ffdr.jit.simd import GROUP
 
 _PAIR = 8 * GROUP
 """int16 that ``blend_columns`` loads for each pair of taps."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ffdr.augment.jit import bytes_at, int32_at, kernel
+from ffdr.jit.kernel import bytes_at, int32_at, kernel
 
 _RED, _GREEN, _BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
 _TOP = np.float32(255.0)

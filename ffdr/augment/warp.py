@@ -15,9 +15,14 @@ import math
 
 import numpy as np
 
-from ffdr.augment.jit import bytes_at, float32_at, int32_at, kernel
 from ffdr.augment.magnitude import ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X
-from ffdr.augment.simd import copy_word, fused, nearest
+from ffdr.jit.kernel import (
+    bytes_at,
+    float32_at,
+    int32_at,
+    kernel,
+)
+from ffdr.jit.simd import copy_word, fused, nearest
 
 
 @kernel

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from ffdr.bench.timing import Work
-from ffdr.models import build_model, forward_flops
-from ffdr.options import ModelOptions
+from ffdr.config.learning import ModelOptions
+from ffdr.models.build import build_model, forward_flops
 
 _SIDE = {"cpu": 2048, "cuda": 8192}
 """Of the matrices that are multiplied: large enough to reach the device's full rate."""

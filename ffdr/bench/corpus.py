@@ -17,13 +17,13 @@ from sklearn.datasets import load_sample_images
 from ffdr.augment.draw import draw_batch, pack_policy
 from ffdr.augment.policy import Policy
 from ffdr.augment.view import MIXED_DTYPE
-from ffdr.beton.decode import blank_views
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton
-from ffdr.beton.reinforced import ReinforcedWriter
-from ffdr.beton.workers import start_context
-from ffdr.beton.write import write_images
-from ffdr.options import WriteOptions
+from ffdr.config.files import WriteOptions
+from ffdr.loader.decode import blank_views
+from ffdr.util.workers import start_context
+from ffdr.write.images import write_images
+from ffdr.write.reinforced import ReinforcedWriter
 
 CLASSES = 10
 TOPK = 10

@@ -18,16 +18,16 @@ from ffdr.augment.policy import Policy
 from ffdr.bench import diagnosis, loops
 from ffdr.bench.capacity import PeakMemory, pinned_copies
 from ffdr.bench.diagnosis import Diagnosis, Measured
+from ffdr.bench.loading.reading import ReadRates, read_rates
 from ffdr.bench.loops import Files, Setting
-from ffdr.bench.reading import ReadRates, read_rates
 from ffdr.bench.report import Table, check_report, report
 from ffdr.bench.statistics import Estimate
 from ffdr.bench.timing import Work, time_in_turn
 from ffdr.beton.layout import JPG
 from ffdr.beton.read import ImageBeton
-from ffdr.cores import thread_count
-from ffdr.loader import ReinforcedLoader
-from ffdr.options import BenchOptions
+from ffdr.config.measuring import BenchOptions
+from ffdr.loader.loader import ReinforcedLoader
+from ffdr.util.cores import thread_count
 
 _DECODED = 512
 """Images of a pass that only decodes: enough for a steady rate."""

@@ -18,9 +18,10 @@ from ffdr.bench.corpus import CLASSES, make_photos, reinforce_untaught, write_ph
 from ffdr.bench.report import Table, check_report, report
 from ffdr.bench.statistics import Estimate
 from ffdr.bench.timing import Work, time_in_turn
-from ffdr.loader import ReinforcedLoader
-from ffdr.models import best_device, build_model
-from ffdr.options import BenchOptions, ModelOptions, TrainOptions
+from ffdr.config.learning import ModelOptions, TrainOptions
+from ffdr.config.measuring import BenchOptions
+from ffdr.loader.loader import ReinforcedLoader
+from ffdr.models.build import best_device, build_model
 from ffdr.train.tasks import Task, build_task
 
 BATCH = 64

@@ -24,11 +24,12 @@ from ffdr.bench.report import Table, Target, check_report, report, target_table
 from ffdr.bench.statistics import Estimate
 from ffdr.bench.timing import Timing, Work, time_in_turn
 from ffdr.beton.read import ImageBeton
+from ffdr.config.learning import ModelOptions
+from ffdr.config.measuring import BenchOptions
 from ffdr.evaluate.evaluator import Evaluator
 from ffdr.evaluate.scoring import Scorer
-from ffdr.models import ModelInfo, build_model
-from ffdr.options import BenchOptions, ModelOptions
-from ffdr.protocol import BatchLoader
+from ffdr.loader.protocol import BatchLoader
+from ffdr.models.build import ModelInfo, build_model
 
 # Names of what is timed.
 EVALUATION = "ffdr: evaluation"
@@ -109,7 +110,7 @@ def passes(setting: Setting, images: ImageBeton) -> dict[str, Work]:
 def _evaluate(evaluator: Evaluator, loader: BatchLoader, images: ImageBeton) -> dict[str, Any]:
     """One pass over the images, as ``ffdr eval`` makes it, and what it reports."""
     scorer = Scorer(images.labels, images.class_names, evaluator.info.num_classes)
-    evaluator.mark(loader, {"data": scorer})
+    evaluator.score(loader, {"data": scorer})
     return scorer.report()
 
 

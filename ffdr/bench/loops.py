@@ -16,18 +16,25 @@ from torch import nn
 from ffdr.augment.policy import Policy
 from ffdr.bench.corpus import TOPK, make_photos, reinforce_untaught, write_photos
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.compiling import CUDA_GRAPHS, train_mode
-from ffdr.compiling import why_not as why_not_compile
-from ffdr.cores import thread_count
-from ffdr.errors import UserError
-from ffdr.models import autocast_dtype, best_device, check_name
-from ffdr.options import BenchOptions, DataOptions, ModelOptions, TeacherOptions, TrainOptions, TrainRecipe
-from ffdr.protocol import Batch, BatchLoader
-from ffdr.targets import SparseTargets
+from ffdr.config.learning import (
+    DataOptions,
+    ModelOptions,
+    TeacherOptions,
+    TrainOptions,
+)
+from ffdr.config.measuring import BenchOptions
+from ffdr.config.verbs import TrainRecipe
+from ffdr.loader.protocol import Batch, BatchLoader
+from ffdr.loader.targets import SparseTargets
+from ffdr.models.build import autocast_dtype, best_device, check_name
+from ffdr.models.compiling import CUDA_GRAPHS, train_mode
+from ffdr.models.compiling import why_not as why_not_compile
 from ffdr.train.fit import DataInfo, Trainer
 from ffdr.train.optim import build_optimizer
 from ffdr.train.run import build_trainer
 from ffdr.train.student import build_student
+from ffdr.util.cores import thread_count
+from ffdr.util.errors import UserError
 
 _VIEWS = 8
 _EPOCHS = 10**4

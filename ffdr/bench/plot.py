@@ -10,7 +10,7 @@ import numpy as np
 
 from ffdr.bench.statistics import Estimate
 from ffdr.bench.timing import Timing
-from ffdr.beton.partial import aside
+from ffdr.util.atomic import atomic_path
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -30,7 +30,7 @@ def plot_loader(file: Path, timings: Mapping[str, Timing], stages: Mapping[str, 
     )
     _draw_rates(rates, {name: timing.rate for name, timing in timings.items()})
     _draw_stages(parts, stages)
-    with aside(file) as picture:
+    with atomic_path(file) as picture:
         figure.savefig(picture, dpi=120)
     plt.close(figure)
 
@@ -49,7 +49,7 @@ def plot_bytes(file: Path, rates: Mapping[str, Estimate], sizes: Mapping[str, fl
     axes.set_xlabel("KiB an image")
     axes.set_ylabel("images a second on one core")
     axes.spines[["top", "right"]].set_visible(False)
-    with aside(file) as picture:
+    with atomic_path(file) as picture:
         figure.savefig(picture, dpi=120)
     plt.close(figure)
 

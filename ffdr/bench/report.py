@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ffdr.bench.environment import environment
 from ffdr.bench.statistics import Estimate
-from ffdr.beton.opening import check_final
-from ffdr.beton.partial import write_aside
-from ffdr.errors import UserError
-from ffdr.text import table_lines
+from ffdr.util.atomic import atomic_write
+from ffdr.util.environment import environment
+from ffdr.util.errors import UserError
+from ffdr.util.opening import check_final
+from ffdr.util.text import table_lines
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def store(file: str, title: str, setting: Sequence[str], tables: Sequence[Table]
     origin = environment()
     foot = "Measured with " + ", ".join(f"{key} {value}" for key, value in origin.items()) + "."
     content = {"setting": list(setting), **figures, "environment": origin}
-    write_aside(Path(file), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    write_aside(Path(file).with_suffix(".md"), f"{_text(title, setting, tables)}\n\n{foot}\n")
+    atomic_write(Path(file), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    atomic_write(Path(file).with_suffix(".md"), f"{_text(title, setting, tables)}\n\n{foot}\n")
 
 
 def _text(title: str, setting: Sequence[str], tables: Sequence[Table]) -> str:

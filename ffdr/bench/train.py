@@ -25,7 +25,7 @@ from ffdr.bench.loops import CachedBatches, Files, Setting
 from ffdr.bench.report import Table, Target, check_report, report, target_table
 from ffdr.bench.statistics import Estimate
 from ffdr.bench.timing import Timing, Work, time_in_turn
-from ffdr.options import BenchOptions
+from ffdr.config.measuring import BenchOptions
 from ffdr.train.fit import Trainer
 
 # Names of what is timed.

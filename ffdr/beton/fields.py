@@ -7,7 +7,7 @@ has no structured dtypes.
 
 from __future__ import annotations
 
-import ffdr.beton.lean_ffcv  # noqa: F401
+import ffdr.util.lean_ffcv  # noqa: F401
 
 # isort: split
 from abc import abstractmethod
@@ -25,7 +25,8 @@ from ffcv.pipeline.state import State
 
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.layout import CODING_MAGIC
-from ffdr.errors import UserError
+from ffdr.beton.read import ImageBeton
+from ffdr.util.errors import UserError
 
 
 class BlockDecoder(Operation):
@@ -109,7 +110,7 @@ class LogitsField(_BlockField):
         return self.header.logit_bytes
 
 
-FIELDS = {"aug_params": AugParamsField, "logits": LogitsField}
+FIELDS: dict[str, type[Field]] = {"aug_params": AugParamsField, "logits": LogitsField}
 """By the name that the field has in a file."""
 
 
@@ -127,7 +128,7 @@ class NoDecoder(Operation):
         self.declare_state_and_memory(State(False, None, (), np.dtype("u1")))
 
 
-class PackedImageField(Field):
+class CoefficientImageField(Field):
     """Images of which some are packed coefficients, which FFCV can find but not decode.
 
     Width and height have other names than in FFCV's own images, so that its decoders stop at once when they are asked
@@ -144,7 +145,7 @@ class PackedImageField(Field):
         return np.dtype(list(kinds.items()))
 
     @classmethod
-    def from_binary(cls, binary: np.ndarray) -> PackedImageField:
+    def from_binary(cls, binary: np.ndarray) -> CoefficientImageField:
         """The field that a descriptor's (1024,) uint8 arguments describe."""
         arguments = binary.tobytes()
         if not arguments.startswith(CODING_MAGIC):
@@ -164,3 +165,9 @@ class PackedImageField(Field):
     def get_decoder_class(self) -> type[Operation]:
         """See :class:`NoDecoder`."""
         return NoDecoder
+
+
+def custom_fields(images: ImageBeton) -> dict[str, type[Field]]:
+    """Field classes that FFCV's Loader must be given to open this file, as its ``custom_fields``."""
+    fields = {name: FIELDS[name] for name in images.field_names if name in FIELDS}
+    return fields if images.coding is None else {"image": CoefficientImageField, **fields}

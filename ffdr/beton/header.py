@@ -17,7 +17,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,11 +25,8 @@ from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
 from ffdr.beton import layout
 from ffdr.beton.layout import CUSTOM, FieldSpec
 from ffdr.beton.tables import is_deep, refuse
-from ffdr.errors import UserError
-from ffdr.text import brief, reason
-
-if TYPE_CHECKING:
-    from ffdr.beton.read import ImageBeton
+from ffdr.util.errors import UserError
+from ffdr.util.text import brief, reason
 
 HEADER_MAGIC = b"FFDRRNF1"
 """Its last character is the layout version."""
@@ -145,16 +142,6 @@ class ReinforcedHeader:
             return cls.unpack(fields[0].arguments)
         except UserError as error:
             refuse(path, str(error))
-
-    def check_images(self, path: Path, images: ImageBeton) -> None:
-        """Refuse images other than those that were reinforced."""
-        if (self.num_images, self.fingerprint) != (images.num_images, images.fingerprint):
-            raise UserError(
-                f"{path}: made for {self.num_images} images with fingerprint {self.fingerprint}, "
-                f"but {images.path} has {images.num_images} with {images.fingerprint}"
-            )
-        if images.num_classes > self.num_classes:
-            raise UserError(f"{path}: made for {self.num_classes} classes, but {images.path} has {images.num_classes}")
 
     def specs(self) -> tuple[FieldSpec, FieldSpec]:
         """The two fields."""

@@ -8,7 +8,7 @@ A beton is FFCV's format, version 2 (ffcv/types.py), little endian throughout::
     data              from the next multiple of 4096 on; what one sample stores never crosses a page
     checksums         ours: SECTION_DTYPE, then N + 1 CRC-32 as uint32, zeros up to a multiple of 8
     coding            ours, only where images may be packed coefficients: SECTION_DTYPE, then as many bytes as its count
-                      says (``ffdr.dct.coding``), zeros up to a multiple of 8
+                      says (``ffdr.codec.dct.coding``), zeros up to a multiple of 8
     origin index      ours, image betons only: SECTION_DTYPE, then N × (width, height, key) as int64
     allocation table  ALLOC_DTYPE for each stored region, up to the end of the file
 

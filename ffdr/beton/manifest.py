@@ -9,11 +9,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ffdr.arguments import per_channel
 from ffdr.beton.opened import OpenFile
 from ffdr.beton.tables import is_deep
-from ffdr.errors import DamagedError, UserError
-from ffdr.text import brief, byte_size, reason
+from ffdr.util.arguments import per_channel
+from ffdr.util.errors import DamagedError, UserError
+from ffdr.util.text import brief, byte_size, reason
 
 MANIFEST_FORMAT = "ffdr images 1"
 MAX_CLASSES = 1 << 16

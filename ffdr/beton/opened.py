@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ffdr.errors import UserError
+from ffdr.util.errors import UserError
 
 
 class OpenFile:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ffdr.beton.layout import DCT, RAW
-from ffdr.errors import UserError
+from ffdr.util.errors import UserError
 
 if TYPE_CHECKING:
     from ffdr.beton.read import ImageBeton
@@ -27,13 +27,13 @@ def decode_image(beton: ImageBeton, i: int) -> np.ndarray:
     if beton.modes[i] == RAW:
         return np.array(data).reshape(height, width, 3)
     if beton.modes[i] == DCT:
-        from ffdr.dct import decode  # compiles its kernels
+        from ffdr.codec.dct import decode  # compiles its kernels
 
         try:
             return decode.decode_image(data, beton.coding, width, height)
         except ValueError as error:
             raise UserError(f"{beton.path}: sample {i}: its packed coefficients are corrupt: {error}") from None
-    from ffdr.beton.libjpeg import decode_jpeg  # imports FFCV, which takes seconds
+    from ffdr.codec.jpeg.libjpeg import decode_jpeg  # imports FFCV, which takes seconds
 
     pixels = np.empty((height, width, 3), np.uint8)
     if not decode_jpeg(data, pixels):

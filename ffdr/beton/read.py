@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ffdr.arguments import per_channel
 from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
 from ffdr.beton import layout
 from ffdr.beton.header import ReinforcedHeader, check_logits, check_views
@@ -22,11 +21,12 @@ from ffdr.beton.manifest import MAX_CLASSES, check_manifest, manifest_path, read
 from ffdr.beton.opened import OpenFile
 from ffdr.beton.reopen import Reopened
 from ffdr.beton.tables import Regions, Tables, beton_path, locked, read_tables, refuse, sample_checksum
-from ffdr.dct.format import BLOCKS_A_HEAD, RECORD_DTYPE, TRAILER
-from ffdr.errors import UserError
+from ffdr.codec.dct.format import BLOCKS_A_HEAD, RECORD_DTYPE, TRAILER
+from ffdr.util.arguments import per_channel
+from ffdr.util.errors import UserError
 
 if TYPE_CHECKING:
-    from ffdr.dct.coding import Coding
+    from ffdr.codec.dct.coding import Coding
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -97,14 +97,6 @@ class ImageBeton(Reopened):
         """Classes that labels count in."""
         return len(self.class_names)
 
-    @property
-    def custom_fields(self) -> dict[str, type]:
-        """Field classes that FFCV's Loader must be given to open this file (``custom_fields``)."""
-        from ffdr.beton.fields import FIELDS, PackedImageField  # imports FFCV and with it torch
-
-        fields = {name: FIELDS[name] for name in self.field_names if name in FIELDS}
-        return fields if self.coding is None else {"image": PackedImageField, **fields}
-
     def data(self, i: int) -> np.ndarray:
         """The stored bytes of image i: (bytes,) uint8, a read-only view of the file."""
         start = int(self.data_ptr[i])
@@ -135,8 +127,23 @@ def open_both(path: Path) -> tuple[ImageBeton | None, ReinforcedBeton | None]:
     """
     images, reinforced = contents_of(read_tables(beton_path(path)))
     if images is not None and reinforced is not None:
-        reinforced.header.check_images(path, images)
+        check_same_images(path, reinforced.header, images)
     return images, reinforced
+
+
+def check_same_images(path: Path, header: ReinforcedHeader, images: ImageBeton) -> None:
+    """Refuse images other than those that a reinforced beton at ``path`` was made of.
+
+    Raises:
+        UserError: other images, another number of them, or more classes.
+    """
+    if (header.num_images, header.fingerprint) != (images.num_images, images.fingerprint):
+        raise UserError(
+            f"{path}: made for {header.num_images} images with fingerprint {header.fingerprint}, "
+            f"but {images.path} has {images.num_images} with {images.fingerprint}"
+        )
+    if images.num_classes > header.num_classes:
+        raise UserError(f"{path}: made for {header.num_classes} classes, but {images.path} has {images.num_classes}")
 
 
 def contents_of(tables: Tables) -> tuple[ImageBeton | None, ReinforcedBeton | None]:
@@ -271,7 +278,7 @@ class ReinforcedBeton(Reopened):
         path = beton_path(path)
         beton = _open_reinforced(read_tables(path))
         if images is not None:
-            beton.header.check_images(path, images)
+            check_same_images(path, beton.header, images)
         return beton
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ffdr.errors import UserError
+from ffdr.util.errors import UserError
 
 
 class Reopened(ABC):

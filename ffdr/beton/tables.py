@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from ffdr.arguments import shown
 from ffdr.beton import layout
 from ffdr.beton.damage import place_of_damage
 from ffdr.beton.layout import ALLOC_DTYPE, FIELD_DTYPE, HEADER_DTYPE, SECTION_DTYPE, FieldSpec
 from ffdr.beton.opened import OpenFile
-from ffdr.errors import DamagedError, UserError
+from ffdr.util.arguments import shown
+from ffdr.util.errors import DamagedError, UserError
 
 if TYPE_CHECKING:
-    from ffdr.dct.coding import Coding
+    from ffdr.codec.dct.coding import Coding
 
 _CHUNK = 1 << 16
 """Allocation table entries read at a time: 1.5 MiB."""
@@ -244,7 +244,7 @@ class _Parser:
 
     def _coding(self) -> Coding:
         """The coding, behind its own mark."""
-        from ffdr.dct.coding import Coding  # imports Numba, which few files need
+        from ffdr.codec.dct.coding import Coding  # imports Numba, which few files need
 
         magic, size = np.frombuffer(self._read(self.coding_at, SECTION_DTYPE.itemsize), SECTION_DTYPE)[0].tolist()
         if magic != layout.CODING_MAGIC or layout.coding_bytes(size) != self.coding_end - self.coding_at:

@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 
 from ffdr.data.source import check_split, need_files
-from ffdr.errors import UserError
-from ffdr.foreign import open_regular
-from ffdr.text import reason
+from ffdr.util.errors import UserError
+from ffdr.util.foreign import open_regular
+from ffdr.util.text import reason
 
 FOLDER = "cifar-100-python"
 _MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")

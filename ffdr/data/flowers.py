@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ffdr.data.source import FileSource, check_split, need_files
-from ffdr.errors import UserError
-from ffdr.foreign import read_bytes
-from ffdr.text import reason
+from ffdr.util.errors import UserError
+from ffdr.util.foreign import read_bytes
+from ffdr.util.text import reason
 
 FOLDER = "flowers-102"
 _NAMES = (

@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 
 from ffdr.data.source import FileSource
-from ffdr.errors import UserError, nearest
-from ffdr.text import printable
+from ffdr.util.errors import UserError, nearest
+from ffdr.util.text import printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """File names that count, in any case (torchvision's IMG_EXTENSIONS)."""

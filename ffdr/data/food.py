@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from ffdr.data.source import FileSource, check_split, need_files
-from ffdr.errors import UserError
-from ffdr.foreign import read_json
-from ffdr.text import reason
+from ffdr.util.errors import UserError
+from ffdr.util.foreign import read_json
+from ffdr.util.text import reason
 
 FOLDER = "food-101"
 

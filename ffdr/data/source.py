@@ -13,7 +13,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ffdr.errors import UserError, nearest
+from ffdr.util.errors import UserError, nearest
 
 _STATING, _STATS_AT_ONCE = 16, 4096
 """Threads that look at files, and files that one of them looks at in a row."""
@@ -147,7 +147,7 @@ def _check_scans(file: BinaryIO, image: Image.Image) -> None:
     data = file.read(_MOST_SEARCHED)
     file.seek(at)
     if data.count(_SOS) > _USUAL_SCANS:
-        from ffdr.dct.markers import has_wasteful_scans  # imports Numba, which few images need
+        from ffdr.codec.jpeg.markers import has_wasteful_scans  # imports Numba, which few images need
 
         if has_wasteful_scans(np.frombuffer(data, np.uint8), image.width * image.height):
             raise ValueError("more scans than its bytes and its pixels explain")

@@ -18,9 +18,9 @@ from ffdr.ablate.scores import (
     mean_and_half_width,
     sentence,
 )
-from ffdr.beton.partial import aside, write_aside
-from ffdr.pictures import Picture
-from ffdr.text import table_lines
+from ffdr.util.atomic import atomic_path, atomic_write
+from ffdr.util.pictures import Picture
+from ffdr.util.text import table_lines
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -67,13 +67,13 @@ def write_table(file: Path, runs: Runs, setting: Sequence[str], environment: Map
     lines += ["", "Mean ± half width of the 95 % interval over seeds. DR against the others, paired by seed:", ""]
     lines += [f"- {line}" for line in compare(runs)]
     lines += ["", "Measured with " + ", ".join(f"{key} {value}" for key, value in environment.items()) + ".", ""]
-    write_aside(file, "\n".join(lines))
+    atomic_write(file, "\n".join(lines))
 
 
 def write_summary(file: Path, runs: Runs, setting: Sequence[str], environment: Mapping[str, str]) -> None:
     """``summary.json``: erm, kd, dr, teacher with their metrics, and how they were measured."""
     content = {**summarise(runs), "comparison": compare(runs), "setting": list(setting), "environment": environment}
-    write_aside(file, json.dumps(content, indent=2) + "\n")
+    atomic_write(file, json.dumps(content, indent=2) + "\n")
 
 
 def plot(file: Path, runs: Runs) -> None:
@@ -100,6 +100,6 @@ def plot(file: Path, runs: Runs) -> None:
     axes.set_title("top-1 under corruption, mean of 5 severities, %")
     axes.set_ylim(0, 118)
     axes.legend(ncols=4, loc="upper right")
-    with aside(file) as picture:
+    with atomic_path(file) as picture:
         figure.savefig(picture, dpi=110)
     plt.close(figure)

@@ -9,22 +9,23 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ffdr import recipe
-from ffdr.ablate.exam import Exam
+from ffdr.ablate.evaluation import EvaluationSuite
 from ffdr.ablate.scores import training_time
-from ffdr.bench.environment import environment
-from ffdr.beton.opening import own_folder
-from ffdr.beton.write import write_images
-from ffdr.dataset import ReinforcedDataset
+from ffdr.config import recipe
+from ffdr.config.files import WriteOptions
+from ffdr.config.measuring import DemoOptions
 from ffdr.demo import report
-from ffdr.errors import UserError
 from ffdr.evaluate.feeding import feeding_text
 from ffdr.inspect.grid import draw_views
-from ffdr.options import DemoOptions, WriteOptions
+from ffdr.loader.dataset import ReinforcedDataset
 from ffdr.reinforce.generate import generate
-from ffdr.text import RCFG as RECIPES
-from ffdr.text import command, join_list, say
 from ffdr.train.run import run as train
+from ffdr.util.environment import environment
+from ffdr.util.errors import UserError
+from ffdr.util.opening import own_folder
+from ffdr.util.text import RCFG as RECIPES
+from ffdr.util.text import command, join_list, say
+from ffdr.write.images import write_images
 
 RCFG = RECIPES / "digits"
 TEACHERS = ("test_efficientnet", "test_convnext", "test_mambaout")
@@ -51,9 +52,9 @@ def run_demo(options: DemoOptions) -> None:
     betons = write_betons(work)
     models, teaching = train_teachers(work, betons["train"])
     reinforced, reinforcing = reinforce(work, betons["small"], models)
-    exam = Exam(betons["test"])
-    runs = {"teacher": [teaching | exam.teacher(models, RESOLUTION, center=1.0)]}
-    runs |= train_students(options, work, betons["small"], reinforced, models, exam)
+    suite = EvaluationSuite(betons["test"])
+    runs = {"teacher": [teaching | suite.teacher(models, RESOLUTION, center=1.0)]}
+    runs |= train_students(options, work, betons["small"], reinforced, models, suite)
 
     dataset = ReinforcedDataset(betons["small"], reinforced)
     lines = setting(options, dataset, runs, reinforcing)
@@ -110,7 +111,7 @@ def reinforce(work: Path, images: Path, models: str) -> tuple[Path, float]:
 
 
 def train_students(
-    options: DemoOptions, work: Path, images: Path, reinforced: Path, models: str, exam: Exam
+    options: DemoOptions, work: Path, images: Path, reinforced: Path, models: str, suite: EvaluationSuite
 ) -> dict[str, list[Run]]:
     """The same student by each task, once a seed, examined."""
     special = {"erm": {}, "kd": {"teacher__models": models}, "dr": {"data__reinforced": str(reinforced)}}
@@ -122,7 +123,7 @@ def train_students(
                 if options.epochs:
                     extra = {**extra, "train__epochs": options.epochs, "train__warmup_epochs": options.epochs / 10}
                 plan = _recipe("plus" if task == "dr" else task, images, out, train__seed=seed, **extra)
-                runs[task].append(_train(plan) | exam.student(out / "model.safetensors", plan.train.flip_average))
+                runs[task].append(_train(plan) | suite.student(out / "model.safetensors", plan.train.flip_average))
                 bar.update()
     return runs
 

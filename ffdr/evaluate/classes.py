@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from ffdr.errors import UserError
 from ffdr.evaluate.metrics import NO_LABEL
-from ffdr.foreign import read_json, read_text
-from ffdr.model_files import ModelInfo, class_digest
-from ffdr.text import brief, reason
+from ffdr.models.files import ModelInfo, class_digest
+from ffdr.util.errors import UserError
+from ffdr.util.foreign import read_json, read_text
+from ffdr.util.text import brief, reason
 
 NUM_CLASSES = 1000
 VAL_IMAGES = 50000

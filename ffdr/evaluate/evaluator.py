@@ -14,18 +14,18 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ffdr.beton.order import rank_and_world_size
 from ffdr.beton.read import ImageBeton
-from ffdr.compiling import FixedBatch
 from ffdr.data.folder import open_folder
 from ffdr.data.source import FileSource
-from ffdr.errors import UserError
 from ffdr.evaluate.folders import FolderLoader, PixelLoader
-from ffdr.evaluate.metrics import answer
-from ffdr.loader import ReinforcedLoader
-from ffdr.models import ModelInfo
-from ffdr.protocol import BatchLoader
-from ffdr.targets import SparseTargets
+from ffdr.evaluate.metrics import predict
+from ffdr.loader.loader import ReinforcedLoader
+from ffdr.loader.order import rank_and_world_size
+from ffdr.loader.protocol import BatchLoader
+from ffdr.loader.targets import SparseTargets
+from ffdr.models.build import ModelInfo
+from ffdr.models.compiling import FixedBatch
+from ffdr.util.errors import UserError
 
 Images = ImageBeton | FileSource
 """Both have ``class_names`` and ``labels``."""
@@ -52,7 +52,7 @@ def center_share(resolution: int, crop_pct: float) -> float:
     return resolution / math.floor(resolution / crop_pct)
 
 
-class Marker(Protocol):
+class BatchScorer(Protocol):
     """What looks at the answers, such as a ``scoring.Scorer``."""
 
     def update(self, logits: torch.Tensor, index: torch.Tensor) -> None:
@@ -118,7 +118,7 @@ class Evaluator:
             "dtype": dtype or (self.dtype if self.device.type == "cuda" else None) or torch.float32,
         }
 
-    def mark(self, loader: BatchLoader, scorers: Mapping[str, Marker], title: str = "") -> None:
+    def score(self, loader: BatchLoader, scorers: Mapping[str, BatchScorer], title: str = "") -> None:
         """One pass over the images, its answers shown to all scorers."""
         with tqdm(total=len(loader), desc=title, unit="batch", disable=None if self.progress else True) as bar:
 
@@ -127,4 +127,4 @@ class Evaluator:
                     scorer.update(logits, index)
                 bar.update()
 
-            answer(self.model, loader, receive, self.dtype, self.flip, self.forward)
+            predict(self.model, loader, receive, self.dtype, self.flip, self.forward)

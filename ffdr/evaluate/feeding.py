@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ffdr.errors import UserError
-from ffdr.foreign import read_json
+from ffdr.util.errors import UserError
+from ffdr.util.foreign import read_json
 
 INTERPOLATION = "bilinear"
 """Of the evaluation view, always with antialiasing."""

@@ -17,13 +17,13 @@ import torch
 
 from ffdr.augment.replay import render
 from ffdr.augment.view import center_view
-from ffdr.beton.order import Place
-from ffdr.cores import thread_count
 from ffdr.data.source import ReadError, Source
-from ffdr.models import ModelInfo
-from ffdr.protocol import Batch
-from ffdr.targets import SparseTargets
-from ffdr.text import reason
+from ffdr.loader.order import Place
+from ffdr.loader.protocol import Batch
+from ffdr.loader.targets import SparseTargets
+from ffdr.models.build import ModelInfo
+from ffdr.util.cores import thread_count
+from ffdr.util.text import reason
 
 _AHEAD = 3
 """Batches that are decoded in advance."""

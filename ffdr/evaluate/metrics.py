@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ffdr.errors import UserError
-from ffdr.models import best_device
-from ffdr.protocol import BatchLoader
-from ffdr.targets import SparseTargets
+from ffdr.loader.protocol import BatchLoader
+from ffdr.loader.targets import SparseTargets
+from ffdr.models.build import best_device
+from ffdr.util.errors import UserError
 
 ECE_BINS = 15
 NO_LABEL = -1
@@ -108,7 +108,7 @@ class Scores:
         return self.result().scores
 
 
-def answer(
+def predict(
     model: nn.Module,
     loader: BatchLoader,
     receive: Callable[[torch.Tensor, SparseTargets, torch.Tensor], None],
@@ -149,10 +149,10 @@ def evaluate(
 ) -> dict[str, float]:
     """Scores of a model on one pass of a loader (see ``Scores``), by the targets' ``label``.
 
-    num_classes: columns of the model's output, if not the loader's. dtype, flip, forward: see ``answer``. On several
+    num_classes: columns of the model's output, if not the loader's. dtype, flip, forward: see ``predict``. On several
     ranks (torch.distributed) the scores are those of all images of all ranks, in each of them.
     Raises UserError as ``Scores.result`` does.
     """
     scores = Scores(num_classes or loader.num_classes)
-    answer(model, loader, lambda logits, targets, _: scores.update(logits, targets.label), dtype, flip, forward)
+    predict(model, loader, lambda logits, targets, _: scores.update(logits, targets.label), dtype, flip, forward)
     return scores.compute()

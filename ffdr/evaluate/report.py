@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ffdr.beton.partial import aside, write_aside
 from ffdr.evaluate.feeding import feeding_text
 from ffdr.evaluate.metrics import ECE_BINS
-from ffdr.text import MOST_LINE, printable, readable
+from ffdr.util.atomic import atomic_path, atomic_write
+from ffdr.util.text import MOST_LINE, printable, readable
 
 Report = dict[str, Any]
 """How the model was fed (``feeding.KEYS``; model, parameters, compiled); then the scores of one data set and ``data``,
@@ -98,12 +98,12 @@ def write_csv(path: Path, report: Report) -> None:
         if "gap" in scores:
             row["top1_gap"] = f"{100 * scores['gap']:.3f}"
         writer.writerow(row)
-    write_aside(path, text.getvalue())
+    atomic_write(path, text.getvalue())
 
 
 def plot(path: Path, report: Report) -> None:
     """Reliability diagram and confidence histogram of every set, side by side."""
-    from ffdr.pictures import Picture  # half a second, and only where a plot is asked for
+    from ffdr.util.pictures import Picture  # half a second, and only where a plot is asked for
 
     drawn = {name: scores for name, scores in rows(report).items() if "reliability" in scores}
     figure = Picture(figsize=(3.2 * max(len(drawn), 1), 4.8), layout="constrained")
@@ -120,5 +120,5 @@ def plot(path: Path, report: Report) -> None:
     axes[0, 0].set_ylabel("accuracy")
     axes[1, 0].set_ylabel("share of images")
     figure.suptitle(report["model"])
-    with aside(path) as file:
+    with atomic_path(path) as file:
         figure.savefig(file, format="png", dpi=100)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ffdr.errors import UserError
 from ffdr.evaluate.corruptions import CorruptedImages
 from ffdr.evaluate.evaluator import Evaluator
+from ffdr.util.errors import UserError
 
 
 def evaluate_corruptions(
@@ -30,7 +30,7 @@ def evaluate_corruptions(
     by_name: dict[str, list[float]] = {}
     for name, severity, corrupted in images:
         hits = _Hits(labels)
-        evaluator.mark(evaluator.pixel_loader(corrupted, labels), {"": hits}, f"corruptions: {name} {severity}")
+        evaluator.score(evaluator.pixel_loader(corrupted, labels), {"": hits}, f"corruptions: {name} {severity}")
         by_name.setdefault(name, []).append(int(hits.count) / len(labels))
     return {"corruption_top1": float(np.mean(list(by_name.values()))), "corruptions": by_name}
 

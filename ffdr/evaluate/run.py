@@ -12,11 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ffdr.beton.opening import check_final
-from ffdr.beton.partial import write_aside
 from ffdr.beton.read import ImageBeton
-from ffdr.compiling import pays, set_backends
-from ffdr.errors import UserError
+from ffdr.config.learning import EvalOptions, ModelOptions, SuiteOptions
 from ffdr.evaluate.classes import check_classes, synsets
 from ffdr.evaluate.corruptions import NAMES, SEVERITIES
 from ffdr.evaluate.evaluator import Evaluator, Images, open_images
@@ -25,12 +22,27 @@ from ffdr.evaluate.report import Report, as_text, plot, write_csv
 from ffdr.evaluate.robustness import evaluate_corruptions
 from ffdr.evaluate.scoring import Scorer
 from ffdr.evaluate.suite import check_model, plan_suite, run_suite
-from ffdr.machine import machine_memory
-from ffdr.models import ModelInfo, autocast_dtype, best_device, load_model, load_named
-from ffdr.options import EvalOptions, ModelOptions, SuiteOptions
-from ffdr.ranks import Ranks
-from ffdr.text import byte_size, command, join_list, say, warn
-from ffdr.timm_names import config_of, eval_size
+from ffdr.models.build import (
+    ModelInfo,
+    autocast_dtype,
+    best_device,
+    load_model,
+    load_named,
+)
+from ffdr.models.compiling import pays, set_backends
+from ffdr.models.timm_names import config_of, eval_size
+from ffdr.util.atomic import atomic_write
+from ffdr.util.errors import UserError
+from ffdr.util.machine import machine_memory
+from ffdr.util.opening import check_final
+from ffdr.util.ranks import Ranks
+from ffdr.util.text import (
+    byte_size,
+    command,
+    join_list,
+    say,
+    warn,
+)
 
 
 def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions | None = None) -> Report:
@@ -133,7 +145,7 @@ def _on_data(evaluator: Evaluator, images: Images, options: EvalOptions, rank: i
     info = evaluator.info
     _check_classes(info, images, options.data, any_names=options.classes == "any")
     scorer = Scorer(images.labels, images.class_names, info.num_classes)
-    evaluator.mark(evaluator.loader(images), {"data": scorer}, Path(options.data).name)
+    evaluator.score(evaluator.loader(images), {"data": scorer}, Path(options.data).name)
     report = scorer.report()
     if options.corruptions and rank == 0:  # small sets, in memory: not worth sharing
         report |= evaluate_corruptions(evaluator, *evaluation_pixels(images, info, evaluator.workers))
@@ -160,7 +172,7 @@ def _feeding(evaluator: Evaluator, weights: str | Path = "") -> Report:
 def _tell(report: Report, options: EvalOptions) -> None:
     say(as_text(report))
     if options.json:
-        write_aside(Path(options.json), json.dumps(report, indent=2) + "\n")
+        atomic_write(Path(options.json), json.dumps(report, indent=2) + "\n")
     if options.csv:
         write_csv(Path(options.csv), report)
     if options.plot:
@@ -210,7 +222,7 @@ def examine(evaluator: Evaluator, images: ImageBeton) -> Report:
     info = evaluator.info
     _check_classes(info, images, images.path)
     scorer = Scorer(images.labels, images.class_names, info.num_classes)
-    evaluator.mark(evaluator.loader(images), {"data": scorer})
+    evaluator.score(evaluator.loader(images), {"data": scorer})
     scores = {key: value for key, value in scorer.report().items() if isinstance(value, int | float)}
     fed = {key: value for key, value in _feeding(evaluator).items() if key in ("model", *KEYS)}
     return {**fed, "data": str(images.path), **scores}

@@ -26,14 +26,14 @@ from typing import Any
 
 import numpy as np
 
+from ffdr.config.learning import SuiteOptions
 from ffdr.data.source import FileSource
-from ffdr.errors import UserError
 from ffdr.evaluate.classes import NUM_CLASSES, TIMM, ObjectNet, class_numbers, places, real_labels, subset, synsets
 from ffdr.evaluate.evaluator import Evaluator, Images, open_images
 from ffdr.evaluate.metrics import NO_LABEL
 from ffdr.evaluate.scoring import Scorer
-from ffdr.models import ModelInfo, class_digest
-from ffdr.options import SuiteOptions
+from ffdr.models.build import ModelInfo, class_digest
+from ffdr.util.errors import UserError
 
 PUBLISHED = {
     "val": 50000,
@@ -162,7 +162,7 @@ def run_suite(evaluator: Evaluator, plan: Plan) -> Report:
     sets: dict[str, Report] = {}
     for one in plan.passes:
         loader = evaluator.loader(one.images, border=one.border)
-        evaluator.mark(loader, one.scorers, ", ".join(one.scorers))
+        evaluator.score(loader, one.scorers, ", ".join(one.scorers))
         sets |= {name: scorer.report() for name, scorer in one.scorers.items()}
     for name in ("a", "r"):
         if name in sets and f"{name}_clean" in sets:
@@ -231,7 +231,7 @@ def _severities(root: Path, name: str) -> dict[int, Path]:
 
 def _cell_report(evaluator: Evaluator, cell: Pass, title: str) -> Report:
     """Scores on one corruption at one severity."""
-    evaluator.mark(evaluator.loader(cell.images, center=_WHOLE), cell.scorers, title)
+    evaluator.score(evaluator.loader(cell.images, center=_WHOLE), cell.scorers, title)
     return cell.scorers["c"].report()
 
 

@@ -12,14 +12,14 @@ import matplotlib
 import numpy as np
 
 from ffdr.augment.view import FLIP, FRACTION, OPS
-from ffdr.beton.partial import aside
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton
-from ffdr.pictures import Picture, legible
-from ffdr.text import MOST_SHOWN
+from ffdr.util.atomic import atomic_path
+from ffdr.util.pictures import Picture, legible
+from ffdr.util.text import MOST_SHOWN
 
 if TYPE_CHECKING:
-    from ffdr.dataset import ReinforcedDataset
+    from ffdr.loader.dataset import ReinforcedDataset
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -112,6 +112,6 @@ def _width(text: str) -> int:
 
 
 def _save(figure: Figure, file: Path) -> None:
-    with aside(file) as picture:
+    with atomic_path(file) as picture:
         figure.savefig(picture, dpi=90, format="png")
     plt.close(figure)

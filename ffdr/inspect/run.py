@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ffdr.beton.opening import check_final
-from ffdr.beton.read import ImageBeton, ReinforcedBeton, contents_of
+from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_same_images, contents_of
 from ffdr.beton.tables import read_tables
-from ffdr.errors import UserError
+from ffdr.config.files import InspectOptions
 from ffdr.inspect.statistics import file_facts, image_facts, reinforced_facts
 from ffdr.inspect.text import render
-from ffdr.options import InspectOptions
-from ffdr.text import command, say
+from ffdr.util.errors import UserError
+from ffdr.util.opening import check_final
+from ffdr.util.text import command, say
 
 RESOLUTION = 224
 """Pixels of a drawn view whose teachers saw several resolutions."""
@@ -37,7 +37,7 @@ def inspect(options: InspectOptions) -> None:
     own_images, reinforced = contents_of(tables)
     images = ImageBeton.open(options.images) if options.images else own_images
     if reinforced is not None and images is not None:
-        reinforced.header.check_images(path, images)
+        check_same_images(path, reinforced.header, images)
     facts: dict[str, Any] = {
         "path": str(path),
         "kind": "packed beton" if has_images and has_views else "reinforced beton" if has_views else "image beton",
@@ -71,6 +71,6 @@ def _draw(file: Path, images: ImageBeton, reinforced: ReinforcedBeton | None) ->
     if reinforced is None:
         grid.draw_images(file, images)
         return
-    from ffdr.dataset import ReinforcedDataset  # imports torch
+    from ffdr.loader.dataset import ReinforcedDataset  # imports torch
 
     grid.draw_views(file, ReinforcedDataset(images, reinforced), reinforced.header.resolution or RESOLUTION)

@@ -17,8 +17,8 @@ from ffdr.beton.header import UNUSED
 from ffdr.beton.layout import DCT, JPG, RAW
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.tables import Tables
-from ffdr.dct.format import INLINE, RECORD_DTYPE, SAMPLING_NAMES
-from ffdr.text import brief
+from ffdr.codec.dct.format import INLINE, RECORD_DTYPE, SAMPLING_NAMES
+from ffdr.util.text import brief
 
 SAMPLED = 20_000
 """Images at most whose views, or whose packed coefficients' records, are read."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from ffdr.text import MOST_LINE, brief, printable
+from ffdr.util.text import MOST_LINE, brief, printable
 
 _PARTS = 40
 """Of a list or dictionary that are shown."""

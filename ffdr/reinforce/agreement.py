@@ -14,9 +14,9 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from ffdr import text
 from ffdr.reinforce.teacher import averaged
-from ffdr.text import printable
+from ffdr.util import text
+from ffdr.util.text import printable
 
 _FEWEST_VIEWS = 32
 """Fewer say nothing about a teacher."""

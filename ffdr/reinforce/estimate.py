@@ -9,12 +9,12 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from ffdr.beton.header import ReinforcedHeader
-from ffdr.beton.partial import nearest_existing, partial_path
-from ffdr.beton.reinforced import file_bytes
-from ffdr.errors import WriteError
 from ffdr.reinforce.labelling import Labeller
 from ffdr.reinforce.shards import SHARD_VIEWS
-from ffdr.text import duration
+from ffdr.util.atomic import nearest_existing, partial_path
+from ffdr.util.errors import WriteError
+from ffdr.util.text import duration
+from ffdr.write.reinforced import file_bytes
 
 _SAMPLE_BATCHES = 12
 _SAMPLE_SECONDS = 10.0

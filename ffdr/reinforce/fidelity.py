@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ffdr.loader.targets import SparseTargets
 from ffdr.reinforce.teacher import topk
-from ffdr.targets import SparseTargets
 
 KEPT = (1, 5, 10, 20)
 """Numbers of stored entries (top-k) that are compared."""

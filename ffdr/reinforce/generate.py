@@ -16,24 +16,24 @@ import numpy as np
 from tqdm import tqdm
 
 from ffdr.augment.policy import Policy
-from ffdr.beton import closing
-from ffdr.beton.copy import digest
 from ffdr.beton.header import ReinforcedHeader
-from ffdr.beton.opening import check_folder
-from ffdr.beton.partial import check_writable, is_finished
-from ffdr.beton.parts import check_out
 from ffdr.beton.read import ImageBeton
-from ffdr.beton.receipt import Work
-from ffdr.beton.reinforced import ReinforcedWriter, identity_of
-from ffdr.errors import UserError
-from ffdr.options import ReinforceOptions, TeacherOptions
-from ffdr.options.idle import idle_policy
-from ffdr.ranks import Ranks
+from ffdr.config.idle import idle_policy
+from ffdr.config.learning import ReinforceOptions, TeacherOptions
 from ffdr.reinforce import agreement, estimate, fidelity, shards
 from ffdr.reinforce.labelling import Labeller
 from ffdr.reinforce.shards import ShardFolder
 from ffdr.reinforce.teacher import Teacher, parse_models
-from ffdr.text import say, warn
+from ffdr.util.errors import UserError
+from ffdr.util.opening import check_folder
+from ffdr.util.ranks import Ranks
+from ffdr.util.text import say, warn
+from ffdr.write import closing
+from ffdr.write.copy import digest
+from ffdr.write.partial import check_writable, is_finished
+from ffdr.write.parts import check_out
+from ffdr.write.receipt import Work
+from ffdr.write.reinforced import ReinforcedWriter, identity_of
 
 _SEEN_WITHIN = 90.0
 """Seconds within which a network file system shows one machine what another has written."""
@@ -118,7 +118,7 @@ class _Run:
                 found = is_finished(self.work)
             except UserError as error:
                 found = error
-        found = self.ranks.share(found)
+        found = self.ranks.broadcast(found)
         if isinstance(found, UserError):
             raise found
         return found
@@ -135,7 +135,7 @@ class _Run:
             collector.collect_all()
             written = writer.written
             missing = [n for n, shard in enumerate(self.shards) if not written[shard.start : shard.stop].all()]
-            self.ranks.share((self.folder.work, missing))
+            self.ranks.broadcast((self.folder.work, missing))
             self._make(missing, collector.collect)
             collector.collect_rest()
             self.folder.remove()
@@ -151,7 +151,7 @@ class _Run:
 
     def follow(self) -> None:
         """Every other rank."""
-        work, missing = self.ranks.share(None)
+        work, missing = self.ranks.broadcast(None)
         if work != self.folder.work:
             raise UserError(f"rank {self.ranks.rank}: its options, images or teacher are not those of rank 0")
         end = time.monotonic() + _SEEN_WITHIN
@@ -163,7 +163,7 @@ class _Run:
 
     def _make(self, missing: list[int], then: Callable[[], None]) -> None:
         """Take part in making shards until all ranks have ended; ``then`` is called after each and while waiting."""
-        mine = (self.shards[missing[i]] for i in self.ranks.take(len(missing)))
+        mine = (self.shards[missing[i]] for i in self.ranks.claim(len(missing)))
         for labelled in self.labeller.label(mine):
             self.folder.write(labelled)
             then()

@@ -20,13 +20,13 @@ import torch
 from ffdr.augment.draw import draw_batch, pack_policy
 from ffdr.augment.policy import Policy
 from ffdr.augment.view import MIX_DTYPE, MIXED_DTYPE, VIEW_DTYPE, share_of_first
-from ffdr.beton.decode import Replayer, blank_views
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton
-from ffdr.errors import UserError
+from ffdr.loader.decode import Replayer, blank_views
 from ffdr.reinforce.agreement import Answers
 from ffdr.reinforce.shards import Labelled
 from ffdr.reinforce.teacher import Teacher, TopK
+from ffdr.util.errors import UserError
 
 Item = TypeVar("Item")
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
 from ffdr.beton.header import ReinforcedHeader, check_logits, check_new_logits, check_views
-from ffdr.beton.opening import open_found, open_new, own_folder
-from ffdr.beton.partial import told
+from ffdr.util.atomic import os_errors_as_user_errors
+from ffdr.util.opening import open_found, open_new, own_folder
 
 SHARD_VIEWS = 1 << 14
 """Views a shard at most, unless one image has more: seconds of a GPU's work, 1 MiB of file."""
@@ -79,7 +79,7 @@ class ShardFolder:
 
     def create(self) -> None:
         """Make the folder, and clear away what killed runs left unfinished."""
-        with told(self.path):
+        with os_errors_as_user_errors(self.path):
             own_folder(self.path)
             for path in self.path.glob("*.partial"):
                 path.unlink()
@@ -100,7 +100,7 @@ class ShardFolder:
         final = self.path / f"{labelled.first:010d}-{labelled.first + count - 1:010d}.shard"
         # A process that outlived a killed run may still be at the same shard.
         partial = final.with_name(f"{final.name}.{os.uname().nodename}-{os.getpid()}.partial")
-        with told(final):
+        with os_errors_as_user_errors(final):
             try:
                 with open_new(partial) as file:
                     file.write(head.tobytes() + body)

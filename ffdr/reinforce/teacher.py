@@ -18,16 +18,22 @@ import torch.nn.functional as F
 from torch import nn
 
 from ffdr.beton.header import UNUSED
-from ffdr.beton.order import rank_and_world_size
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.rounding import to_float16
-from ffdr.compiling import FixedBatch, float32_of, pays, set_backends, why_not
-from ffdr.errors import UserError
+from ffdr.config.learning import TeacherOptions
 from ffdr.evaluate.classes import check_classes
-from ffdr.models import ModelInfo, autocast_dtype, load_named
-from ffdr.options import TeacherOptions
-from ffdr.text import warn
-from ffdr.timm_names import config_of, eval_size
+from ffdr.loader.order import rank_and_world_size
+from ffdr.models.build import ModelInfo, autocast_dtype, load_named
+from ffdr.models.compiling import (
+    FixedBatch,
+    float32_of,
+    pays,
+    set_backends,
+    why_not,
+)
+from ffdr.models.timm_names import config_of, eval_size
+from ffdr.util.errors import UserError
+from ffdr.util.text import warn
 
 _COMMA = "a comma within a path is written \\,"
 

@@ -1,4 +1,4 @@
-"""Checkpoints: written aside, renamed, read without running code, and refused by a run they don't belong to."""
+"""Checkpoints: written beside, renamed, read without running code, and refused by a run they don't belong to."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from typing import Any
 
 import torch
 
-from ffdr.beton.opening import check_folder, own_folder
-from ffdr.beton.partial import aside
-from ffdr.errors import UserError, is_out_of_memory
-from ffdr.tensors import checked_weights
-from ffdr.text import brief, printable, reason, warn
-from ffdr.torch_files import check_torch_file
+from ffdr.models.tensors import checked_weights
+from ffdr.models.torch_files import check_torch_file
 from ffdr.train.report import is_record
+from ffdr.util.atomic import atomic_path
+from ffdr.util.errors import UserError, is_out_of_memory
+from ffdr.util.opening import check_folder, own_folder
+from ffdr.util.text import (
+    brief,
+    printable,
+    reason,
+    warn,
+)
 
 _VERSION = 2
 _KEYS = (
@@ -52,7 +57,7 @@ class Checkpoints:
         if set(state) != set(_KEYS):
             raise ValueError(f"checkpoint: keys {sorted(state)}, but {sorted(_KEYS)} are needed")
         own_folder(self.folder)
-        with aside(self.folder / f"{step:09d}.pt") as file:
+        with atomic_path(self.folder / f"{step:09d}.pt") as file:
             torch.save({"version": _VERSION, **state}, file)
         paths = self.paths()
         upto = next(number for number, path in enumerate(paths, 1) if path.stem == f"{step:09d}")

@@ -15,8 +15,8 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 
-from ffdr.beton.opening import open_kept
-from ffdr.errors import UserError
+from ffdr.util.errors import UserError
+from ffdr.util.opening import open_kept
 
 AHEAD = 2
 """Steps that the host may be ahead of the GPU: enough to keep it busy, few enough for a stop to come soon and for no

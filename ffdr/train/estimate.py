@@ -13,18 +13,19 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from ffdr.beton.read import ImageBeton
-from ffdr.loader import ReinforcedLoader
-from ffdr.machine import machine_memory
-from ffdr.models import autocast_dtype
-from ffdr.options import TrainOptions, TrainRecipe
-from ffdr.ranks import Ranks
+from ffdr.config.learning import TrainOptions
+from ffdr.config.verbs import TrainRecipe
+from ffdr.loader.loader import ReinforcedLoader
+from ffdr.loader.targets import SparseTargets
+from ffdr.models.build import autocast_dtype
 from ffdr.reinforce.teacher import Teacher, parse_models
-from ffdr.targets import SparseTargets
 from ffdr.train.loaders import stored_views, training_loader, validation_loader
 from ffdr.train.optim import resolutions
 from ffdr.train.step import Step
 from ffdr.train.tasks import ErmTask, build_task
 from ffdr.train.teaching import live_teacher
+from ffdr.util.machine import machine_memory
+from ffdr.util.ranks import Ranks
 
 _SECONDS = 1.5
 """For each thing that is timed, but no less than one call after a first one."""

@@ -12,13 +12,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ffdr.compiling import FixedBatch, set_backends
-from ffdr.errors import UserError
-from ffdr.models import ModelInfo, autocast_dtype, save_weights
-from ffdr.options import ModelOptions, TrainOptions
-from ffdr.protocol import BatchLoader
-from ffdr.ranks import Ranks
-from ffdr.targets import SparseTargets
+from ffdr.config.learning import ModelOptions, TrainOptions
+from ffdr.loader.protocol import BatchLoader
+from ffdr.loader.targets import SparseTargets
+from ffdr.models.build import ModelInfo, autocast_dtype, save_weights
+from ffdr.models.compiling import FixedBatch, set_backends
 from ffdr.train.background import BackgroundWriter, snapshot
 from ffdr.train.checkpoint import Checkpoints, get_rng, restoring, set_rng
 from ffdr.train.control import StopRequest, Stopwatch, sole_run, stopwatch
@@ -29,6 +27,8 @@ from ffdr.train.step import Step
 from ffdr.train.student import Trial, build_student
 from ffdr.train.tasks import LiveTeacher, build_task
 from ffdr.train.validate import BrokenOffError, Validation, agreed, told
+from ffdr.util.errors import UserError
+from ffdr.util.ranks import Ranks
 
 READ_EVERY = 50
 """Steps between two looks at the device (loss for the progress bar, the guard's flag, the other ranks' stops)."""
@@ -167,7 +167,7 @@ class Trainer:
         """Whether an earlier run has left all there is to make, as rank 0 sees it."""
         there = all((self.out / name).is_file() for name in RESULTS)
         logged = [record["epoch"] for record in self.log.records()[-1:]]
-        return self.ranks.share(there and [self.epoch] == logged == [self.options.epochs])
+        return self.ranks.broadcast(there and [self.epoch] == logged == [self.options.epochs])
 
     def _agree(self, step: int | None) -> None:
         """Refuse to go on from different checkpoints, as ranks do that don't see the same folder."""

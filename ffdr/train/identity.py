@@ -10,10 +10,10 @@ import torch
 
 from ffdr.augment.policy import Policy
 from ffdr.beton.read import ReinforcedBeton
-from ffdr.errors import UserError
-from ffdr.models import fixed_size
-from ffdr.options import ModelOptions, TrainOptions
-from ffdr.protocol import BatchLoader
+from ffdr.config.learning import ModelOptions, TrainOptions
+from ffdr.loader.protocol import BatchLoader
+from ffdr.models.build import fixed_size
+from ffdr.util.errors import UserError
 
 _FREE = ("out", "resume", "eval_every", "checkpoint_every", "keep", "tensorboard", "compile", "dry_run")
 """Options that a resumed run may change, because they leave the weights alone (``compile``: but for rounding)."""
@@ -30,7 +30,7 @@ class DataInfo:
     center: float = 0.875
     """share of the resized short side that the evaluation view keeps"""
     classes: str = ""
-    """digest of the class names (``ffdr.models.class_digest``)"""
+    """digest of the class names (``ffdr.models.build.class_digest``)"""
     fingerprint: str = ""
     """of the images"""
     lessons: str = ""

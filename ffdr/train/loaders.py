@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.errors import UserError
+from ffdr.config.learning import DataOptions
+from ffdr.config.verbs import TrainRecipe
 from ffdr.evaluate.evaluator import center_share
-from ffdr.loader import ReinforcedLoader
-from ffdr.models import autocast_dtype
-from ffdr.options import DataOptions, TrainRecipe
-from ffdr.ranks import Ranks
+from ffdr.loader.loader import ReinforcedLoader
+from ffdr.models.build import autocast_dtype
 from ffdr.train.identity import check_policy
+from ffdr.util.errors import UserError
+from ffdr.util.ranks import Ranks
 
 
 def stored_views(recipe: TrainRecipe, images: ImageBeton) -> ReinforcedBeton | None:

@@ -13,12 +13,12 @@ import timm
 import torch
 
 from ffdr import __version__
-from ffdr.beton.opening import check_folder, open_kept, own_folder
-from ffdr.beton.partial import told, write_aside
-from ffdr.errors import UserError
-from ffdr.foreign import MOST_LOG_BYTES, read_bytes
-from ffdr.text import readable
 from ffdr.train.report import is_record, write_report
+from ffdr.util.atomic import atomic_write, os_errors_as_user_errors
+from ffdr.util.errors import UserError
+from ffdr.util.foreign import MOST_LOG_BYTES, read_bytes
+from ffdr.util.opening import check_folder, open_kept, own_folder
+from ffdr.util.text import readable
 
 
 class JsonLog:
@@ -29,7 +29,7 @@ class JsonLog:
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one record and hand it to the operating system."""
-        with told(self.path), open_kept(self.path, shared=True) as file:
+        with os_errors_as_user_errors(self.path), open_kept(self.path, shared=True) as file:
             file.seek(0, os.SEEK_END)
             file.write(json.dumps(record).encode() + b"\n")
 
@@ -52,7 +52,7 @@ class JsonLog:
     def keep(self, epochs: int) -> None:
         """Drop the records after the first ``epochs`` epochs."""
         kept = [record for record in self.records() if record["epoch"] <= epochs]
-        write_aside(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+        atomic_write(self.path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
@@ -96,7 +96,7 @@ class RunLog(JsonLog):
         sections["resolved"] |= {"versions": versions}
         for name, content in (("options.json", sections), ("recipe.json", recipe)):
             if content is not None:
-                write_aside(self.folder / name, json.dumps(content, indent=2) + "\n")
+                atomic_write(self.folder / name, json.dumps(content, indent=2) + "\n")
 
     def write_report(self, title: str) -> None:
         """``report.md`` and ``report.png``: accuracy, loss and throughput over the epochs."""

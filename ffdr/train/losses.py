@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ffdr.beton.header import UNUSED
-from ffdr.targets import SparseTargets, merge, spread
+from ffdr.loader.targets import SparseTargets, merge, spread
 
 
 class SparseTargetLoss(nn.Module):

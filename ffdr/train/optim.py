@@ -7,7 +7,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
-from ffdr.options import TrainOptions
+from ffdr.config.learning import TrainOptions
 
 
 def build_optimizer(options: TrainOptions, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:

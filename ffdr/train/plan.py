@@ -12,16 +12,24 @@ from torch import nn
 from ffdr.augment.policy import Policy
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.compiling import train_mode
-from ffdr.errors import UserError
-from ffdr.models import autocast_dtype, best_device, build_model, check_name, fixed_size, forward_flops
-from ffdr.options import DataOptions, TrainOptions, TrainRecipe
-from ffdr.ranks import Ranks
-from ffdr.text import duration, say
+from ffdr.config.learning import DataOptions, TrainOptions
+from ffdr.config.verbs import TrainRecipe
+from ffdr.models.build import (
+    autocast_dtype,
+    best_device,
+    build_model,
+    check_name,
+    fixed_size,
+    forward_flops,
+)
+from ffdr.models.compiling import train_mode
 from ffdr.train.estimate import Costs, measure
 from ffdr.train.identity import check_policy
 from ffdr.train.optim import resolution_at
 from ffdr.train.student import Trial, build_student
+from ffdr.util.errors import UserError
+from ffdr.util.ranks import Ranks
+from ffdr.util.text import duration, say
 
 _OPTIMISER_COPIES = {"sgd": 1, "adamw": 2}
 """Numbers that the optimiser keeps for each weight."""

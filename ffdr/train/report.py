@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ffdr.beton.partial import aside, write_aside
-from ffdr.text import markdown, table_lines
+from ffdr.util.atomic import atomic_path, atomic_write
+from ffdr.util.text import markdown, table_lines
 
 Record = dict[str, Any]
 
@@ -48,8 +48,8 @@ def write_report(folder: Path, title: str, records: list[Record]) -> None:
     records = [record for record in records if is_record(record)]
     if not records:
         return
-    write_aside(folder / "report.md", _markdown(title, records))
-    with aside(folder / "report.png") as file:
+    atomic_write(folder / "report.md", _markdown(title, records))
+    with atomic_path(folder / "report.png") as file:
         _plot(file, title, records)
 
 
@@ -86,7 +86,7 @@ def _summary(records: list[Record]) -> list[str]:
 
 def _plot(file: BinaryIO, title: str, records: list[Record]) -> None:
     """Loss, accuracy and rate over the epochs, one below the other."""
-    from ffdr.pictures import Picture  # half a second, and only at the end of a run
+    from ffdr.util.pictures import Picture  # half a second, and only at the end of a run
 
     panels = [("train_loss", "training loss"), ("val_top1", "validation top-1"), ("images_per_second", "images/s")]
     panels = [panel for panel in panels if any(panel[0] in record for record in records)]

@@ -9,17 +9,17 @@ from typing import Any
 
 from ffdr.augment.policy import Policy
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.errors import UserError
-from ffdr.models import check_name, class_digest
-from ffdr.options import TrainRecipe
-from ffdr.options.idle import idle_options
-from ffdr.ranks import Ranks
+from ffdr.config.idle import idle_options
+from ffdr.config.verbs import TrainRecipe
+from ffdr.models.build import check_name, class_digest
 from ffdr.reinforce.teacher import Teacher
-from ffdr.text import command, say, warn
 from ffdr.train.fit import DataInfo, Trainer
 from ffdr.train.loaders import draws, normalisation, stored_views, training_loader, validation_loader
 from ffdr.train.plan import dry_run
 from ffdr.train.teaching import live_teacher
+from ffdr.util.errors import UserError
+from ffdr.util.ranks import Ranks
+from ffdr.util.text import command, say, warn
 
 
 def run(recipe: TrainRecipe, progress: bool | None = None) -> dict[str, Any]:
@@ -79,12 +79,12 @@ def build_trainer(recipe: TrainRecipe, progress: bool | None = None, ranks: Rank
         center=data.center,
         classes=class_digest(images.class_names),
         fingerprint=images.fingerprint,
-        lessons=_lessons(recipe.policy if draws(recipe) else None, reinforced, teacher),
+        lessons=supervision_id(recipe.policy if draws(recipe) else None, reinforced, teacher),
     )
     return Trainer(train, recipe.model, info, loader, val_loader, teacher, device, progress, ranks)
 
 
-def _lessons(policy: Policy | None, reinforced: ReinforcedBeton | None, teacher: Teacher | None) -> str:
+def supervision_id(policy: Policy | None, reinforced: ReinforcedBeton | None, teacher: Teacher | None) -> str:
     """Stands for all that is learned beside the images' labels, in words as far as they help to tell two apart."""
     parts = []
     if reinforced is not None:

@@ -16,13 +16,13 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ffdr.compiling import CUDA_GRAPHS, Compiled, train_mode
-from ffdr.errors import UserError
-from ffdr.options import TrainOptions
-from ffdr.ranks import Ranks
-from ffdr.targets import SparseTargets
+from ffdr.config.learning import TrainOptions
+from ffdr.loader.targets import SparseTargets
+from ffdr.models.compiling import CUDA_GRAPHS, Compiled, train_mode
 from ffdr.train.optim import build_optimizer, build_schedule, has_fused
 from ffdr.train.tasks import Task
+from ffdr.util.errors import UserError
+from ffdr.util.ranks import Ranks
 
 
 class Learner(nn.Module):

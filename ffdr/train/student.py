@@ -9,13 +9,13 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ffdr.errors import UserError, is_out_of_memory
-from ffdr.models import build_model
-from ffdr.options import ModelOptions, TrainOptions
-from ffdr.ranks import Ranks
-from ffdr.text import reason, warn
+from ffdr.config.learning import ModelOptions, TrainOptions
+from ffdr.models.build import build_model
 from ffdr.train.optim import resolutions
 from ffdr.train.step import parts
+from ffdr.util.errors import UserError, is_out_of_memory
+from ffdr.util.ranks import Ranks
+from ffdr.util.text import reason, warn
 
 
 def build_student(options: TrainOptions, model: ModelOptions, num_classes: int, device: torch.device) -> nn.Module:

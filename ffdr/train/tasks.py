@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ffdr.errors import UserError
-from ffdr.options import TrainOptions
-from ffdr.targets import SparseTargets
+from ffdr.config.learning import TrainOptions
+from ffdr.loader.targets import SparseTargets
 from ffdr.train.losses import SparseTargetLoss
+from ffdr.util.errors import UserError
 
 
 class LiveTeacher(Protocol):

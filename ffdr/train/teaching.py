@@ -7,14 +7,14 @@ from dataclasses import replace
 import torch
 
 from ffdr.beton.read import ImageBeton
-from ffdr.errors import UserError, is_out_of_memory
-from ffdr.options import TrainRecipe
-from ffdr.ranks import Ranks
+from ffdr.config.verbs import TrainRecipe
 from ffdr.reinforce import agreement
 from ffdr.reinforce.labelling import Views
 from ffdr.reinforce.teacher import Teacher
-from ffdr.text import reason
 from ffdr.train.step import bad_teacher
+from ffdr.util.errors import UserError, is_out_of_memory
+from ffdr.util.ranks import Ranks
+from ffdr.util.text import reason
 
 _VIEWS_ASKED = 64
 """Of the first epoch, about which a live teacher is asked before training: whether it agrees with the labels at all."""

@@ -8,10 +8,10 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ffdr.errors import UserError
-from ffdr.evaluate.metrics import Scores, answer
-from ffdr.protocol import BatchLoader
-from ffdr.ranks import Ranks
+from ffdr.evaluate.metrics import Scores, predict
+from ffdr.loader.protocol import BatchLoader
+from ffdr.util.errors import UserError
+from ffdr.util.ranks import Ranks
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class Validation:
         flip: bool = False,
         forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
-        """num_classes: columns of the model's output. dtype, flip, forward: see ``ffdr.evaluate.metrics.answer``."""
+        """num_classes: columns of the model's output. dtype, flip, forward: see ``ffdr.evaluate.metrics.predict``."""
         self.loader, self.num_classes, self.ranks = loader, num_classes, ranks
         self.dtype, self.flip, self._forward = dtype, flip, forward
 
@@ -55,7 +55,7 @@ class Validation:
 
         def work() -> None:
             receive = scores.update
-            answer(model, self.loader, lambda logits, y, _: receive(logits, y.label), self.dtype, self.flip, guarded)
+            predict(model, self.loader, lambda logits, y, _: receive(logits, y.label), self.dtype, self.flip, guarded)
 
         agreed(self.ranks, work)
         return scores.compute()

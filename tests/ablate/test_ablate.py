@@ -20,10 +20,10 @@ from ffdr.ablate.prepare import prepare
 from ffdr.ablate.run import run_ablation
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.cli import main
-from ffdr.errors import UserError
 from ffdr.evaluate.robustness import evaluate_corruptions
 from ffdr.evaluate.run import evaluation_pixels, examine, examiner
-from ffdr.models import load_model
+from ffdr.models.build import load_model
+from ffdr.util.errors import UserError
 
 TIMES = ("images_per_second", "seconds", "run_seconds", "exam_seconds")
 
@@ -190,8 +190,10 @@ def test_an_exam_feeds_a_model_as_its_run_validates_it(digits, reinforced_digits
         corruptions=True,
     )
     plain, flipped = jobs_of(options)
-    assert plain.exam == jobs_of(replace(options, axes={"train.seed": [0]}))[0].exam  # earlier results stay valid
-    assert flipped.exam != plain.exam
+    assert (
+        plain.evaluation == jobs_of(replace(options, axes={"train.seed": [0]}))[0].evaluation
+    )  # earlier results stay valid
+    assert flipped.evaluation != plain.evaluation
     assert run_ablation(options, main) == 0
     images = ImageBeton.open(digits)
     rows = table(options.out)

@@ -11,11 +11,11 @@ import pytest
 from evil import check, check_table, every_evil, run
 from test_reference import REFERENCE, write_run
 
-from ffdr.ablate.board import Board
+from ffdr.ablate.live_table import LiveTable
 from ffdr.ablate.plot import plot_study
 from ffdr.ablate.report import write_csv, write_summary, write_table
 from ffdr.ablate.workers import Outcome
-from ffdr.text import MOST_LINE
+from ffdr.util.text import MOST_LINE
 
 
 @pytest.fixture
@@ -87,10 +87,10 @@ def test_cells_of_a_study(call, tmp_path, evil, capsys):
     write_table(out / "table.md", grid, rows, f"Study: {evil}", [evil])
     write_summary(out / "summary.json", grid, rows, evil, [evil])
     assert plot_study(out, grid, rows)
-    board = Board([row.cell for row in rows], [None] * len(rows), kept=0, slots=1)
-    board._slots = [0]
-    board.ended(0, Outcome(None, evil, ""))
-    board.close()
+    table = LiveTable([row.cell for row in rows], [None] * len(rows), kept=0, slots=1)
+    table._slots = [0]
+    table.ended(0, Outcome(None, evil, ""))
+    table.close()
     check((out / "results.csv").read_bytes().decode(), most=5 * MOST_LINE)
     check_table((out / "table.md").read_bytes().decode())
     check(capsys.readouterr().out)

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from grids import STUDENT, grid_options, jobs_of
 
-from ffdr import recipe
 from ffdr.ablate.grid import Grid
-from ffdr.beton.subset import subset
-from ffdr.errors import UserError
-from ffdr.options import SubsetOptions
+from ffdr.config import recipe
+from ffdr.config.files import SubsetOptions
+from ffdr.util.errors import UserError
+from ffdr.write.subset import subset
 
 ROOT = Path(__file__).parents[2]
 READY = {

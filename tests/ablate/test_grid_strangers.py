@@ -7,12 +7,12 @@ import pytest
 from bounded import bounded
 from grids import STUDENT, grid_options, jobs_of
 
-from ffdr import recipe
 from ffdr.ablate import grid
 from ffdr.ablate.grid import Grid, command_words, fill_in
 from ffdr.ablate.prepare import _run_lines
 from ffdr.cli import main
-from ffdr.errors import UserError
+from ffdr.config import recipe
+from ffdr.util.errors import UserError
 
 SETTINGS = STUDENT | {"data.train": "i.beton"}
 

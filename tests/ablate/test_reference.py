@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ffdr.ablate.reference import Training, read_reference, report, select
-from ffdr.errors import UserError
-from ffdr.options import ReportOptions
+from ffdr.config.ablation import ReportOptions
+from ffdr.util.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = str(ROOT / "results" / "reference" / "imagenet.csv")

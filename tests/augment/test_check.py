@@ -83,7 +83,7 @@ def test_noise_around_the_source_does_not_matter():
 
 def test_not_a_byte_outside_the_arrays_is_read_or_written():
     """In another process, because the answer to a stray access is a segmentation fault."""
-    script = Path(__file__).with_name("guarded_pages.py")
+    script = Path(__file__).parents[1] / "helpers" / "guarded_pages.py"
     done = subprocess.run([sys.executable, script, "1", "1500"], capture_output=True, text=True, timeout=300)
     assert done.stdout == "survived 1500\n", (done.returncode, done.stderr)
 

@@ -16,7 +16,7 @@ from ffdr.augment.geometry import from_fraction
 from ffdr.augment.magnitude import magnitude
 from ffdr.augment.policy import Policy
 from ffdr.augment.view import FLIP, FRACTION, MIX_DTYPE, OPS, VIEW_DTYPE, WIDE
-from ffdr.errors import UserError
+from ffdr.util.errors import UserError
 
 COUNT = 3000
 SIZES = np.tile(np.array([[500, 375]], np.int32), (COUNT, 1))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ffdr.augment.jit import kernel
 from ffdr.augment.pick import pick_view, pick_views
+from ffdr.jit.kernel import kernel
 
 
 @kernel

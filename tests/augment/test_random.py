@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ffdr.augment.jit import kernel
 from ffdr.augment.random import beta, philox, uniform
+from ffdr.jit.kernel import kernel
 
 # Known answers of the Random123 library (Salmon et al.), philox4x32 with 10 rounds: counter, key, words.
 KNOWN = [

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from ffdr.augment.geometry import from_fraction, output_span, whole_pixels
-from ffdr.augment.jit import kernel
 from ffdr.augment.view import (
     CENTER,
     FRACTION,
@@ -19,6 +18,7 @@ from ffdr.augment.view import (
     to_fraction,
     unmixed,
 )
+from ffdr.jit.kernel import kernel
 
 
 @kernel

@@ -11,7 +11,7 @@ from ffdr.bench.corpus import SIZES, make_photos, reinforce_untaught
 from ffdr.bench.epoch import bench_epoch
 from ffdr.bench.statistics import Estimate, median_interval
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.options import BenchOptions
+from ffdr.config.measuring import BenchOptions
 
 
 def test_the_corpus_is_seeded_and_varied(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from ffdr.bench import evaluate
 from ffdr.bench.loops import Setting
 from ffdr.beton.read import ImageBeton
-from ffdr.options import BenchOptions
+from ffdr.config.measuring import BenchOptions
 
 SETTING = Setting("test_efficientnet", "bfloat16", 32, 40, 2, "off", 1, torch.device("cpu"))
 

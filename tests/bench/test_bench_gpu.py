@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 import torch
 
-from ffdr.bench import cards, environment
+from ffdr.bench import cards
 from ffdr.bench.capacity import device_copies, matrix_products
 from ffdr.bench.corpus import make_photos_at_once, repeat_photos
 from ffdr.bench.gpu import files, hardware, health, loading, plan, profiling, run, suite, teaching
@@ -23,8 +23,11 @@ from ffdr.bench.statistics import Estimate
 from ffdr.bench.timing import Timing
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.cli import main
-from ffdr.options import GPU_STAGES, BenchOptions, TrainOptions
-from ffdr.recipe import parse
+from ffdr.config.choices import GPU_STAGES
+from ffdr.config.learning import TrainOptions
+from ffdr.config.measuring import BenchOptions
+from ffdr.config.recipe import parse
+from ffdr.util import environment
 
 CPU = torch.device("cpu")
 NOTHING = {"model": "resnet5", "resolution": 32, "batch_size": 8, "ema": 0.0, "lines": []}

@@ -11,17 +11,17 @@ from PIL import Image
 
 from ffdr import ReinforcedDataset
 from ffdr.augment.policy import Policy
-from ffdr.bench import loader, pipelines
 from ffdr.bench.corpus import reinforce_untaught
-from ffdr.bench.drivers import STAGES
-from ffdr.bench.loader import REST, bench_loader, stage_shares
-from ffdr.bench.peers import has_dali
+from ffdr.bench.loading import loader, pipelines
+from ffdr.bench.loading.drivers import STAGES
+from ffdr.bench.loading.loader import REST, bench_loader, stage_shares
+from ffdr.bench.loading.peers import has_dali
+from ffdr.bench.loading.startup import start_seconds
 from ffdr.bench.published import PublishedDataset, replay
-from ffdr.bench.startup import start_seconds
 from ffdr.bench.timing import Timing
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton
-from ffdr.options import BenchOptions
+from ffdr.config.measuring import BenchOptions
 
 R = 64
 

@@ -12,10 +12,10 @@ from ffdr.bench import capacity, cards, loops, train
 from ffdr.bench.loops import BareLoop, CachedBatches, Files, Setting
 from ffdr.bench.statistics import Estimate
 from ffdr.bench.timing import Timing
-from ffdr.errors import UserError
-from ffdr.loader import ReinforcedLoader
-from ffdr.options import BenchOptions
+from ffdr.config.measuring import BenchOptions
+from ffdr.loader.loader import ReinforcedLoader
 from ffdr.train.student import build_student
+from ffdr.util.errors import UserError
 
 CPU = torch.device("cpu")
 SETTING = Setting("test_efficientnet", "float32", 32, 25, 2, "off", 1, CPU)

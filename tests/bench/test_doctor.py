@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ffdr.bench import doctor, reading
+from ffdr.bench import doctor
 from ffdr.bench.diagnosis import COPY, DECODE, DISK, MEMORY, STEP, TOGETHER, Measured, diagnose
+from ffdr.bench.loading import reading
 from ffdr.beton.read import ImageBeton
 from ffdr.cli import main
-from ffdr.errors import UserError
-from ffdr.options import BenchOptions
+from ffdr.config.measuring import BenchOptions
+from ffdr.util.errors import UserError
 
 GIB = 2**30
 GPU = Measured(

@@ -9,14 +9,19 @@ from ffdr.augment.ops import augment
 from ffdr.augment.policy import Policy
 from ffdr.augment.replay import render
 from ffdr.augment.view import OPS
-from ffdr.bench import drivers
 from ffdr.bench.corpus import reinforce_untaught
-from ffdr.bench.kernels import OURS, TORCHVISION, _Subjects, bench_kernels
-from ffdr.bench.pipelines import StageClock
-from ffdr.beton.decode import Replayer
+from ffdr.bench.loading import drivers
+from ffdr.bench.loading.kernels import (
+    OURS,
+    TORCHVISION,
+    _Subjects,
+    bench_kernels,
+)
+from ffdr.bench.loading.pipelines import StageClock
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton
-from ffdr.options import BenchOptions
+from ffdr.config.measuring import BenchOptions
+from ffdr.loader.decode import Replayer
 
 R = 48
 
@@ -28,7 +33,7 @@ def images(photos):
 
 @pytest.mark.parametrize("policy", [Policy(erase=1.0), Policy(mixup=1.0, cutmix=1.0)], ids=["plain", "mixing"])
 def test_timed_stages_make_the_product_s_pixels(images, tmp_path, policy, monkeypatch):
-    monkeypatch.setattr("ffdr.bench.pipelines.BATCH", 8)
+    monkeypatch.setattr("ffdr.bench.loading.pipelines.BATCH", 8)
     clock = StageClock(images, reinforce_untaught(images.path, tmp_path / "r.beton", policy, 4), R)
     views, mixes = clock.records(0)
     replayer = Replayer(images, R, threads=1)
@@ -48,7 +53,7 @@ def test_timed_stages_make_the_product_s_pixels(images, tmp_path, policy, monkey
 
 
 def test_segments_and_whole_images_decode(images, tmp_path, monkeypatch):
-    monkeypatch.setattr("ffdr.bench.pipelines.BATCH", 8)
+    monkeypatch.setattr("ffdr.bench.loading.pipelines.BATCH", 8)
     clock = StageClock(images, reinforce_untaught(images.path, tmp_path / "r.beton", Policy(), 4), R)
     room, index = clock.room, clock.index
     views, _ = clock.records(0)
@@ -68,8 +73,8 @@ def test_segments_and_whole_images_decode(images, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def subjects(photos):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ffdr.bench.kernels.WIDTH", 250)
-        patch.setattr("ffdr.bench.kernels.HEIGHT", 188)
+        patch.setattr("ffdr.bench.loading.kernels.WIDTH", 250)
+        patch.setattr("ffdr.bench.loading.kernels.HEIGHT", 188)
         yield _Subjects(ImageBeton.open(photos), R)
 
 

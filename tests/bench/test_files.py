@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 
-from ffdr.bench import files
+from ffdr.bench.loading import files
 from ffdr.beton.read import ReinforcedBeton
-from ffdr.options import BenchOptions
+from ffdr.config.measuring import BenchOptions
 
 
 def test_every_figure_is_measured(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import torch
 from ffdr.bench.report import Table, Target, check_report, report, target_table
 from ffdr.bench.statistics import Estimate
 from ffdr.bench.timing import Work, cores, single_threaded_libraries, time_in_turn
-from ffdr.errors import UserError
+from ffdr.util.errors import UserError
 
 
 def affinities():

@@ -46,8 +46,8 @@ def check_reinforcement(reader, path):
 
 @pytest.mark.parametrize(("which", "policy"), [("digits", PLAIN), ("photos", MIXING)])
 def test_a_reader_made_from_the_page_agrees(which, policy, digits, photos, reinforce, tmp_path):
-    from ffdr.beton.pack import pack
-    from ffdr.options import PackOptions
+    from ffdr.config.files import PackOptions
+    from ffdr.write.merge import pack
 
     images = {"digits": digits, "photos": photos}[which]
     reinforced = reinforce(images, policy)
@@ -71,10 +71,10 @@ def test_packed_coefficients_are_those_of_the_page(tmp_path):
     from jpegs import make_files
 
     from ffdr.beton.read import ImageBeton
-    from ffdr.beton.write import write_images
-    from ffdr.dct import learn
-    from ffdr.dct.pack import unpack
-    from ffdr.options import WriteOptions
+    from ffdr.codec.dct import learn
+    from ffdr.codec.dct.pack import unpack
+    from ffdr.config.files import WriteOptions
+    from ffdr.write.images import write_images
 
     files = make_files(tmp_path / "files")
     options = WriteOptions(
@@ -101,7 +101,7 @@ def test_packed_coefficients_are_those_of_the_page(tmp_path):
 
 
 def test_jpegs_have_the_table_of_the_page(photos):
-    from ffdr.beton.jpeg import read_offset_table
+    from ffdr.codec.jpeg.segments import read_offset_table
 
     reader = Reader(photos)
     for i in range(3):
@@ -136,8 +136,8 @@ def documented(name):
         ("ffdr.beton.layout", "FIELD_DTYPE", 1041),
         ("ffdr.beton.layout", "ALLOC_DTYPE", 24),
         ("ffdr.beton.layout", "SECTION_DTYPE", 16),
-        ("ffdr.beton.jpeg", "TABLE_DTYPE", 12),
-        ("ffdr.dct.format", "RECORD_DTYPE", 8),
+        ("ffdr.codec.jpeg.segments", "TABLE_DTYPE", 12),
+        ("ffdr.codec.dct.format", "RECORD_DTYPE", 8),
         ("ffdr.augment.view", "VIEW_DTYPE", 24),
         ("ffdr.augment.view", "MIX_DTYPE", 14),
     ],
@@ -153,7 +153,8 @@ def test_tables_of_the_page_are_those_of_the_code(module, name, size):
 def test_numbers_of_the_page_are_those_of_the_code():
     from ffdr.augment import view
     from ffdr.augment.random import PICK
-    from ffdr.beton import header, layout, parts
+    from ffdr.beton import header, layout
+    from ffdr.write import parts
 
     operations = ", ".join(f"{number} {name}" for number, name in enumerate(view.OPS))
     assert operations in DOC.replace("\n", " ")
@@ -229,11 +230,11 @@ def make_example(folder):
 
     from ffdr.augment.view import VIEW_DTYPE
     from ffdr.beton.header import ReinforcedHeader
-    from ffdr.beton.pack import pack
     from ffdr.beton.read import ImageBeton
-    from ffdr.beton.reinforced import ReinforcedWriter
-    from ffdr.beton.write import write_images
-    from ffdr.options import PackOptions, WriteOptions
+    from ffdr.config.files import PackOptions, WriteOptions
+    from ffdr.write.images import write_images
+    from ffdr.write.merge import pack
+    from ffdr.write.reinforced import ReinforcedWriter
 
     for name, pixels in (("a/1.png", [(1, 2, 3), (4, 5, 6)]), ("b/2.png", [(250, 251, 252), (253, 254, 255)])):
         (folder / "s" / name).parent.mkdir(parents=True)

@@ -21,17 +21,18 @@ from mutations import N
 
 from ffdr.augment.policy import Policy
 from ffdr.augment.view import FRACTION, MIXED_DTYPE, plain_view
-from ffdr.beton import layout, parts
+from ffdr.beton import layout
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.layout import ALLOC_DTYPE, FIELD_DTYPE, HEADER_DTYPE
-from ffdr.beton.libjpeg import decode_jpeg
-from ffdr.beton.pack import pack
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.beton.tables import read_tables
-from ffdr.beton.write import write_images
-from ffdr.errors import UserError
-from ffdr.options import PackOptions, WriteOptions
+from ffdr.codec.jpeg.libjpeg import decode_jpeg
+from ffdr.config.files import PackOptions, WriteOptions
+from ffdr.util.errors import UserError
+from ffdr.write import parts
+from ffdr.write.images import write_images
+from ffdr.write.merge import pack
+from ffdr.write.reinforced import ReinforcedWriter
 
 
 def many_scans(count):

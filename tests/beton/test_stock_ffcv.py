@@ -13,15 +13,15 @@ from ffcv.fields import NDArrayField
 from ffdr.augment.policy import Policy
 from ffdr.augment.view import VIEW_DTYPE
 from ffdr.beton import layout
-from ffdr.beton.fields import FIELDS, AugParamsField, LogitsField
+from ffdr.beton.fields import FIELDS, AugParamsField, LogitsField, custom_fields
 from ffdr.beton.header import ReinforcedHeader
-from ffdr.beton.parts import IMAGE_SPECS
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import IMAGENET_MEAN, ImageBeton, ReinforcedBeton
-from ffdr.beton.reinforced import ReinforcedWriter
-from ffdr.beton.write import write_images
-from ffdr.errors import UserError
-from ffdr.options import WriteOptions
+from ffdr.config.files import WriteOptions
+from ffdr.util.errors import UserError
+from ffdr.write.images import write_images
+from ffdr.write.parts import IMAGE_SPECS
+from ffdr.write.reinforced import ReinforcedWriter
 
 STOCK = """
 import os
@@ -192,7 +192,7 @@ def test_fields_round_trip_and_encode(folder):
             field.encode(destination, np.zeros(5, np.uint8), lambda n: (0, np.zeros(n, np.uint8)))
     with pytest.raises(UserError, match="not written by ffdr"):
         LogitsField.from_binary(np.zeros(1024, np.uint8))
-    assert images.custom_fields == {}
+    assert custom_fields(images) == {}
 
 
 def test_importing_the_loader_compiles_nothing():
@@ -202,7 +202,7 @@ from numba.core import event
 import numba.typed
 real = numba.typed.Dict
 with event.install_recorder("numba:compile") as listener:
-    import ffdr.loader
+    import ffdr.loader.loader
 from ffcv.fields.rgb_image import IMAGE_MODES
 assert not listener.buffer, len(listener.buffer)
 assert numba.typed.Dict is real
@@ -214,9 +214,9 @@ assert dict(IMAGE_MODES) == {"jpg": 0, "raw": 1}
 
 def test_betons_of_the_stock_writer_are_transcoded_and_back(folder):
     """Coefficients are kept; a manifest there was none, and is none."""
-    from ffdr.beton.transcode import transcode
-    from ffdr.dct.jpeg_read import read_jpeg
-    from ffdr.options import TranscodeOptions
+    from ffdr.codec.jpeg.read import read_jpeg
+    from ffdr.config.files import TranscodeOptions
+    from ffdr.write.transcode import transcode
 
     path = folder / "stock_jpg.beton"
     for name in ("there", "back"):

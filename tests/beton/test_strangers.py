@@ -15,20 +15,22 @@ from packed import make_packed
 from PIL import Image
 from test_hostile import many_scans
 
-from ffdr.beton import decode, layout, manifest, tables, verify
-from ffdr.beton.coefficients import from_jpeg
-from ffdr.beton.decode import Replayer, blank_views
-from ffdr.beton.ffcv_loader import _OwnPages
+from ffdr.beton import layout, manifest, tables
 from ffdr.beton.header import HEADER_MAGIC, ReinforcedHeader
-from ffdr.beton.libjpeg import decode_jpeg
 from ffdr.beton.manifest import manifest_path
 from ffdr.beton.opened import OpenFile
-from ffdr.beton.pages import PageCache
 from ffdr.beton.read import ImageBeton, ReinforcedBeton, open_both
-from ffdr.beton.views import StoredViews
-from ffdr.dct.jpeg_read import Unsupported, read_jpeg
-from ffdr.errors import DamagedError, UserError
-from ffdr.options import VerifyOptions
+from ffdr.codec.jpeg.coefficients import from_jpeg
+from ffdr.codec.jpeg.libjpeg import decode_jpeg
+from ffdr.codec.jpeg.read import Unsupported, read_jpeg
+from ffdr.config.files import VerifyOptions
+from ffdr.loader import decode
+from ffdr.loader.decode import Replayer, blank_views
+from ffdr.loader.ffcv_loader import _OwnPages
+from ffdr.loader.pages import PageCache
+from ffdr.loader.views import StoredViews
+from ffdr.util.errors import DamagedError, UserError
+from ffdr.write import verify
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from bounded import bounded, bounded_memory
 from PIL import Image
 
 from ffdr.data import open_source
-from ffdr.errors import UserError
+from ffdr.util.errors import UserError
 
 
 def save(path, seed=0, size=(14, 9), **options):
@@ -313,5 +313,5 @@ def test_imagefolder_refuses_what_torchvision_refuses(tree):
 
 def test_import_is_light():
     heavy = "[m for m in ('torch', 'sklearn', 'scipy', 'ffcv') if m in sys.modules]"
-    code = f"import sys, ffdr.data, ffdr.beton.write; print({heavy})"
+    code = f"import sys, ffdr.data, ffdr.write.images; print({heavy})"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

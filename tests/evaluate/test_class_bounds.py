@@ -7,9 +7,9 @@ import json
 import pytest
 from bounded import bounded, bounded_memory
 
-from ffdr.errors import UserError
 from ffdr.evaluate.classes import ObjectNet, check_classes, class_numbers, real_labels
-from ffdr.model_files import ModelInfo
+from ffdr.models.files import ModelInfo
+from ffdr.util.errors import UserError
 
 LONG = "7" * 5_000
 

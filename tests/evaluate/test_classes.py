@@ -8,8 +8,8 @@ import pytest
 import timm.data
 from painted import write_mappings
 
-from ffdr.errors import UserError
 from ffdr.evaluate.classes import NO_LABEL, ObjectNet, class_numbers, places, real_labels, subset, synsets
+from ffdr.util.errors import UserError
 
 
 def table(name):

@@ -7,12 +7,12 @@ import pytest
 import torch
 from sklearn.datasets import load_sample_images
 
-from ffdr.errors import UserError
 from ffdr.evaluate import corruptions
 from ffdr.evaluate.corruptions import NAMES, SEVERITIES, CorruptedImages, corrupt, corrupt_all
 from ffdr.evaluate.evaluator import Evaluator
 from ffdr.evaluate.robustness import evaluate_corruptions
-from ffdr.models import ModelInfo
+from ffdr.models.build import ModelInfo
+from ffdr.util.errors import UserError
 
 cv2 = corruptions.cv2
 

@@ -13,16 +13,21 @@ from painted import FIRST, Reader, paint, reader_info
 from PIL import Image
 from ranked import launch
 
-from ffdr import recipe
 from ffdr.bench.corpus import make_photos
+from ffdr.config import recipe
+from ffdr.config.learning import EvalOptions, ModelOptions, SuiteOptions
 from ffdr.data.folder import open_folder
-from ffdr.errors import UserError
 from ffdr.evaluate import evaluator, folders
 from ffdr.evaluate import run as module
 from ffdr.evaluate.classes import synsets
 from ffdr.evaluate.corruptions import NAMES
-from ffdr.models import ModelInfo, build_model, class_digest, save_model
-from ffdr.options import EvalOptions, ModelOptions, SuiteOptions
+from ffdr.models.build import (
+    ModelInfo,
+    build_model,
+    class_digest,
+    save_model,
+)
+from ffdr.util.errors import UserError
 
 COLOURS = ["blue", "green", "red"]
 

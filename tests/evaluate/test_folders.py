@@ -11,15 +11,15 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from ffdr.bench.corpus import make_photos
-from ffdr.beton.write import write_images
+from ffdr.config.files import WriteOptions
 from ffdr.data.folder import open_folder
 from ffdr.data.source import ReadError
-from ffdr.errors import UserError
 from ffdr.evaluate.evaluator import center_share
 from ffdr.evaluate.folders import FolderLoader
-from ffdr.loader import ReinforcedLoader
-from ffdr.models import ModelInfo
-from ffdr.options import WriteOptions
+from ffdr.loader.loader import ReinforcedLoader
+from ffdr.models.build import ModelInfo
+from ffdr.util.errors import UserError
+from ffdr.write.images import write_images
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,12 @@ from ffdr.data.folder import open_folder
 from ffdr.evaluate.classes import synsets
 from ffdr.evaluate.evaluator import Evaluator, center_share
 from ffdr.evaluate.folders import FolderLoader
-from ffdr.models import ModelInfo, class_digest, load_model, save_model
+from ffdr.models.build import (
+    ModelInfo,
+    class_digest,
+    load_model,
+    save_model,
+)
 
 MODEL = "test_vit"
 CLOSE = 0.012
@@ -205,7 +210,7 @@ def test_logits_are_close(weights, paths):
         def update(self, logits, index):
             mine.append(logits)
 
-    evaluator.mark(evaluator.loader(open_folder(paths["val"], "test")), {"": Keep()})
+    evaluator.score(evaluator.loader(open_folder(paths["val"], "test")), {"": Keep()})
     samples = theirs.Sets(paths["val"]).samples
     wanted = theirs.predict(theirs.load(weights, MODEL), samples, theirs.by_timm(224, 0.875))
     off = np.abs(torch.cat(mine).double().numpy() - wanted)

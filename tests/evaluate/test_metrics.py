@@ -8,9 +8,9 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from ffdr.errors import UserError
-from ffdr.evaluate.metrics import Scores, answer, evaluate
-from ffdr.targets import SparseTargets
+from ffdr.evaluate.metrics import Scores, evaluate, predict
+from ffdr.loader.targets import SparseTargets
+from ffdr.util.errors import UserError
 
 
 class Given:
@@ -120,7 +120,7 @@ def test_weights_that_change_in_evaluation_mode_are_evaluated_as_they_are():
     model, seen = Keeper(10, 10).eval(), []
     logits, labels = given()
     for _ in range(2):
-        answer(model, Given(logits, labels, 50), lambda answers, *_: seen.append(answers))
+        predict(model, Given(logits, labels, 50), lambda answers, *_: seen.append(answers))
         model.weight.data += 1
     assert torch.allclose(seen[3], seen[0] + 2 * logits[:50].sum(1, keepdim=True), atol=1e-3)
 

@@ -8,14 +8,15 @@ import pytest
 import torch
 from painted import Reader, paint, reader_info, write_mappings
 
-from ffdr.beton.write import write_images
-from ffdr.errors import UserError
+from ffdr.config.files import WriteOptions
+from ffdr.config.learning import SuiteOptions
 from ffdr.evaluate.classes import subset, synsets
 from ffdr.evaluate.evaluator import Evaluator
 from ffdr.evaluate.report import as_text, write_csv
 from ffdr.evaluate.suite import ALEXNET_ERROR, PUBLISHED, check_model, corruption_errors, plan_suite, run_suite
-from ffdr.models import class_digest
-from ffdr.options import SuiteOptions, WriteOptions
+from ffdr.models.build import class_digest
+from ffdr.util.errors import UserError
+from ffdr.write.images import write_images
 
 
 def run(center=0.875, **sets):

@@ -13,12 +13,12 @@ from ffdr.augment.policy import Policy
 from ffdr.augment.view import DEFAULT_BINS, FLIP, FRACTION, MIXED_DTYPE, OP_NUMBER, plain_view, unmixed
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.beton.reinforced import ReinforcedWriter
 from ffdr.cli import main
+from ffdr.config.files import InspectOptions
 from ffdr.inspect import grid, statistics
 from ffdr.inspect.run import inspect
-from ffdr.options import InspectOptions
-from ffdr.targets import SparseTargets
+from ffdr.loader.targets import SparseTargets
+from ffdr.write.reinforced import ReinforcedWriter
 
 
 @pytest.fixture

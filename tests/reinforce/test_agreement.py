@@ -13,8 +13,7 @@ from torch import nn
 from ffdr.augment.policy import Policy
 from ffdr.augment.view import FRACTION, MIX_DTYPE
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.errors import UserError
-from ffdr.options import ReinforceOptions, TeacherOptions
+from ffdr.config.learning import ReinforceOptions, TeacherOptions
 from ffdr.reinforce import generate as generate_module
 from ffdr.reinforce.agreement import Answers, table, warn
 from ffdr.reinforce.generate import generate
@@ -22,6 +21,7 @@ from ffdr.reinforce.labelling import Views
 from ffdr.reinforce.teacher import Member, Teacher
 from ffdr.train import teaching
 from ffdr.train.run import build_trainer, run
+from ffdr.util.errors import UserError
 
 VIEWS, CLASSES = 256, 10
 

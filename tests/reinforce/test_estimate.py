@@ -10,10 +10,10 @@ import pytest
 from betons import MIXING, PLAIN, files_in
 
 from ffdr.beton.read import ReinforcedBeton
-from ffdr.errors import UserError, WriteError
-from ffdr.options import ReinforceOptions, TeacherOptions
+from ffdr.config.learning import ReinforceOptions, TeacherOptions
 from ffdr.reinforce import estimate
 from ffdr.reinforce.generate import generate
+from ffdr.util.errors import UserError, WriteError
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -10,13 +10,13 @@ from betons import MIXING, PLAIN, files_in
 from ffdr import ReinforcedDataset
 from ffdr.augment.draw import draw
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.errors import UserError, WriteError
-from ffdr.models import ModelInfo, build_model, save_model
-from ffdr.options import ModelOptions, ReinforceOptions, TeacherOptions
+from ffdr.config.learning import ModelOptions, ReinforceOptions, TeacherOptions
+from ffdr.models.build import ModelInfo, build_model, save_model
 from ffdr.reinforce import generate as generate_module
 from ffdr.reinforce.generate import generate
 from ffdr.reinforce.shards import ShardFolder
 from ffdr.reinforce.teacher import Teacher, topk
+from ffdr.util.errors import UserError, WriteError
 
 VIEWS, TOPK, SIDE = 3, 4, 32
 

@@ -10,7 +10,7 @@ import torch
 from betons import MIXING, files_in
 from crashes import LIMIT, Ordeal, fresh_process
 
-from ffdr.options import ReinforceOptions, TeacherOptions
+from ffdr.config.learning import ReinforceOptions, TeacherOptions
 from ffdr.reinforce import generate as generate_module
 from ffdr.reinforce.generate import generate
 

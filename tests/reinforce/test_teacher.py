@@ -10,14 +10,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ffdr import recipe
 from ffdr.beton.header import UNUSED
-from ffdr.errors import UserError
+from ffdr.config import recipe
+from ffdr.config.learning import ModelOptions, TeacherOptions
 from ffdr.evaluate.classes import synsets
-from ffdr.models import ModelInfo, build_model, class_digest, save_model
-from ffdr.options import ModelOptions, TeacherOptions
+from ffdr.models.build import (
+    ModelInfo,
+    build_model,
+    class_digest,
+    save_model,
+)
 from ffdr.reinforce import teacher as teacher_module
 from ffdr.reinforce.teacher import Member, Teacher, topk
+from ffdr.util.errors import UserError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 

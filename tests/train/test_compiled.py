@@ -18,7 +18,7 @@ from betons import student_recipe
 from fakes import FakeLoader, same, trainer, weights
 from torch import nn
 
-from ffdr import compiling
+from ffdr.models import compiling
 from ffdr.train import student
 from ffdr.train.control import Stopped
 from ffdr.train.run import build_trainer, run
@@ -58,7 +58,7 @@ def whole(digits, tmp_path_factory):
     """The folder, exit status, standard output and error of two runs at once, which compile the same into one cache,
     empty before; PyTorch's own compiler, or a skip where there is none."""
     folder = tmp_path_factory.mktemp("compiled")
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "helpers")]
     cache = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "OMP_NUM_THREADS": "1"}
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++"))):
         pytest.skip("no C++ compiler")

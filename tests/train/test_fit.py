@@ -10,11 +10,11 @@ import pytest
 import torch
 from fakes import CLASSES, DATA, MEAN, STD, FakeLoader, FakeTeacher, options, same, trainer, weights
 
-from ffdr.errors import UserError
-from ffdr.models import load_model
-from ffdr.options import ModelOptions
+from ffdr.config.learning import ModelOptions
+from ffdr.models.build import load_model
 from ffdr.train.fit import Trainer
 from ffdr.train.step import FiniteGuard
+from ffdr.util.errors import UserError
 
 
 def test_a_run_learns_and_leaves_its_files(tmp_path):

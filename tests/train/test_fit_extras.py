@@ -4,12 +4,12 @@ import pytest
 import torch
 from fakes import DATA, FakeLoader, options, trainer, weights
 
-from ffdr.errors import UserError
-from ffdr.models import load_model
-from ffdr.options import ModelOptions
-from ffdr.ranks import Ranks
+from ffdr.config.learning import ModelOptions
+from ffdr.models.build import load_model
 from ffdr.train.fit import Trainer
 from ffdr.train.optim import resolution_at
+from ffdr.util.errors import UserError
+from ffdr.util.ranks import Ranks
 
 
 @pytest.mark.parametrize("parts", [2, 3, 16])

@@ -13,9 +13,9 @@ from betons import MIXING, student_recipe
 from fakes import DATA, FakeLoader, options
 
 from ffdr import ReinforcedLoader
-from ffdr.compiling import FixedBatch
+from ffdr.config.learning import ModelOptions, TeacherOptions
 from ffdr.evaluate.metrics import evaluate
-from ffdr.options import ModelOptions, TeacherOptions
+from ffdr.models.compiling import FixedBatch
 from ffdr.reinforce.teacher import Teacher
 from ffdr.train.control import stopwatch
 from ffdr.train.fit import Trainer

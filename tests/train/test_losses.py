@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ffdr.beton.header import UNUSED
-from ffdr.targets import SparseTargets
+from ffdr.loader.targets import SparseTargets
 from ffdr.train.losses import SparseTargetLoss
 
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from ffdr.options import TrainOptions
+from ffdr.config.learning import TrainOptions
 from ffdr.train.optim import build_optimizer, build_schedule
 
 CPU = torch.device("cpu")

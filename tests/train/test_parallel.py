@@ -8,8 +8,8 @@ import pytest
 from ranked import finish, launch
 from safetensors.numpy import load_file
 
+from ffdr.config.learning import EvalOptions, ModelOptions
 from ffdr.evaluate.run import run as evaluate_run
-from ffdr.options import EvalOptions, ModelOptions
 
 MODEL = "test_vit"  # batch statistics would differ between ranks; this model has none
 FLAGS = [

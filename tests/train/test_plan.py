@@ -8,16 +8,16 @@ import torch
 import yaml
 from betons import MIXING, TOPK, VIEWS, student_recipe
 
-from ffdr import recipe
 from ffdr.beton.read import ReinforcedBeton
-from ffdr.errors import UserError
-from ffdr.options import DataOptions, ModelOptions
+from ffdr.config import recipe
+from ffdr.config.learning import DataOptions, ModelOptions
 from ffdr.train import plan
 from ffdr.train.estimate import Costs
 from ffdr.train.optim import build_optimizer
 from ffdr.train.plan import Data, Work, dry_run, plan_work
 from ffdr.train.step import build_ema
 from ffdr.train.student import build_student
+from ffdr.util.errors import UserError
 
 
 def nominal(images=1000, classes=10, name="test_resnet", data="", **train):

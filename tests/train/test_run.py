@@ -9,16 +9,22 @@ import pytest
 import torch
 from betons import student_recipe
 
-from ffdr import recipe
 from ffdr.beton.read import ImageBeton
-from ffdr.beton.subset import subset
-from ffdr.errors import UserError
+from ffdr.config import recipe
+from ffdr.config.files import SubsetOptions
+from ffdr.config.learning import EvalOptions, ModelOptions, TeacherOptions
 from ffdr.evaluate.run import run as evaluate_run
-from ffdr.models import build_model, load_model, read_info, save_model
-from ffdr.options import EvalOptions, ModelOptions, SubsetOptions, TeacherOptions
-from ffdr.ranks import Ranks
+from ffdr.models.build import (
+    build_model,
+    load_model,
+    read_info,
+    save_model,
+)
 from ffdr.train import loaders
 from ffdr.train.run import build_trainer, run
+from ffdr.util.errors import UserError
+from ffdr.util.ranks import Ranks
+from ffdr.write.subset import subset
 
 
 @pytest.mark.parametrize("task", ["erm", "kd", "dr"])

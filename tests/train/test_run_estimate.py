@@ -7,7 +7,7 @@ import pytest
 import torch
 from betons import student_recipe
 
-from ffdr.options import ModelOptions, TeacherOptions, TrainOptions
+from ffdr.config.learning import ModelOptions, TeacherOptions, TrainOptions
 from ffdr.train import estimate
 from ffdr.train.estimate import Costs, measure
 from ffdr.train.run import build_trainer

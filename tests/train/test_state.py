@@ -8,11 +8,11 @@ import time
 import pytest
 import torch
 
-from ffdr.errors import UserError
 from ffdr.train import checkpoint
 from ffdr.train.checkpoint import Checkpoints
 from ffdr.train.control import AHEAD, Stopped, StopRequest, Stopwatch, sole_run, stopwatch
 from ffdr.train.log import JsonLog
+from ffdr.util.errors import UserError
 
 STATE = {key: {} for key in ("model", "ema", "optimizer", "scaler", "loader", "totals", "record")}
 STATE |= {"best": 0.5, "rng": []}

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from fakes import CLASSES, MEAN, STD, FakeLoader, options, trainer, weights
 from timm.utils import ModelEmaV3
 
-from ffdr.options import ModelOptions
+from ffdr.config.learning import ModelOptions
 from ffdr.train.step import AveragedWeights
 
 
-class Growing(FakeLoader):
+class StreamingImageWriter(FakeLoader):
     """Its images have the size that was asked for last."""
 
     def __iter__(self):
@@ -22,7 +22,7 @@ class Growing(FakeLoader):
 
 def test_growing_views_have_a_graph_per_size(tmp_path, graphs):
     run = trainer(
-        tmp_path, Growing(), val_loader=FakeLoader(n=20, shuffle=False), compile="default", epochs=6,
+        tmp_path, StreamingImageWriter(), val_loader=FakeLoader(n=20, shuffle=False), compile="default", epochs=6,
         resolution=96, min_resolution=32, ramp=(0.0, 0.6), warmup_epochs=0.0,
     )  # fmt: skip
     run.fit()

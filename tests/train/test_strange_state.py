@@ -11,12 +11,12 @@ from betons import student_recipe
 from crafted import list_bomb, refused, resized, tuple_bomb, zip_of
 
 from ffdr.cli import main
-from ffdr.errors import UserError
-from ffdr.model_files import read_info
-from ffdr.models import load_model
+from ffdr.models.build import load_model
+from ffdr.models.files import read_info
 from ffdr.train.checkpoint import Checkpoints
 from ffdr.train.log import RunLog
 from ffdr.train.run import run
+from ffdr.util.errors import UserError
 
 
 @pytest.fixture(scope="module")

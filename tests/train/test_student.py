@@ -4,10 +4,10 @@ import pytest
 import torch
 from fakes import FakeLoader, FakeTeacher, options, same, trainer, weights
 
-from ffdr.errors import UserError
-from ffdr.options import ModelOptions
-from ffdr.ranks import Ranks
+from ffdr.config.learning import ModelOptions
 from ffdr.train.student import Trial, build_student
+from ffdr.util.errors import UserError
+from ffdr.util.ranks import Ranks
 
 CPU = torch.device("cpu")
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ffdr.errors import UserError
-from ffdr.options import TrainOptions
-from ffdr.targets import SparseTargets
+from ffdr.config.learning import TrainOptions
+from ffdr.loader.targets import SparseTargets
 from ffdr.train.losses import SparseTargetLoss
 from ffdr.train.tasks import build_task
+from ffdr.util.errors import UserError
 
 B, C = 6, 5
 LOGITS = torch.randn(B, C, generator=torch.Generator().manual_seed(0))

@@ -9,12 +9,12 @@ import torch
 from fakes import FakeLoader, same, trainer, weights
 from ranked import finish, launch
 
-from ffdr.errors import UserError
-from ffdr.options import ModelOptions
-from ffdr.ranks import Ranks
+from ffdr.config.learning import ModelOptions
 from ffdr.train import fit
 from ffdr.train.control import Stopped
 from ffdr.train.validate import agreed, told
+from ffdr.util.errors import UserError
+from ffdr.util.ranks import Ranks
 
 KEPT = r"epoch 2 is trained and saved; the next run repeats its validation only, .*--data\.val="
 CLOCK = ("images_per_second", "data_wait", "seconds")

@@ -17,13 +17,13 @@ import numpy as np
 from ffdr.augment.policy import Policy
 from ffdr.bench.corpus import make_photos_at_once, reinforce_untaught, repeat_photos, write_photos
 from ffdr.bench.gpu.plan import CPU, GPU, Sizes
-from ffdr.bench.startup import start_seconds
-from ffdr.beton.decode import blank_views
-from ffdr.beton.partial import write_aside
+from ffdr.bench.loading.startup import start_seconds
 from ffdr.beton.read import ReinforcedBeton
-from ffdr.beton.transcode import transcode
-from ffdr.beton.views import StoredViews
-from ffdr.options import TranscodeOptions
+from ffdr.config.files import TranscodeOptions
+from ffdr.loader.decode import blank_views
+from ffdr.loader.views import StoredViews
+from ffdr.util.atomic import atomic_write
+from ffdr.write.transcode import transcode
 
 JPG, DCT, RAW, VIEWS, READY = "jpg.beton", "dct.beton", "raw.beton", "views.beton", "ready.json"
 _FEW = 16
@@ -54,7 +54,7 @@ def make_files(folder: Path, sizes: Sizes, processes: int) -> None:
         for name, start in starts.items():
             laps.seconds[f"import to first batch, {name}"] = start.result()
     laps.lap("kernels that read, beyond that")
-    write_aside(folder / READY, json.dumps({"seconds": laps.seconds}) + "\n")
+    atomic_write(folder / READY, json.dumps({"seconds": laps.seconds}) + "\n")
 
 
 class _Laps:

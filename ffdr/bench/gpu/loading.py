@@ -13,9 +13,9 @@ from ffdr.bench import loops
 from ffdr.bench.gpu.place import Place, Ready, Row, timed
 from ffdr.bench.loops import CachedBatches
 from ffdr.bench.timing import Work, time_in_turn
-from ffdr.cores import thread_count
-from ffdr.loader import ReinforcedLoader
+from ffdr.loader.loader import ReinforcedLoader
 from ffdr.train.fit import Trainer
+from ffdr.util.cores import thread_count
 
 # Names of rows.
 DR, ERM, CACHED = "DR, fit loop with the loader", "ERM, fit loop with the loader", "DR, step on cached batches"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ffdr.options import GPU_STAGES
+from ffdr.config.choices import GPU_STAGES
 
 SETUP, TESTS, STEPS, LOADER, EPOCHS, TEACHER, EVALUATION, HEALTH, PROFILE = GPU_STAGES
 

@@ -28,10 +28,10 @@ from ffdr.bench.gpu.pool import FAILED, READY, Pool, Process, Worker
 from ffdr.bench.gpu.results import Outcome, Results, content
 from ffdr.bench.gpu.table import tables
 from ffdr.bench.report import Table, check_report, report, store
-from ffdr.cores import thread_count
-from ffdr.errors import UserError
-from ffdr.models import best_device
-from ffdr.options import BenchOptions
+from ffdr.config.measuring import BenchOptions
+from ffdr.models.build import best_device
+from ffdr.util.cores import thread_count
+from ffdr.util.errors import UserError
 
 _MARGIN = 6.0
 """Seconds kept for the end: tables and processes."""

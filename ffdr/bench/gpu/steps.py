@@ -15,7 +15,7 @@ from ffdr.bench.gpu.plan import BARE, FIT, Line
 from ffdr.bench.gpu.profiling import profile
 from ffdr.bench.loops import CachedBatches, Setting
 from ffdr.bench.timing import Work, time_in_turn
-from ffdr.compiling import CUDA_GRAPHS
+from ffdr.models.compiling import CUDA_GRAPHS
 from ffdr.train.fit import Trainer
 
 _WARM = 3

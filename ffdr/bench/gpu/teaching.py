@@ -14,12 +14,12 @@ from ffdr.bench.gpu.place import Place, Ready, Row, timed
 from ffdr.bench.loops import CachedBatches
 from ffdr.bench.timing import Work, time_in_turn
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.cores import thread_count
-from ffdr.loader import ReinforcedLoader
-from ffdr.models import build_model
-from ffdr.options import ModelOptions
+from ffdr.config.learning import ModelOptions
+from ffdr.loader.loader import ReinforcedLoader
+from ffdr.models.build import build_model
 from ffdr.reinforce.labelling import Labeller
 from ffdr.reinforce.teacher import Member, Teacher
+from ffdr.util.cores import thread_count
 
 LABELLING, FORWARD = "labelling", "forward pass"
 EAGER, COMPILED = "eager", "compiled"

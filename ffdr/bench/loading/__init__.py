@@ -1,0 +1,1 @@
+"""How fast betons are read, decoded and replayed, beside other loaders."""

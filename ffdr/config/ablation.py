@@ -1,0 +1,94 @@
+"""Options of grids of runs, and of the comparison with published figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ffdr.config.choices import TASKS
+from ffdr.config.files import MOST_PROCESSES
+from ffdr.config.learning import switched
+from ffdr.util.errors import UserError, between, one_of
+
+
+@dataclass(frozen=True)
+class AblateOptions:
+    """``ffdr ablate``: a grid of training runs, each trained, examined and kept once; tables and plots of them."""
+
+    out: str = ""
+    """folder of the tables and plots"""
+    work: str = ""
+    """folder of the runs and of what is made for them; empty: runs/ and the last part of ablate.out"""
+    data: str = "."
+    """folder that {data} stands for in the grid's paths; {work} stands for ablate.work"""
+    prepare: tuple[str, ...] = field(default=(), metadata={"lines": True})
+    """command lines of ffdr, without the word ffdr, that make what the runs need; each is run once"""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """options of ffdr train that all runs share, by dotted key; config-file names recipes"""
+    axes: dict[str, Any] = field(default_factory=dict)
+    """an option of ffdr train with a list of values; or a name with points, each a label and its own options; or a name
+    with labels, which stand for {name} in other options. subset.views and subset.topk cut data.reinforced"""
+    only: tuple[str, ...] = ()
+    """AXIS=POINT,… to run a part of the grid; several points of one axis are alternatives"""
+    compare: str = ""
+    """AXIS=POINT that is set against the other points of its axis, paired by train.seed"""
+    test: str = ""
+    """image beton on which every model is examined; empty: the last validation of its run counts"""
+    corruptions: bool = False
+    """examine on corrupted images, too, made as ffdr eval does (not ImageNet-C)"""
+    jobs: int = 0
+    """runs at a time; 0: one a GPU, or one on a CPU"""
+    threads: int = 0
+    """threads of each; 0: its share of the cores. On a CPU another number rounds differently"""
+    dry_run: bool = False
+    """only list the runs"""
+
+    def __post_init__(self) -> None:
+        between("ablate.jobs", self.jobs, 0, MOST_PROCESSES)
+        between("ablate.threads", self.threads, 0, MOST_PROCESSES)
+        if not self.axes:
+            raise UserError("ablate.axes: there is no grid; give one, such as --config-file rcfg/ablate/digits.yaml")
+        if not self.out:
+            raise UserError("ablate.out: give the folder of the tables, for example --ablate.out=results/digits")
+        for text in (*self.only, *([self.compare] if self.compare else [])):
+            if not all(text.partition("=")):
+                raise UserError(f"ablate.{'only' if text in self.only else 'compare'}: {text!r} is not AXIS=POINT")
+        if self.corruptions and not self.test:
+            raise UserError("ablate.corruptions: name the images to corrupt in ablate.test")
+        if not self.work:
+            object.__setattr__(self, "work", str(Path("runs") / Path(self.out).name))
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """``ffdr report``: a run beside the published figures for its model."""
+
+    file: str = ""
+    """folder of a run, or the JSON report of ffdr eval"""
+    reference: str = "results/reference/imagenet.csv"
+    """table of published figures"""
+    model: str = ""
+    """timm model to look up; empty: the run's own"""
+    task: str = ""
+    """erm, kd or dr: how the model was trained; empty: the run's own"""
+    epochs: int = 0
+    """of training; 0: the run's own. A report of ffdr eval does not know them"""
+    averaged: str = ""
+    """yes or no: whether the weights are averaged ones (train.ema); empty: what the run says"""
+    out: str = ""
+    """Markdown file to write; empty: none"""
+
+    def __post_init__(self) -> None:
+        if not self.file:
+            raise UserError("report.file: give the folder of a run, or the JSON report of ffdr eval")
+        if self.task:
+            one_of("report.task", self.task, TASKS)
+        averaged = {"on": "yes", "off": "no"}.get(switched(self.averaged), self.averaged)
+        object.__setattr__(self, "averaged", averaged)
+        one_of("report.averaged", averaged, ("", "yes", "no"))
+        between("report.epochs", self.epochs, 0, 10**6)
+        if self.out and not self.out.endswith(".md"):
+            raise UserError(f"report.out: {self.out} does not end in .md")
+        if self.out and not Path(self.out).parent.is_dir():
+            raise UserError(f"report.out: there is no folder {Path(self.out).parent}")

@@ -1,0 +1,17 @@
+"""The values that options choose among."""
+
+SOURCES = ("digits", "imagefolder", "cifar100", "flowers102", "food101")
+MODES = ("jpg", "raw", "proportion", "dct")
+KINDS = ("jpg", "dct")
+ON_ERROR = ("stop", "skip")
+TASKS = ("erm", "kd", "dr")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+RESIDUALS = ("smooth", "renormalise")
+OPTIMIZERS = ("sgd", "adamw")
+COMPILE = ("auto", "off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+SWITCH = ("auto", "on", "off")
+CLASSES = ("same", "any")
+ORDERS = ("random", "sequential", "quasi_random")
+BENCHES = ("loader", "kernels", "files", "epoch", "train", "eval", "doctor", "gpu")
+GPU_STAGES = ("set-up", "tests", "steps", "loader", "epochs", "teacher", "evaluation", "health", "profile")
+"""What ``ffdr bench gpu`` does."""

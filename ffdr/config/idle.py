@@ -1,0 +1,82 @@
+"""Options of a training run that were set and do nothing in it: none is ignored in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+from ffdr.augment.policy import Policy
+from ffdr.config.verbs import TrainRecipe
+
+Idle = Iterator[tuple[str, Any, tuple[str, ...], str]]
+"""section, its options, the names of those that do nothing, why"""
+
+
+def idle_options(recipe: TrainRecipe) -> list[str]:
+    """A line for each option that differs from its default and does nothing in this run."""
+    return _lines(_of_training(recipe))
+
+
+def idle_policy(policy: Policy) -> list[str]:
+    """The same of a policy that views are drawn from."""
+    return _lines(_of_policy(policy))
+
+
+def _lines(found: Idle) -> list[str]:
+    return [
+        f"{section}.{name} does nothing here: {why}"
+        for section, options, names, why in found
+        for name in names
+        if is_set(options, name)
+    ]
+
+
+def is_set(options: Any, name: str) -> bool:
+    """Whether an option is another than its default."""
+    return getattr(options, name) != next(field.default for field in fields(options) if field.name == name)
+
+
+def _of_training(recipe: TrainRecipe) -> Idle:
+    train, task, weight = recipe.train, recipe.train.task, recipe.train.teacher_weight
+    if train.optimizer != "sgd":
+        yield "train", train, ("momentum",), f"it is sgd's, and train.optimizer is {train.optimizer}"
+    if train.min_resolution in (0, train.resolution):
+        yield (
+            "train",
+            train,
+            ("ramp",),
+            "views grow from a train.min_resolution below train.resolution, which is not given",
+        )
+    if task != "dr":
+        yield "train", train, ("residual",), f"task {task} learns from no stored top-k"
+    if task != "kd":
+        names = ("resolution", "batch_size", "precision", "compile", "classes")
+        yield "teacher", recipe.teacher, names, f"task {task} asks no live teacher"
+    if task == "kd" and weight == 1:
+        yield "train", train, ("label_smoothing",), "train.teacher_weight=1 gives labels no part in the loss"
+    if task != "erm" and weight == 0:
+        why = "train.teacher_weight=0 gives the teacher no part in the loss"
+        yield "train", train, ("temperature", *(["residual"] if task == "dr" else [])), why
+        yield "teacher", recipe.teacher, ("models",), why
+    if task == "dr" and train.reinforced_share == 0:
+        yield "data", recipe.data, ("reinforced",), "train.reinforced_share=0 shows no stored view"
+    if task != "dr" or train.reinforced_share < 1:
+        yield from _of_policy(recipe.policy)
+
+
+def _of_policy(policy: Policy) -> Idle:
+    for crop, names in (("resized", ("scale", "ratio")), ("padded", ("padding",))):
+        if policy.crop != crop:
+            yield "policy", policy, names, f"it is of crop {crop}, and policy.crop is {policy.crop}"
+    if policy.randaugment == 0:
+        yield "policy", policy, ("augment", "ops", "magnitude", "bins"), "policy.randaugment is 0"
+    elif policy.ops == 0:
+        yield "policy", policy, ("magnitude", "bins"), "policy.ops is 0"
+    if policy.erase == 0:
+        yield "policy", policy, ("erase_scale", "erase_ratio"), "policy.erase is 0"
+    for mix in ("mixup", "cutmix"):
+        if getattr(policy, mix) == 0:
+            yield "policy", policy, (f"{mix}_alpha",), f"policy.{mix}, its probability, is 0"
+        elif getattr(policy, f"{mix}_alpha") == 0:
+            yield "policy", policy, (mix,), f"policy.{mix}_alpha is 0"

@@ -1,1 +1,0 @@
-"""Packed coefficients: a JPEG's quantised DCT coefficients, coded for SIMD unpacking instead of Huffman decoding."""

@@ -1,0 +1,1 @@
+"""How kernels are compiled, kept on disk and given vector instructions; no kernel itself."""

@@ -1,0 +1,125 @@
+"""How every kernel of this package is compiled: one decorator, and raw memory for code that must not allocate.
+
+Kernels run in FFCV's producer threads, many at a time, so they hold no lock (``nogil``), raise nothing and touch no
+Python object. ``fastmath`` stays off: the augmentations promise torchvision's bits, and reassociated or contracted
+floating-point arithmetic breaks them. FFCV compiles its own pipelines with it, but a function compiled here keeps its
+own flags when it is called from there.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from ffdr.jit.cache import keep_well, private_folder
+
+_PACKAGE = Path(__file__).parents[1]
+_AUGMENT = _PACKAGE / "augment"
+_SHARED = [Path(__file__).parent, _AUGMENT, _PACKAGE / "codec" / "dct", _PACKAGE / "codec" / "jpeg"]
+"""Rooms whose kernels those of other rooms call."""
+
+
+def kernel(function: Callable[..., Any], parallel: bool = False, inlined: bool = False) -> Any:
+    """Compile lazily, without the interpreter lock, and keep the machine code on disk for the next process.
+
+    Numba's disk cache only looks at the file that a function stands in, although the machine code contains everything
+    the function calls. Here it belongs to the sources of the rooms whose kernels others call, and of the function's
+    own, so an upgrade or an edit never runs stale code.
+    """
+    njit = numba.njit(
+        nogil=True, cache=True, error_model="numpy", fastmath=False, parallel=parallel, forceinline=inlined
+    )
+    try:
+        compiled = njit(function)
+    except RuntimeError as error:
+        if "no locator" not in str(error):
+            raise
+        numba.config.CACHE_DIR = private_folder()  # that of all kernels from now on
+        compiled = njit(function)
+    own = Path(function.__code__.co_filename).parent
+    keep_well(compiled, _SHARED[:2] if own == _AUGMENT else [*dict.fromkeys([*_SHARED, own])])
+    return compiled
+
+
+parallel_kernel = functools.partial(kernel, parallel=True)
+"""The same for a kernel whose ``prange`` loops run in Numba's threads."""
+
+_one_caller = threading.Lock()
+
+
+def numba_threads() -> AbstractContextManager:
+    """Around every call of a parallel kernel: two Python threads may make such calls at the same time.
+
+    OpenMP's and TBB's pools serve both. Numba's own, which it falls back on where neither is installed, ends the
+    process when it is entered twice, so there the calls take turns; so do those that come before a pool is chosen.
+    """
+    try:
+        alone = numba.threading_layer() == "workqueue"
+    except ValueError:  # no parallel kernel has run yet
+        alone = True
+    return _one_caller if alone else nullcontext()
+
+
+inlined_kernel = functools.partial(kernel, inlined=True)
+"""The same for a small kernel that becomes part of its callers: a loop that calls it can still become SIMD code."""
+
+
+@intrinsic
+def _pointer(typingctx: Any, address: Any) -> Any:
+    """The address (uint64) as an untyped pointer, as ``numba.carray`` takes it."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], ir.PointerType(ir.IntType(8)))
+
+    return types.voidptr(types.uint64), code
+
+
+@intrinsic
+def take_number(typingctx: Any, counter: Any) -> Any:
+    """The int64 at an address (uint64), which is one more afterwards: no two threads take the same number."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = ir.IntType(64)
+        return builder.atomic_rmw("add", builder.inttoptr(arguments[0], number.as_pointer()), number(1), "monotonic")
+
+    return types.int64(types.uint64), code
+
+
+@kernel
+def bytes_at(address: np.uint64, count: int) -> np.ndarray:
+    """A uint8 array (count,) over foreign memory; nothing is copied, owned or checked."""
+    return numba.carray(_pointer(np.uint64(address)), (count,), np.uint8)
+
+
+@kernel
+def int16_at(address: np.uint64, count: int) -> np.ndarray:
+    """An int16 array (count,) over foreign memory."""
+    return numba.carray(_pointer(np.uint64(address)), (count,), np.int16)
+
+
+@kernel
+def int32_at(address: np.uint64, count: int) -> np.ndarray:
+    """An int32 array (count,) over foreign memory."""
+    return numba.carray(_pointer(np.uint64(address)), (count,), np.int32)
+
+
+@kernel
+def float32_at(address: np.uint64, count: int) -> np.ndarray:
+    """A float32 array (count,) over foreign memory."""
+    return numba.carray(_pointer(np.uint64(address)), (count,), np.float32)
+
+
+@kernel
+def address_of(array: np.ndarray) -> np.uint64:
+    """Address of the first element of a C-contiguous array; other arrays are refused when the caller is compiled."""
+    return np.uint64(array.reshape(array.size).ctypes.data)

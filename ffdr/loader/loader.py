@@ -1,0 +1,378 @@
+"""``ReinforcedLoader``: batches of views for training and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ffdr.augment.policy import Policy
+from ffdr.beton.read import ReinforcedBeton
+from ffdr.loader.dataset import Images, open_images, open_reinforced
+from ffdr.loader.order import EpochOrder, Place
+from ffdr.loader.stream import Batch, BatchStream, Pass
+from ffdr.loader.targets import SparseTargets
+from ffdr.loader.views import (
+    DrawnViews,
+    FixedView,
+    SomeStored,
+    StoredViews,
+    ViewSource,
+)
+from ffdr.util.arguments import (
+    fraction,
+    integer,
+    per_channel,
+    shown,
+    switch,
+)
+from ffdr.util.cores import thread_count
+from ffdr.util.errors import UserError
+from ffdr.util.process import OneProcess
+from ffdr.util.text import reason
+
+DeviceBatch = tuple[torch.Tensor, SparseTargets, torch.Tensor]
+"""images (B, 3, H, W), targets, index (B,)"""
+
+
+_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class ReinforcedLoader(OneProcess):
+    """Batches of replayed views and their targets: a drop-in for any PyTorch training loop.
+
+    What a batch shows depends on what is given besides the images:
+
+    - ``reinforced``: stored views and the teacher's top-k (DR);
+    - ``policy``: views drawn on the fly from (seed, epoch, image), and the label, or two when images are mixed (ERM);
+    - neither: the evaluation view (resize, centre crop) and the label, in file order.
+
+    Iterating yields ``(images, targets, index)``: images (B, 3, H, W) in channels_last memory format on ``device``;
+    :class:`~ffdr.loader.targets.SparseTargets` on ``device``; index (B,) int64 of the images in the beton, on the CPU.
+    Same seed, same bytes, for any number of threads. Each pass is an epoch; ``set_epoch`` names the next one. One
+    pass is read at a time: with the first batch of a newer one, in whatever thread, the older raises RuntimeError.
+    A loader belongs to its process: it can't be pickled, and a fork of the process can't use it.
+
+    On several ranks, all of the same ``batch_size``, batch b of all ranks together is batch b of a single process with
+    ``batch_size`` × ``world_size``. Training shows full batches only, the evaluation view every image once: the last
+    batch is shared out, so a rank may have one batch less.
+
+    Memory: (``batches_ahead`` + 2) × ``batch_size`` × (3 × ``resolution``² + 8 × T + 20) bytes of buffers, with T
+    target entries an image, and scratch for each decoding thread; with ``os_cache=False`` also the file's pages for the
+    images on their way, of which a random order has nearly all. ``memory_bytes`` is the sum.
+
+    Args:
+        images: image beton (path or opened).
+        reinforced: reinforced beton of these images (path or opened); with a packed beton the same file once more.
+        batch_size: images a batch, on this rank.
+        resolution: side of the square views, in pixels.
+        device: where batches go; of "cuda" the GPU that is current at the first pass.
+        dtype: torch.uint8 for the pixels as they are, 0..255; a floating dtype normalises them on the device.
+        policy: what may be drawn, for training on labels.
+        reinforced_share: share of samples that show stored views; the others are drawn from ``policy`` and learned by
+            their label (Faghri et al. 2023 have 0.99).
+        center: share of the resized short side that the evaluation view keeps.
+        seed: of order, draws and choice of views.
+        order: "random"; "sequential", as in the file; "quasi_random", which has at most 128 pages (1 GiB) of the file
+            in use at a time, for files larger than memory: if these are sorted by class, a batch has no more classes
+            than that. None: random, sequential for the evaluation view.
+        drop_last: leave out an incomplete last batch; None: unless it is the evaluation view.
+        workers: decoding threads; 0: one per core, but one for the thread that launches a GPU's work.
+        mean, std: per channel, of pixels in [0, 1], as a sequence, array or tensor; None: the manifest's.
+        batches_ahead: batches decoded in advance.
+        os_cache: read the images through the operating system's cache, which all processes share; False: into memory
+            of this process, a page of the file at a time. Not for views that mix images.
+        rank, world_size: of this process among those that share an epoch; None: as torch.distributed has it at the
+            first pass, or when ``len`` or ``state_dict`` first asks.
+        reuse_buffers: with uint8 on the CPU, hand out the decoder's own buffer, valid until the next batch, instead
+            of a copy.
+
+    Raises:
+        UserError: files that don't fit together, impossible options; while iterating, a page that can't be read.
+        ReplayError: while iterating, a sample that can't be decoded, by its number.
+        RuntimeError: while iterating, a pass that a newer one has ended; other ranks than batches were counted for.
+    """
+
+    noun, instead = "loader", "build a loader in each process; the state_dict of one tells another where to go on"
+
+    def __init__(
+        self,
+        images: Images,
+        reinforced: str | Path | ReinforcedBeton | None = None,
+        *,
+        batch_size: int,
+        resolution: int = 224,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        policy: Policy | None = None,
+        reinforced_share: float = 1.0,
+        center: float = 0.875,
+        seed: int = 0,
+        order: str | None = None,
+        drop_last: bool | None = None,
+        workers: int = 0,
+        mean: Sequence[float] | np.ndarray | torch.Tensor | None = None,
+        std: Sequence[float] | np.ndarray | torch.Tensor | None = None,
+        batches_ahead: int = 3,
+        os_cache: bool = True,
+        rank: int | None = None,
+        world_size: int | None = None,
+        reuse_buffers: bool = False,
+    ) -> None:
+        super().__init__()
+        self.images = open_images(images)
+        self.seed = integer("seed", seed, 0, 2**63 - 1)
+        self.batch_size = integer("batch_size", batch_size, 1)
+        self.device, self.dtype = _device(device), _dtype(dtype)
+        self.mean = self.images.mean if _is_missing(mean) else per_channel("mean", mean)
+        self.std = self.images.std if _is_missing(std) else per_channel("std", std)
+        self._copy = not switch("reuse_buffers", reuse_buffers)
+        self._labels = self.images.labels
+        share, center = fraction("reinforced_share", reinforced_share), fraction("center", center, 1e-3)
+        views = self._view_source(reinforced, policy, share, center)
+        self._mixes = views.mixes
+        evaluation = reinforced is None and policy is None
+        self._order = EpochOrder(
+            ("sequential" if evaluation else "random") if order is None else order,
+            self.images.data_ptr,
+            self.seed,
+            page_size=self.images.page_size,
+            batch_size=self.batch_size,
+            drop_last=not evaluation if drop_last is None else switch("drop_last", drop_last),
+            place=Place(rank, world_size),
+        )
+        if not switch("os_cache", os_cache) and views.mixes:
+            raise UserError("os_cache=False: a partner's page need not be in memory when images are mixed; use True")
+        self._stream = BatchStream(
+            self.images,
+            views,
+            self._order,
+            resolution,
+            threads=thread_count(integer("workers", workers, 0), gpu=self.device.type == "cuda"),
+            batches_ahead=integer("batches_ahead", batches_ahead, 1),
+            os_cache=os_cache,
+        )
+        self._normalisation: tuple[torch.Tensor, torch.Tensor] | None = None
+        """what to subtract and by what to multiply, (1, 3, 1, 1) on the device; made with the first pass"""
+        self._side: torch.cuda.Stream | None = None
+        self._next = self._at = (0, 0)  # (epoch, batches handed out): of the coming pass, of the current one
+        self._current: Pass | None = None
+
+    def _view_source(
+        self, reinforced: str | Path | ReinforcedBeton | None, policy: Policy | None, share: float, center: float
+    ) -> ViewSource:
+        if policy is not None and not isinstance(policy, Policy):
+            raise UserError(f"policy: {shown(policy)} is not a Policy")
+        if reinforced is None:
+            if share != 1:
+                raise UserError(
+                    f"reinforced_share: {share:g}, but there is no reinforced beton; give it, or leave it out"
+                )
+            self.num_classes = self.images.num_classes
+            if policy is not None:
+                return DrawnViews(policy, self.seed, self.images)
+            return FixedView(self._labels, center)
+        if (policy is not None) != (share < 1):
+            raise UserError(
+                "reinforced, policy: a reinforced beton already holds drawn views; give one of both, or "
+                "both with a reinforced_share below 1"
+            )
+        reinforced = open_reinforced(reinforced, self.images)
+        self.num_classes = reinforced.header.num_classes
+        stored = StoredViews(reinforced, self.seed)
+        if policy is None:
+            return stored
+        return SomeStored(stored, DrawnViews(policy, self.seed, self.images), share, self.seed)
+
+    @property
+    def num_images(self) -> int:
+        """Images in the file, each shown once an epoch (less an incomplete last batch, if that is dropped)."""
+        return self.images.num_images
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of memory that this loader holds: buffers, scratch, pages of the current pass."""
+        return self._stream.memory_bytes
+
+    def __len__(self) -> int:
+        """Batches in a full epoch, on this rank."""
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[DeviceBatch]:
+        current, at = self._begin()
+        ahead = self._copied_ahead(current) if self.device.type == "cuda" else self._taken(current)
+        try:
+            for batch in ahead:
+                # Counted before it is handed out: a state taken in the loop's body includes the batch at hand.
+                at = (at[0], at[1] + 1)
+                self._count(current, at)
+                yield batch
+            if at[1] == len(self):  # the last batch of all ranks may have no part for this one
+                self._count(current, (at[0] + 1, 0))
+        finally:
+            ahead.close()
+            current.close()
+
+    def _begin(self) -> tuple[Pass, tuple[int, int]]:
+        """The coming pass, and where it begins, at once for all threads: what another thread reads ends."""
+        self.check_process()
+        with self._stream.lock:
+            self._order.place.confirm()
+            self._settle_device()
+            at = self._next
+            self._current = self._stream.begin(*at, self.device)
+            self._at, self._next = at, (at[0] + 1, 0)
+            return self._current, at
+
+    def _count(self, current: Pass, at: tuple[int, int]) -> None:
+        """Where the loader stands, unless a newer pass has begun."""
+        with self._stream.lock:
+            if self._current is current:
+                self._at = at
+
+    def _settle_device(self) -> None:
+        """With the first pass: a process may choose its GPU after it has built the loader."""
+        if self._normalisation is not None:
+            return
+        if self.device.type == "cuda":
+            if self.device.index is None:
+                self.device = torch.device("cuda", torch.cuda.current_device())
+            # One for all passes: the caching allocator keeps the memory of each stream apart.
+            self._side = torch.cuda.Stream(self.device)
+        mean, std = (255.0 * torch.tensor(x, device=self.device).view(1, 3, 1, 1) for x in (self.mean, self.std))
+        self._normalisation = mean, 1.0 / std
+        if self._side is not None:
+            self._side.wait_stream(torch.cuda.current_stream(self.device))  # which has these made
+
+    def _taken(self, current: Pass) -> Generator[DeviceBatch, None, None]:
+        while (batch := current.take(self._to_device)) is not None:
+            yield batch
+
+    def _copied_ahead(self, current: Pass) -> Generator[DeviceBatch, None, None]:
+        """One batch ahead of the consumer, on a stream of its own: copies and normalisation go on beside the step."""
+        side = self._side
+        ready: tuple[DeviceBatch, torch.cuda.Event] | None = None
+        try:
+            while True:
+                with torch.cuda.stream(side):
+                    batch = current.take(self._to_device)
+                    following = None if batch is None else (batch, side.record_event())
+                if ready is not None:
+                    yield _handed_over(*ready)
+                if following is None:
+                    return
+                ready = following
+        finally:
+            side.synchronize()  # nothing of this pass is under way when its memory is let go
+
+    def _to_device(self, batch: Batch) -> DeviceBatch:
+        pixels, ids, log_probs, index, partner, share = (torch.from_numpy(part) for part in batch)
+        index = index.clone()
+        # The buffers are pinned for a GPU, so they travel as they are and are converted there. The copies
+        # matter on a CPU too: the next batch overwrites the buffers.
+        targets = SparseTargets(
+            ids.to(self.device, non_blocking=True).long(),
+            log_probs.to(self.device, non_blocking=True, copy=True),
+            self._labels_of(index),
+            *((self._labels_of(partner), share.to(self.device, non_blocking=True, copy=True)) if self._mixes else ()),
+        )
+        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        if self.dtype is not torch.uint8:
+            mean, scale = self._normalisation
+            images = torch.sub(images, mean).mul_(scale).to(self.dtype)
+        elif self._copy and self.device.type == "cpu":
+            images = images.clone(memory_format=torch.channels_last)
+        return images, targets, index
+
+    def _labels_of(self, index: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self._labels[index.numpy()]).to(self.device, non_blocking=True)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next pass is this epoch, from its first batch."""
+        at = (integer("epoch", epoch, 0), 0)
+        with self._stream.lock:  # after the pass that another thread is just beginning
+            self._next = self._at = at
+
+    def set_resolution(self, resolution: int) -> None:
+        """Views of the coming passes have this side, in pixels; nothing is compiled anew. Ends an unfinished pass.
+
+        Raises:
+            UserError: no pixel at all, or too many.
+        """
+        self._stream.set_resolution(resolution)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands, equal on all ranks: seed, order, epoch, batches handed out in it, images of a batch
+        over all ranks, and the images' fingerprint."""
+        epoch, batch = self._at
+        if batch >= self._order.global_batches:
+            epoch, batch = epoch + 1, 0
+        return {
+            "seed": self.seed,
+            "order": self._order.kind,
+            "epoch": epoch,
+            "batch": batch,
+            "global_batch_size": self._order.global_batch_size,
+            "fingerprint": self.images.fingerprint,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the last batch of the state; the next pass yields the rest of that epoch.
+
+        The number of ranks may have changed, if their batches together are as large as before.
+
+        Raises:
+            UserError: the state is of other images, another seed, order or global batch size; both values are named.
+        """
+        mine = self.state_dict()
+        for key in ("fingerprint", "seed", "order", "global_batch_size"):
+            if state.get(key) != mine[key]:
+                raise UserError(f"loader state: {key} was {state.get(key)}, but this loader's is {mine[key]}")
+        with self._stream.lock:
+            self._next = self._at = (int(state["epoch"]), int(state["batch"]))
+
+    def close(self) -> None:
+        """End the decoding thread of an unfinished pass."""
+        self._stream.end()
+
+
+def _handed_over(batch: DeviceBatch, copied: torch.cuda.Event) -> DeviceBatch:
+    """A batch made on another stream, for the current one: it waits, and memory is kept until it is done, too."""
+    images, targets, index = batch
+    stream = torch.cuda.current_stream(images.device)
+    stream.wait_event(copied)
+    for part in (images, *targets.parts()):
+        if part is not None:
+            part.record_stream(stream)
+    return images, targets, index
+
+
+def _is_missing(values: object) -> bool:
+    """Whether no mean or no deviation is given: None, or nothing in it."""
+    if values is None:
+        return True
+    return hasattr(values, "__len__") and getattr(values, "ndim", 1) > 0 and len(values) == 0
+
+
+def _dtype(dtype: torch.dtype) -> torch.dtype:
+    if dtype not in _DTYPES:
+        raise UserError(f"dtype: {shown(dtype)} is not one of {', '.join(map(str, _DTYPES))}")
+    return dtype
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+        if found.type != "cuda":
+            torch.empty(0, device=found)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        usual = f"cpu, cuda and cuda:N are usual ({reason(error)})"
+        raise UserError(f"device: {shown(device)} is none here; {usual}") from None
+    if found.type == "cuda":
+        count = torch.cuda.device_count()
+        if not 0 <= (found.index or 0) < count:  # a number beyond 127 wraps around
+            raise UserError(f"device: {device}, but torch finds {count or 'no'} CUDA device{'s' * (count != 1)} here")
+    return found

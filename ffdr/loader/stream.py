@@ -1,0 +1,288 @@
+"""Batches of replayed views, epoch after epoch, decoded in advance by a thread that can be stopped and replaced.
+
+Buffers, scratch memory and the thread belong to one pass at a time. ``BatchStream.begin`` hands them over: it ends the
+pass before, waits until its thread has stopped and its consumer is done with the batch at hand, and only then starts
+the next one. A consumer reads a batch through a function that it gives, within which nothing is written anew.
+
+The thread runs FFCV's pipeline, a batch at a time (``ffcv_loader.py``).
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, Full, Queue
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+import numpy as np
+import torch
+from numba import set_num_threads
+
+from ffdr.beton.read import ImageBeton
+from ffdr.loader.decode import Replayer
+from ffdr.loader.ffcv_loader import Batch, BetonLoader, Replay
+from ffdr.loader.order import EpochOrder
+from ffdr.loader.pages import PageCache
+from ffdr.loader.views import ViewSource
+from ffdr.util.errors import UserError
+from ffdr.util.machine import machine_memory
+from ffdr.util.process import OneProcess, check_pool
+from ffdr.util.text import byte_size, warn
+
+Made = TypeVar("Made")
+
+
+class BatchStream(OneProcess):
+    """Replayed batches of one image beton.
+
+    Args:
+        images: image beton.
+        views: records and targets of a batch.
+        order: which image comes when; it knows the batch size.
+        resolution: side of the views, in pixels.
+        threads: decoding threads.
+        batches_ahead: batches decoded in advance.
+        os_cache: read through the memory map; otherwise into this process's own pages.
+    """
+
+    noun, instead = "loader", "build a loader in each process"
+
+    def __init__(
+        self,
+        images: ImageBeton,
+        views: ViewSource,
+        order: EpochOrder,
+        resolution: int,
+        *,
+        threads: int,
+        batches_ahead: int = 3,
+        os_cache: bool = True,
+    ) -> None:
+        super().__init__()
+        check_pool()
+        self.images, self.batches_ahead = images, batches_ahead
+        self.pages = None if os_cache else PageCache(images)
+        self.replay = Replay(views, self._checked(Replayer(images, resolution, threads), order.batch_size))
+        self.loader = BetonLoader(images, order, self.replay, self.pages)
+        self.lock = threading.RLock()
+        """Held while one pass replaces another."""
+        self.buffers: Batch | None = None
+        """(slots, …) each; made with the first pass, because a process chooses its GPU after its loaders"""
+        self.in_use: list[torch.cuda.Event | None] = []
+        """What a GPU must have done before a slot may be written again."""
+        self._pass: Pass | None = None
+
+    @property
+    def replayer(self) -> Replayer:
+        """Holds the scratch memory; it has the views' resolution."""
+        return self.replay.replayer
+
+    @property
+    def slots(self) -> int:
+        """Batches that there are buffers for: those ahead, the one being written and the one being read."""
+        return self.batches_ahead + 2
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the batch buffers, the replayer's scratch and the pages that the current epoch holds."""
+        buffers = sum(int(np.prod(shape)) * kind.itemsize for shape, kind in self._shapes())
+        scratch = sum(part.nbytes for part in self.replayer._room)
+        return buffers + scratch + (self.pages.memory_bytes if self.pages else 0)
+
+    def _checked(self, replayer: Replayer, batch_size: int) -> Replayer:
+        """Refuse batches that this machine can't hold, before any is decoded: the system would end the process."""
+        resolution = replayer.shape[0]
+        needed = self.slots * min(batch_size, len(self.images)) * resolution**2 * 3
+        present = machine_memory()
+        if needed > present:
+            raise UserError(
+                f"loader: {self.slots} batches of {batch_size} views of {resolution}×{resolution} pixels need "
+                f"{byte_size(needed)} of memory, this machine has {byte_size(present)}; take a smaller batch size"
+            )
+        return replayer
+
+    def set_resolution(self, resolution: int) -> None:
+        """Change the side of the views from the next pass on; ends an unfinished one. Compiles nothing.
+
+        Raises:
+            UserError: views too large for this machine's memory.
+        """
+        self.check_process()
+        with self.lock:
+            self.end()
+            if self.replayer.shape[0] != resolution:
+                replayer = Replayer(self.images, resolution, self.replayer.threads)
+                self.replay.replayer = self._checked(replayer, self.loader.batch_size)
+                for event in filter(None, self.in_use):
+                    event.synchronize()  # a GPU may still copy from the buffers
+                self.buffers = None
+
+    def begin(self, epoch: int, first_batch: int = 0, device: torch.device | None = None) -> Pass:
+        """A pass over the batches of an epoch, from ``first_batch`` on. A pass that is under way ends.
+
+        device: to which its consumer copies the batches, perhaps without waiting.
+
+        Raises:
+            RuntimeError: this process is a fork of the stream's; in the consumer of the older pass, from now on.
+        """
+        self.check_process()
+        gpu = device if device is not None and device.type == "cuda" else None
+        with self.lock:
+            self.end(RuntimeError("this pass was ended by a newer one over the same loader, which reads one at a time"))
+            if self.buffers is None:
+                self._allocate(gpu)
+            self.replay.epoch = epoch
+            self._pass = Pass(self, self.loader.batches(epoch, first_batch), gpu)
+            return self._pass
+
+    def end(self, error: Exception | None = None) -> None:
+        """End the pass that is under way, if there is one: its thread has stopped, its consumer reads no buffer.
+
+        error: raised in a consumer that asks for more; None: it just ends.
+        """
+        if not self.is_at_home:
+            return  # its thread is only in the other process
+        with self.lock:
+            if self._pass is not None:
+                self._pass.close(error)
+                with self._pass.reading:
+                    self._pass = None
+
+    def _shapes(self) -> list[tuple[tuple[int, ...], np.dtype]]:
+        """Of each part of the buffers, and its dtype."""
+        rows = self.slots, self.loader.batch_size
+        return [((*rows, *query.shape), query.dtype) for query in self.replay.queries]
+
+    def _allocate(self, gpu: torch.device | None) -> None:
+        """Buffers for this and all coming passes, pinned for a GPU."""
+        if gpu is not None:
+            torch.cuda.synchronize(gpu)  # the old ones may still be read
+        pinned, parts = gpu is not None, []
+        for shape, kind in self._shapes():
+            try:
+                part = torch.empty(shape, dtype=getattr(torch, kind.name), pin_memory=pinned)
+            except RuntimeError:
+                if not pinned:
+                    raise MemoryError(f"{self.memory_bytes >> 20} MiB for a loader's batches") from None
+                warn("loader: its buffers can't be pinned (ulimit -l?); copies to the GPU are slow")
+                pinned = False
+                part = torch.empty(shape, dtype=getattr(torch, kind.name))
+            parts.append(part.numpy())
+        self.buffers = tuple(parts)
+        self.in_use = [None] * self.slots
+
+
+class Pass(threading.Thread):
+    """One pass: the thread that decodes ahead, and what its consumer calls."""
+
+    def __init__(self, stream: BatchStream, batches: list[np.ndarray], gpu: torch.device | None = None) -> None:
+        super().__init__(name="ffdr-decode", daemon=True)
+        self.stream, self.batches, self.gpu = stream, batches, gpu
+        self.reading = threading.RLock()
+        """Held by the consumer while it reads a batch, or waits for one."""
+        self.closed = False
+        self.error: BaseException | None = None
+        self._stopping = threading.Event()
+        self._ready: Queue[tuple[int, Batch] | None] = Queue(stream.batches_ahead)
+        _running.add(self)
+        self.start()
+
+    def run(self) -> None:
+        """The producer thread."""
+        try:
+            if self.gpu is not None:
+                torch.cuda.set_device(self.gpu)  # a new thread's is GPU 0, on which it would open a context
+            set_num_threads(self.stream.replayer.threads)
+            with self.stream.loader.storage(self.batches) as storage:
+                self._produce(storage)
+        except BaseException as error:  # whatever it is, the consumer must see it rather than wait
+            self.error = error
+        self._put(None)
+
+    def _produce(self, storage: Any) -> None:
+        in_use = self.stream.in_use
+        for number, index in enumerate(self.batches):
+            slot = number % len(in_use)
+            if in_use[slot] is not None:
+                in_use[slot].synchronize()
+            batch = self._fill(number, index, storage, slot)
+            if not self._put((slot, batch)):
+                return
+
+    def _fill(self, number: int, index: np.ndarray, storage: Any, slot: int) -> Batch:
+        """Run FFCV's pipeline for a batch of the images ``index`` (B,)."""
+        return self.stream.loader.make(number, index, storage, self.stream.buffers, slot)
+
+    def _put(self, item: tuple[int, Batch] | None) -> bool:
+        """Queue an item unless the consumer has gone; whether to go on."""
+        while not self._stopping.is_set():
+            try:
+                self._ready.put(item, timeout=0.1)
+                return not self._stopping.is_set()
+            except Full:
+                continue
+        return False
+
+    def take(self, use: Callable[[Batch], Made]) -> Made | None:
+        """What ``use`` makes of the next batch's buffers, while they are not written; None at the end of the pass.
+
+        Raises:
+            RuntimeError: once, if a newer pass has begun; this process is a fork.
+            UserError: once, what stopped the decoding.
+        """
+        self.stream.check_process()
+        with self.reading:
+            if not self.closed:
+                item = self._ready.get()
+                if item is not None and not self.closed:  # closed: by another thread, which has put the end there
+                    slot, batch = item
+                    made = use(batch)
+                    self._give_back(slot)
+                    return made
+                self.close()
+            error, self.error = self.error, None
+            if error is not None:
+                raise error
+            return None
+
+    def _give_back(self, slot: int) -> None:
+        """The consumer is done with a slot, but for what it asked the device to do."""
+        if self.gpu is not None:
+            self.stream.in_use[slot] = torch.cuda.current_stream(self.gpu).record_event()
+
+    def close(self, error: Exception | None = None) -> None:
+        """Stop the producer and wait for it; safe to call again, from any thread and any process."""
+        if not self.stream.is_at_home:
+            return
+        if threading.current_thread() is self:
+            # The garbage collector found the iterator while it ran in this thread; locks may be held, so only:
+            self._stopping.set()
+            return
+        if not self.closed:
+            self.error = self.error or error
+            self.closed = True
+        self._stopping.set()
+        self._drain()  # makes room for a producer that is blocked in put
+        if self.is_alive():
+            self.join()
+            self._drain()
+        with suppress(Full):
+            self._ready.put_nowait(None)  # for a consumer that waits in another thread
+
+    def _drain(self) -> None:
+        with suppress(Empty):
+            while True:
+                self._ready.get_nowait()
+
+
+_running: WeakSet[Pass] = WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Threads that still decode while the interpreter is taken down would crash it."""
+    for epoch in list(_running):
+        epoch.close()

@@ -1,0 +1,1 @@
+"""What every room may use: errors and texts, files and locks, processes, the machine. Knows nothing of datasets."""

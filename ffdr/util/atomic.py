@@ -1,0 +1,120 @@
+"""Files whose names never lead to half of them, and failures to write told in one line."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from ffdr.util.errors import UserError, WriteError, is_bad_path
+from ffdr.util.opening import check_final, leads_to, open_new
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the name ``path`` once all its bytes are on the disk.
+
+    The name never leads to half of it: a run that is killed, or fails, leaves the earlier file as it was. A link of
+    that name is replaced; what it leads to stays as it was, too.
+
+    Raises:
+        UserError: a folder or a device has the name; another run writes the same file.
+        WriteError: as ``os_errors_as_user_errors`` does.
+    """
+    path = Path(path)
+    partial = partial_path(path)
+    check_final(path)
+    with os_errors_as_user_errors(path), open_new(partial) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if not leads_to(partial, file.fileno()):
+                raise UserError(f"{path}: another run is writing it")
+            os.replace(partial, path)
+        except BaseException:
+            with suppress(OSError):
+                if leads_to(partial, file.fileno()):
+                    partial.unlink()
+            raise
+        sync_folder(path.parent)
+
+
+def atomic_write(path: Path, text: str) -> None:
+    """Write a small file so that its name never leads to half of it. See ``atomic_path``.
+
+    UTF-8. A name that isn't text has lone surrogates, which become ``\\udcXX``: in JSON, the same string again.
+    """
+    with atomic_path(path) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
+
+
+def partial_path(final: Path) -> Path:
+    """What a file is called until it is finished."""
+    return final.with_name(final.name + ".partial")
+
+
+@contextmanager
+def os_errors_as_user_errors(path: Path) -> Iterator[None]:
+    """Tell a failure to write in one line, whatever library it comes from.
+
+    Raises:
+        UserError: a place that can't be written to.
+        WriteError: a system that fails, a full disk above all.
+    """
+    try:
+        yield
+    except (UserError, WriteError):
+        raise
+    except (OSError, RuntimeError) as error:
+        cause = _system_error(error)
+        if cause is None:
+            raise
+        place = nearest_existing(path.parent)
+        if not place.is_dir():
+            raise UserError(f"{path}: can't be written: {place} is not a folder") from error
+        text = f"can't be written: {cause.strerror or cause}"
+        if is_bad_path(cause):
+            raise UserError(f"{path}: {text}") from error
+        raise WriteError(cause.errno or errno.EIO, text, str(path)) from error
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    """What the system said: torch wraps it in errors of its own, one for each thing that it then fails to do."""
+    link: BaseException | None = error
+    while link is not None and not isinstance(link, OSError):
+        link = link.__cause__ or link.__context__
+    return link
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the last of the folders above it that is there."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def lock(descriptor: int, path: Path, final: Path) -> None:
+    """Take the lock that says who writes ``final``: that of ``path``, an open file or folder.
+
+    Raises:
+        UserError: another process has it, or has just finished and removed or renamed ``path``.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if leads_to(path, descriptor):
+            return
+    except BlockingIOError:
+        pass
+    raise UserError(f"{final}: another run is writing it")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

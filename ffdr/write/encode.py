@@ -1,0 +1,158 @@
+"""What a worker of ``ffdr write`` does: read images from the source, encode them as they will lie in the file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ffdr.beton.layout import DCT, JPG, MAX_PAGE_SIZE, RAW, origin_key
+from ffdr.codec.dct.format import Coefficients
+from ffdr.codec.jpeg import coefficients
+from ffdr.codec.jpeg.segments import encode_jpeg
+from ffdr.config.files import WriteOptions
+from ffdr.data import ReadError, Source
+from ffdr.write.parts import STORED_DTYPE, checksum, joined
+
+if TYPE_CHECKING:
+    from ffdr.codec.dct.coding import Coding
+
+
+@dataclass
+class Chunk:
+    """The images of a few consecutive positions, n of which could be read."""
+
+    samples: np.ndarray = field(default_factory=lambda: np.zeros(0, STORED_DTYPE))
+    """(n,) ``STORED_DTYPE``"""
+    data: list[bytes] = field(default_factory=list)
+    """n stored samples: the image, zeros up to a multiple of 8, the origin."""
+    sums: np.ndarray = field(default_factory=lambda: np.zeros((2, 3), np.uint64))
+    """(2, 3) uint64: per channel the sum of all pixels and of their squares."""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    """Origin and cause of each image that could not be read."""
+    how: Counter[str] = field(default_factory=Counter)
+    """How the coefficients of the packed images were had (``coefficients.HOW``)."""
+
+
+class Encoder:
+    """Encodes images of a source as the options say."""
+
+    def __init__(self, source: Source, options: WriteOptions, coding: Coding | None = None) -> None:
+        """coding: of packed images, in mode dct."""
+        self.source, self.options, self.coding = source, options, coding
+
+    def __call__(self, indices: Sequence[int]) -> Chunk:
+        """The images of these indices of the source, in this order."""
+        chunk, samples = Chunk(), []
+        for i in indices:
+            origin = self.source.origin(i)
+            try:
+                sample, data = self._encode(i, origin, chunk)
+            except ReadError as error:
+                chunk.skipped.append((error.origin, error.cause))
+            except UNUSABLE as error:
+                chunk.skipped.append((origin, " ".join(f"{type(error).__name__}: {error}".split())))
+            else:
+                samples.append(sample)
+                chunk.data.append(data)
+        chunk.samples = np.array(samples, STORED_DTYPE)
+        return chunk
+
+    def _encode(self, i: int, origin: str, chunk: Chunk) -> tuple[tuple, bytes]:
+        """The ``STORED_DTYPE`` fields and the stored bytes of one image; counts its pixels in the chunk."""
+        original, pixels = read_pixels(self.source, i, self.options)
+        height, width = pixels.shape[:2]
+        key = origin_key(origin)
+        mode = self._mode(key)
+        how = ""
+        if mode == DCT:
+            from ffdr.codec.dct.pack import pack  # imports Numba
+
+            found, how = find_coefficients(self.source, i, original, pixels, self.options)
+            stored = pack(found, self.coding)
+        elif mode == JPG:
+            stored = encode_jpeg(pixels, self.options.quality, self.options.growth)
+        else:
+            stored = pixels.tobytes()
+        _add_sums(pixels, chunk.sums)
+        if how:
+            chunk.how[how] += 1
+        facts = np.array([*original, key], "<i8").tobytes()
+        crc = checksum(stored, facts)
+        sample = (int(self.source.labels[i]), (*original, key), len(stored), crc, width, height, mode)
+        return sample, joined(stored, facts)
+
+    def _mode(self, key: int) -> int:
+        """In mode proportion the key, a hash, decides: a number in [0, 1) below the share is a JPEG."""
+        if self.options.mode == "proportion":
+            return JPG if (key % (1 << 64)) / (1 << 64) < self.options.proportion else RAW
+        return {"jpg": JPG, "raw": RAW, "dct": DCT}[self.options.mode]
+
+
+class Sampler:
+    """Hands out the coefficients that an ``Encoder`` would pack, for the codebooks to be learned from."""
+
+    def __init__(self, source: Source, options: WriteOptions) -> None:
+        self.source, self.options = source, options
+
+    def __call__(self, indices: Sequence[int]) -> list[Coefficients]:
+        """Of those of these images that can be read."""
+        found = []
+        for i in indices:
+            try:
+                original, pixels = read_pixels(self.source, i, self.options)
+                found.append(find_coefficients(self.source, i, original, pixels, self.options)[0])
+            except (ReadError, *UNUSABLE):
+                continue  # the encoder will meet it again, and tell
+        return found
+
+
+UNUSABLE = (ValueError, MemoryError, cv2.error)
+"""What an image raises that is read and can't be encoded."""
+
+
+def read_pixels(source: Source, i: int, options: WriteOptions) -> tuple[tuple[int, int], np.ndarray]:
+    """Original width and height of image i, and its (H, W, 3) uint8 RGB pixels as they are to be stored."""
+    image = source.read(i)
+    pixels = np.ascontiguousarray(_shrink(image, options.max_resolution))
+    height, width = pixels.shape[:2]
+    if max(width, height) > 0xFFFF or pixels.nbytes > MAX_PAGE_SIZE // 2:
+        raise ValueError(f"{width}×{height} pixels are too many; --write.max_resolution shrinks images")
+    return image.size, pixels
+
+
+def find_coefficients(
+    source: Source, i: int, original: tuple[int, int], pixels: np.ndarray, options: WriteOptions
+) -> tuple[Coefficients, str]:
+    """Coefficients of image i, and how they were had. original, pixels: as ``read_pixels`` gave them."""
+    if pixels.shape[1::-1] != original:
+        return coefficients.from_pixels(pixels, options.quality), coefficients.SHRUNK
+    file = source.file_bytes(i)
+    if file is None or not file.startswith(b"\xff\xd8"):
+        return coefficients.from_pixels(pixels, options.quality), coefficients.NO_JPEG
+    return coefficients.from_jpeg(file, original, lambda: pixels, options.quality)
+
+
+def _shrink(image: Image.Image, longest: int) -> Image.Image:
+    """The image with no side longer than ``longest`` pixels (0: any), its aspect kept; never enlarged."""
+    if not longest or max(image.size) <= longest:
+        return image
+    scale = longest / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+_LEVELS = np.arange(256, dtype=np.uint64)
+
+
+def _add_sums(pixels: np.ndarray, sums: np.ndarray) -> None:
+    """Add (H, W, 3) uint8 pixels and their squares to (2, 3) uint64 sums, exactly."""
+    for channel in range(3):
+        histogram = np.bincount(pixels[..., channel].ravel(), minlength=256).astype(np.uint64)
+        sums[0, channel] += histogram @ _LEVELS
+        sums[1, channel] += histogram @ (_LEVELS * _LEVELS)

@@ -1,0 +1,232 @@
+"""A file in the making that survives being killed: NAME.partial, and a journal of what in it is complete.
+
+Data is appended to the partial file first, then a record of it to the journal. A record is believed when its own
+checksum is right and the data it describes still has the checksum in the record, so a run that was killed, or a machine
+that lost power with data not yet on disk, goes on from the last complete record.
+
+With the final name a receipt of the work is left (``receipt.py``).
+
+Journal: 8 bytes magic; then records, the first of which is the identity of the work: what made it, from what; and the
+state of its sources when it was begun. A run goes on when they have changed since (a damaged image may have been
+mended), but its receipt tells of the earlier state, so that the file is not taken for one of the present sources.
+Record: uint32 length, uint32 CRC-32, the bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from ffdr.util.atomic import atomic_write, lock, nearest_existing, os_errors_as_user_errors, partial_path, sync_folder
+from ffdr.util.errors import UserError, WriteError
+from ffdr.util.opening import (
+    check_final,
+    check_own,
+    open_found,
+    open_kept,
+)
+from ffdr.util.text import warn
+
+if TYPE_CHECKING:
+    from ffdr.write.receipt import Work
+
+_MAGIC = b"FFDRJNL1"
+_RECORD = struct.Struct("<II")
+_SOURCES = b"\0sources\0"
+"""Between the identity of the work and what its sources were like when it was begun, as JSON."""
+_MOST_SOURCES = 1 << 20
+"""Bytes of that JSON; honest ones have thousands."""
+_LONGEST = 1 << 26
+"""Bytes of the longest record that is believed; honest ones have a hundredth of it."""
+
+
+class Partial:
+    """The partial file of ``final`` and its journal, both open and locked against a second run."""
+
+    def __init__(
+        self, final: Path, identity: bytes, is_complete: Callable[[BinaryIO, bytes], bool], work: Work | None = None
+    ) -> None:
+        """Open both, keeping what an earlier run of the same work has completed.
+
+        Args:
+            final: the name that the finished file will have; its folder is created.
+            identity: what decides the bytes of the file. A partial file of another identity is started afresh.
+            is_complete: whether the data of a journal record (second argument) is in the partial file (first).
+            work: of which a receipt is left with the final name; None: a file that no receipt protects.
+
+        Raises:
+            UserError: the folder can't be written to, or another run is at work on the same file, or has just
+                finished it.
+        """
+        self.final = final
+        self.path = partial_path(final)
+        self._work = work
+        self._journal_path = _journal_path(final)
+        check_final(final)
+        if work is not None:
+            work.check_beside()
+        with os_errors_as_user_errors(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            self._journal = open_kept(self._journal_path)
+            try:
+                lock(self._journal.fileno(), self._journal_path, final)
+                if work is not None and work.is_done():
+                    raise UserError(f"{final}: another run has just finished it")
+                self.file = open_kept(self.path)
+                self._recover(identity, is_complete)
+            except BaseException:
+                self.close()
+                raise
+
+    def _recover(self, identity: bytes, is_complete: Callable[[BinaryIO, bytes], bool]) -> None:
+        records = _records(self._journal)
+        first = next(records, None)
+        sources = None if first is None else _sources(first, identity)
+        if first is None or sources is None:
+            if first is not None:
+                warn(f"{self.path}: was made with other options or images; starting afresh")
+            self._begin(identity)
+            return
+        if self._work is not None:
+            self._work = replace(self._work, sources=sources)
+        end = len(_MAGIC) + _RECORD.size + len(first)
+        for record in records:
+            if not is_complete(self.file, record):
+                break
+            end += _RECORD.size + len(record)
+        self._journal.seek(end)
+        self._journal.truncate()
+
+    def _begin(self, identity: bytes) -> None:
+        """Empty both files."""
+        self.file.truncate(0)
+        self._journal.seek(0)
+        self._journal.truncate()
+        self._journal.write(_MAGIC)
+        sources = _SOURCES + json.dumps(dict(self._work.sources)).encode() if self._work is not None else b""
+        self.commit(identity + sources)
+
+    def commit(self, record: bytes) -> None:
+        """Note that the data of ``record`` is in the file. Survives the process; power loss shows on recovery."""
+        self.file.flush()
+        self._journal.write(_RECORD.pack(len(record), zlib.crc32(record)) + record)
+        self._journal.flush()
+
+    def sync(self) -> None:
+        """Make what was committed so far survive the loss of power, too."""
+        os.fsync(self.file.fileno())
+        os.fsync(self._journal.fileno())
+
+    def reserve(self, size: int) -> None:
+        """Refuse at once a file of ``size`` bytes for which the disk has no room; what is written already counts.
+
+        Raises:
+            WriteError: both sizes.
+        """
+        missing = size - os.fstat(self.file.fileno()).st_blocks * 512
+        free = shutil.disk_usage(self.path.parent).free
+        if missing > free:
+            text = f"needs {missing >> 20:,} MiB more, but {free >> 20:,} MiB are free there"
+            raise WriteError(errno.ENOSPC, text, str(self.final))
+
+    def publish(self, beside: Mapping[Path, str] | None = None) -> None:
+        """Give the finished file, which must be complete and synced, its final name, and drop the journal.
+
+        All that can fail comes before the first name changes: a file that is to be replaced stays whole until then.
+
+        Args:
+            beside: further files that belong to it, such as its manifest: their texts.
+
+        Raises:
+            UserError: something has got the final name meanwhile.
+        """
+        if self._work is not None:
+            self._work.check_free()
+        staged = {path: partial_path(path) for path in beside or {}}
+        for path, text in (beside or {}).items():
+            atomic_write(staged[path], text)
+        if self._work is not None:
+            self._work.leave(self.path, staged)
+        for path, made in staged.items():
+            os.replace(made, path)
+        os.replace(self.path, self.final)
+        sync_folder(self.final.parent)
+        self._journal_path.unlink()
+        self.close()
+
+    def close(self) -> None:
+        """Release both files; they stay where they are, to be resumed."""
+        for file in ("file", "_journal"):
+            if hasattr(self, file):
+                with suppress(OSError):  # a full disk: what can't be flushed is in no journal record
+                    getattr(self, file).close()
+
+
+def _journal_path(final: Path) -> Path:
+    return final.with_name(final.name + ".partial.journal")
+
+
+def is_finished(work: Work) -> bool:
+    """``Work.is_done``; clears away the journal of a run that was killed just after it gave the file its name."""
+    if not work.is_done():
+        return False
+    journal = _journal_path(work.out)
+    try:
+        file = open_found(journal)
+    except OSError:
+        return True  # none is there, or nothing that a run has left
+    with file, suppress(UserError):  # told where another run is at work
+        lock(file.fileno(), journal, work.out)
+        if not os.path.lexists(partial_path(work.out)):
+            journal.unlink()
+    return True
+
+
+def check_writable(final: Path) -> None:
+    """Refuse a file that could not be made, as making it would; leaves nothing behind.
+
+    Raises:
+        UserError: what is in the way.
+    """
+    check_final(final)
+    for path in (partial_path(final), _journal_path(final)):
+        check_own(path)
+    with os_errors_as_user_errors(final), tempfile.TemporaryFile(dir=nearest_existing(final.parent)):
+        pass
+
+
+def _records(journal: BinaryIO) -> Iterator[bytes]:
+    """The intact records at the beginning of a journal, one after the other: it may be of any size."""
+    if journal.read(len(_MAGIC)) != _MAGIC:
+        return
+    while len(head := journal.read(_RECORD.size)) == _RECORD.size:
+        length, crc = _RECORD.unpack(head)
+        record = journal.read(length) if length <= _LONGEST else b""
+        if len(record) < length or zlib.crc32(record) != crc:
+            return
+        yield record
+
+
+def _sources(record: bytes, identity: bytes) -> dict[str, str] | None:
+    """What the first record of a journal tells of the sources; None: it is of other work."""
+    if record == identity:
+        return {}
+    head = identity + _SOURCES
+    text = record[len(head) :]
+    if not record.startswith(head) or len(text) > _MOST_SOURCES:
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()) else None
