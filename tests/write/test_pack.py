@@ -30,10 +30,10 @@ from ffdr.write.subset import subset
 
 PACK = """
 import os, signal, sys
-from ffdr.beton import copy
-from ffdr.beton.partial import Partial
-from ffdr.beton.pack import pack
-from ffdr.options import PackOptions
+from ffdr.write import copy
+from ffdr.write.partial import Partial
+from ffdr.write.merge import pack
+from ffdr.config.files import PackOptions
 
 images, reinforced, out, commits = sys.argv[1:]
 copy._COMMIT_BYTES = 1 << 14

@@ -24,8 +24,8 @@ from ffdr.write.reinforced import ReinforcedWriter
 
 WRITE = """
 import sys
-from ffdr.beton.write import write_images
-from ffdr.options import WriteOptions
+from ffdr.write.images import write_images
+from ffdr.config.files import WriteOptions
 if __name__ == "__main__":
     write_images(WriteOptions(source="digits", out=sys.argv[1], workers=int(sys.argv[2])), progress=False)
 """
@@ -243,7 +243,7 @@ import sys, time
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1] / "helpers")]!r}
 from test_resume import *
 partial.time = time
-from ffdr.beton import reinforced
+from ffdr.write import reinforced
 reinforced._COMMIT_BYTES = 4000
 write_reinforced(Path(sys.argv[2]), ImageBeton.open(sys.argv[1]))
 """

@@ -26,10 +26,10 @@ INDICES, INDEX = "90:95,3,50:60", [*range(90, 95), 3, *range(50, 60)]
 
 KILLED = """
 import os, signal, sys
-from ffdr.beton import copy
-from ffdr.beton.partial import Partial
-from ffdr.beton.subset import subset
-from ffdr.options import SubsetOptions
+from ffdr.write import copy
+from ffdr.write.partial import Partial
+from ffdr.write.subset import subset
+from ffdr.config.files import SubsetOptions
 
 copy._COMMIT_BYTES = 1 << 10
 commit = Partial.commit

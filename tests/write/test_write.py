@@ -219,8 +219,8 @@ def test_dead_worker_is_reported(photos, tmp_path):
 
 UNGUARDED = """
 import sys
-from ffdr.beton.write import write_images
-from ffdr.options import WriteOptions
+from ffdr.write.images import write_images
+from ffdr.config.files import WriteOptions
 print("started")
 write_images(WriteOptions(source="digits", mode="raw", per_class=9, out=sys.argv[1], workers=2), progress=False)
 """
@@ -322,8 +322,8 @@ def test_jpeg_that_is_corrupt_or_of_another_size(photos, tmp_path):
 FULL_DISK = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-from ffdr.beton.write import write_images
-from ffdr.options import WriteOptions
+from ffdr.write.images import write_images
+from ffdr.config.files import WriteOptions
 write_images(WriteOptions(source="digits", mode="raw", out=sys.argv[1], workers=1), progress=False)
 """
 
