@@ -139,8 +139,8 @@ def test_no_hostile_archive_is_run(digits, tmp_path):
 
 FUZZ = """
 import random, sys
-from ffdr.archive.container import EntryError, pickle_in, zip_around
-from ffdr.archive.unpickle import loads
+from ffdr.mldr.container import EntryError, pickle_in, zip_around
+from ffdr.mldr.unpickle import loads
 import archive_oracle as oracle
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))

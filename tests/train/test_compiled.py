@@ -45,7 +45,8 @@ CHILD = """
 import sys
 sys.path[:0] = {paths!r}
 import test_compiled
-from ffdr import cli, recipe
+from ffdr import cli
+from ffdr.config import recipe
 from ffdr.train import student
 student.build_model = test_compiled.tiny
 recipe.parse = lambda verb, words: test_compiled.plan({images!r}, words[0])

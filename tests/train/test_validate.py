@@ -244,9 +244,9 @@ def test_a_log_line_that_can_not_be_written_leaves_the_epoch(tmp_path, whole, mo
 RANK = """
 import sys
 from fakes import DATA, FakeLoader, options
-from ffdr.errors import UserError
-from ffdr.options import ModelOptions
-from ffdr.ranks import Ranks
+from ffdr.util.errors import UserError
+from ffdr.config.learning import ModelOptions
+from ffdr.util.ranks import Ranks
 from ffdr.train.fit import Trainer
 
 class Damaged(FakeLoader):

@@ -190,7 +190,7 @@ def test_a_group_is_left_when_its_threads_had_time_to_free_what_was_exchanged(gp
 LEAVING = """
 import os, sys, torch
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # the threads of gloo come late to their work
-from ffdr.ranks import Ranks
+from ffdr.util.ranks import Ranks
 with Ranks.join() as ranks:
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))  # outlives the group, which it owns, too
     model(torch.ones(1, 2)).sum().backward()
