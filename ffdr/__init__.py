@@ -1,4 +1,4 @@
-"""ffdr: dataset reinforcement, fast and practical, on FFCV.
+"""ffdr: dataset reinforcement, fast and exact, on FFCV.
 
 The rooms, from top to bottom; each imports from those below it only (``tests/test_rooms.py`` holds them to it):
 
@@ -25,23 +25,43 @@ The rooms, from top to bottom; each imports from those below it only (``tests/te
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ffdr.augment.policy import Policy
+    from ffdr.evaluate import evaluate
+    from ffdr.loader.dataset import ReinforcedDataset
+    from ffdr.loader.loader import ReinforcedLoader
+    from ffdr.loader.targets import SparseTargets
+    from ffdr.reinforce import reinforce
+    from ffdr.train import train
+    from ffdr.train.losses import SparseTargetLoss
+    from ffdr.write import write
 
 __version__ = "0.1.0"
-
-_FACE = {
-    "ReinforcedLoader": "ffdr.loader.loader",
+__all__ = [
+    "Policy", "ReinforcedDataset", "ReinforcedLoader", "SparseTargetLoss", "SparseTargets", "evaluate", "reinforce",
+    "train", "write",
+]  # fmt: skip
+_CLASSES = {
+    "Policy": "ffdr.augment.policy",
     "ReinforcedDataset": "ffdr.loader.dataset",
+    "ReinforcedLoader": "ffdr.loader.loader",
     "SparseTargetLoss": "ffdr.train.losses",
     "SparseTargets": "ffdr.loader.targets",
 }
-__all__ = ["ReinforcedDataset", "ReinforcedLoader", "SparseTargetLoss", "SparseTargets"]
 
 
 def __getattr__(name: str) -> Any:
     """Import the public names on first use: ``ffdr --help`` and refusals need neither torch nor FFCV."""
-    if name not in _FACE:
-        raise AttributeError(f"module 'ffdr' has no attribute {name!r}")
-    from importlib import import_module
+    if name in _CLASSES:
+        return getattr(import_module(_CLASSES[name]), name)
+    if name in __all__:
+        return import_module(f"ffdr.{name}")  # a package that can be called, see util/callable_package.py
+    raise AttributeError(f"module 'ffdr' has no attribute {name!r}")
 
-    return getattr(import_module(_FACE[name]), name)
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted({*globals(), *__all__})

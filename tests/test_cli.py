@@ -56,11 +56,6 @@ def test_help_and_version():
     assert ffdr("--version").stdout.startswith("ffdr 0.")
 
 
-def test_the_public_face_imports():
-    code = "from ffdr import ReinforcedLoader, ReinforcedDataset, SparseTargetLoss, SparseTargets"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
-
-
 def test_a_folder_that_cannot_be_written_to_is_one_line(digits):
     flags = ["--train.batch_size=25", "--train.resolution=32", "--model.name=test_efficientnet"]
     run = ffdr("train", f"--data.train={digits}", "--train.out=/proc/nowhere", *flags)

@@ -119,9 +119,9 @@ def test_a_runs_own_report(tmp_path, evil):
 def test_sources_of_teachers(evil, capsys):
     logs = torch.full((2, 64, 4), -10.0)
     logs[:, :, 0] = 0
-    answers = agreement.Answers((evil, "b"), logs, np.arange(64) % 4)
-    check(agreement.table(answers))
-    agreement.warn(answers)
+    predictions = agreement.Predictions((evil, "b"), logs, np.arange(64) % 4)
+    check(agreement.table(predictions))
+    agreement.warn(predictions)
     err = capsys.readouterr().err
     assert err
     check(err)

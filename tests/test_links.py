@@ -25,8 +25,7 @@ from ffdr.config.files import ExportOptions, PackOptions, WriteOptions
 from ffdr.demo import run as demo
 from ffdr.mldr.exporting import export_archive
 from ffdr.train.checkpoint import _KEYS, Checkpoints
-from ffdr.train.control import sole_run
-from ffdr.train.log import RunLog
+from ffdr.train.run_folder import RunLog, sole_run
 from ffdr.util.errors import UserError
 from ffdr.write.images import write_images
 from ffdr.write.merge import pack

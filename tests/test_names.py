@@ -20,7 +20,7 @@ from ffdr.models.build import (
     read_info,
     save_model,
 )
-from ffdr.train.log import RunLog
+from ffdr.train.run_folder import RunLog
 from ffdr.util.errors import UserError
 from ffdr.util.text import readable
 from ffdr.write.images import write_images

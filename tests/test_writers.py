@@ -11,8 +11,8 @@ import torch
 from betons import PLAIN
 from disks import full_disk
 
-from ffdr.bench.plot import plot_bytes
-from ffdr.bench.report import store
+from ffdr.bench.loading.charts import plot_bytes
+from ffdr.bench.results import Report
 from ffdr.bench.statistics import Estimate
 from ffdr.cli import VERBS, main
 from ffdr.config.files import (
@@ -22,14 +22,14 @@ from ffdr.config.files import (
     WriteOptions,
 )
 from ffdr.evaluate import report as evaluation
-from ffdr.inspect.grid import _figure, _save
 from ffdr.mldr.exporting import export_archive
 from ffdr.models.build import ModelInfo, save_weights
 from ffdr.train.checkpoint import _KEYS, Checkpoints
-from ffdr.train.log import JsonLog
 from ffdr.train.report import write_report
+from ffdr.train.run_folder import JsonLog
 from ffdr.util.atomic import atomic_path, atomic_write, os_errors_as_user_errors
 from ffdr.util.errors import UserError, WriteError
+from ffdr.util.pictures import drawing
 from ffdr.write.images import write_images
 from ffdr.write.merge import pack
 from ffdr.write.transcode import transcode
@@ -50,6 +50,11 @@ def checkpoint(path):
     Checkpoints(path.parent).save(1, {key: {} for key in _KEYS} | {"model": WEIGHTS})
 
 
+def picture(path):
+    with drawing(path, 1, 1) as figure:
+        figure.subplots()
+
+
 WRITERS = {
     "weights": lambda path: save_weights(path, WEIGHTS, INFO),
     "checkpoint": checkpoint,
@@ -58,14 +63,14 @@ WRITERS = {
     "evaluation's table": lambda path: evaluation.write_csv(path, SCORES),
     "evaluation's plot": lambda path: evaluation.plot(path, SCORES),
     "training's report": lambda path: write_report(path.parent, "title", [RECORD]),
-    "bench's figures": lambda path: store(str(path.with_suffix(".json")), "title", ["x" * 999], [], {}),
+    "bench's figures": lambda path: Report("title", ["x" * 999], [], {}, {}).store(str(path.with_suffix(".json"))),
     "bench's plot": lambda path: plot_bytes(path, {"x": Estimate(1.0, 0.5, 2.0, ())}, {"x": 9.0}),
-    "pictures of views": lambda path: _save(_figure(1, 1)[0], path),
+    "pictures": picture,
 }
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_full_disk_is_told_and_the_earlier_file_stays(tmp_path, writer):
+def test_a_full_disk_is_reported_and_the_earlier_file_stays(tmp_path, writer):
     path = tmp_path / "x.png"
     path.write_bytes(b"earlier")
     with full_disk(50), pytest.raises(WriteError, match=r"^/.*: can't be written: File too large$") as caught:
@@ -77,7 +82,7 @@ def test_a_full_disk_is_told_and_the_earlier_file_stays(tmp_path, writer):
 
 
 @pytest.mark.parametrize("verb", ["write", "transcode", "pack", "export"])
-def test_a_full_disk_is_told_for_every_file_of_data(photos, reinforce, tmp_path, verb):
+def test_a_full_disk_is_reported_for_every_file_of_data(photos, reinforce, tmp_path, verb):
     views = str(reinforce(photos, PLAIN))
 
     def run(name):
@@ -104,8 +109,8 @@ def test_a_run_on_a_full_disk_ends_with_one_line_and_status_1(digits, tmp_path, 
     monkeypatch.setattr(torch, "save", save)
     flags = ["--train.batch_size=50", "--train.resolution=32", "--train.epochs=1", "--model.name=test_efficientnet"]
     status = main(["train", f"--data.train={digits}", f"--train.out={tmp_path}", "--data.workers=1", *flags])
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert (status, told) == (1, f"ffdr train: {tmp_path}/checkpoints/000000002.pt: can't be written: File too large")
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert (status, said) == (1, f"ffdr train: {tmp_path}/checkpoints/000000002.pt: can't be written: File too large")
 
 
 def test_places_that_can_not_be_written_to_are_the_users(tmp_path):
@@ -121,7 +126,7 @@ def test_places_that_can_not_be_written_to_are_the_users(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
-def test_what_happens_within_a_write_is_told_once(tmp_path):
+def test_what_happens_within_a_write_is_reported_once(tmp_path):
     line = r"^inner: can't be written: No space left on device$"
     with (
         pytest.raises(WriteError, match=line),
@@ -166,7 +171,7 @@ def test_a_file_that_was_not_written_whole_has_no_name(tmp_path):
 )
 def test_memory_that_is_not_there_is_one_line_and_status_1(use, monkeypatch, capsys):
     monkeypatch.setitem(VERBS, "train", lambda options: use())
-    monkeypatch.setattr("ffdr.config.recipe.parse", lambda verb, words: None)
+    monkeypatch.setattr("ffdr.cli.parse", lambda verb, words: None)
     assert main(["train"]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("ffdr train: out of memory") and told.count("\n") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("ffdr train: out of memory") and said.count("\n") == 1

@@ -1,1 +1,1 @@
-"""``ffdr ablate``: grids of training runs, and what came of them. ``ffdr report``: a run beside published figures."""
+"""``ffdr ablate``: grids of training runs, and what they show. ``ffdr report``: a run beside published results."""

@@ -1,8 +1,7 @@
-"""What a worker does for one cell: train, examine, keep the result. The digest that tells one cell from another."""
+"""What a worker does for one cell: train, evaluate, keep the result. The digest that names a cell's folder."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import time
@@ -16,11 +15,11 @@ from typing import Any
 
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.config.verbs import TrainRecipe
-from ffdr.evaluate.feeding import run_options, validation_feeding
-from ffdr.util.atomic import atomic_write
+from ffdr.evaluate.settings import run_options, validation_settings
+from ffdr.util.atomic import atomic_write, own_lock
 from ffdr.util.errors import UserError
 from ffdr.util.foreign import open_regular, read_json
-from ffdr.util.opening import open_kept, own_folder
+from ffdr.util.opening import own_folder
 
 Result = dict[str, Any]
 
@@ -56,7 +55,7 @@ def make_job(recipe: TrainRecipe, work: str | Path, test: str, corruptions: bool
         UserError: a file that is missing or damaged; a test split of other classes; no scores to be had.
     """
     if not test and not recipe.data.val:
-        raise UserError("ablate.test: name the images to examine on, or validate every run with data.val")
+        raise UserError("ablate.test: name the images to evaluate on, or validate every run with data.val")
     if test and ImageBeton.open(test).class_names != ImageBeton.open(recipe.data.train).class_names:
         raise UserError(f"ablate.test: the classes of {test} are not those of {recipe.data.train}")
     identity = asdict(recipe)
@@ -75,7 +74,7 @@ def make_job(recipe: TrainRecipe, work: str | Path, test: str, corruptions: bool
 
 
 def run_job(job: Job) -> Result:
-    """The cell's scores, kept or made: train from the folder's newest checkpoint if there is one, then examine.
+    """The cell's scores, kept or made: train from the folder's newest checkpoint if there is one, then evaluate.
 
     Raises what ``ffdr.train.run.run`` raises.
     """
@@ -109,7 +108,7 @@ def _scores(job: Job, record: dict[str, Any]) -> Result:
     from ffdr.ablate.scores import training_time
 
     more = training_time(job.folder)
-    fed = validation_feeding(run_options(job.folder))
+    fed = validation_settings(run_options(job.folder))
     if not job.test:
         return {key.removeprefix("val_"): value for key, value in record.items() if key.startswith("val_")} | fed | more
     suite = _suite(job.test, job.corruptions, _images(job.test))
@@ -130,8 +129,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """Wait until no other process is at work on the cell, such as a worker that outlives its parent for a moment."""
     for own in (folder.parent, folder):  # ablate.work itself is the user's
         own_folder(own)
-    with open_kept(folder / "lock", shared=True) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with own_lock(folder / "lock"):
         yield
 
 

@@ -14,9 +14,10 @@ from ffdr.config.learning import TeacherOptions
 from ffdr.evaluate.corruptions import CorruptedImages
 from ffdr.evaluate.evaluator import Evaluator
 from ffdr.evaluate.robustness import evaluate_corruptions
-from ffdr.evaluate.run import evaluation_pixels, examine, examiner
+from ffdr.evaluate.run import build_evaluator, evaluate_images, evaluation_pixels
 from ffdr.models.build import ModelInfo, best_device, load_model
 from ffdr.reinforce.teacher import Teacher
+from ffdr.util.text import split_list
 
 Scores = dict[str, Any]
 
@@ -31,19 +32,19 @@ class EvaluationSuite:
         self._corrupted: dict[tuple[int, float], tuple[CorruptedImages, np.ndarray]] = {}
 
     def student(self, checkpoint: str | Path, flip: bool = False) -> Scores:
-        """Scores of a trained model, and how it was fed. flip: average its answers with those on the mirror image."""
-        return self._scores(examiner(*load_model(checkpoint), self.batch_size, flip))
+        """Scores of a trained model, and how it was fed. flip: predict on the mirror image, too, and average."""
+        return self._scores(build_evaluator(*load_model(checkpoint), self.batch_size, flip))
 
     def teacher(self, models: str, resolution: int, center: float) -> Scores:
         """Scores of an ensemble (``NAME:CHECKPOINT,…``) on the evaluation view of that size and centre."""
         images = self.images
         info = ModelInfo(models, images.num_classes, resolution, images.mean, images.std, center)
-        options = TeacherOptions(models=models, precision="float32")  # as the students
+        options = TeacherOptions(models=tuple(split_list(models)), precision="float32")  # as the students
         teacher = Teacher.from_options(options, info.num_classes, best_device(), images=images)
-        return self._scores(examiner(_Ensemble(teacher, info), info, self.batch_size))
+        return self._scores(build_evaluator(_Ensemble(teacher, info), info, self.batch_size))
 
     def _scores(self, evaluator: Evaluator) -> Scores:
-        scores, info = examine(evaluator, self.images), evaluator.info
+        scores, info = evaluate_images(evaluator, self.images), evaluator.info
         if not self.corruptions:
             return scores
         view = (info.resolution, info.center)

@@ -19,14 +19,7 @@ from ffdr.config.files import SubsetOptions
 from ffdr.config.verbs import TrainRecipe
 from ffdr.config.yaml_file import MOST_CHARACTERS
 from ffdr.util.errors import UserError, nearest
-from ffdr.util.text import (
-    brief,
-    command,
-    join_list,
-    printable,
-    reason,
-    split_list,
-)
+from ffdr.util.text import brief, command, join_list, printable, reason, split_list
 
 SEED = "train.seed"
 """The axis whose points are repeats of the same run."""
@@ -86,10 +79,6 @@ class Grid:
             )
         return cls(axes, tuple(_cells(options, kept, axes)), compare)
 
-    def text(self) -> str:
-        """The runs as command lines, one a line."""
-        return "\n".join(cell.command for cell in self.cells)
-
 
 def fill_in(options: AblateOptions, text: str, labels: Mapping[str, str] | None = None) -> str:
     """Put the folders in the place of {work} and {data}, and labels in the place of their axes' names.
@@ -132,7 +121,7 @@ def _points(axis: str, points: Any) -> dict[str, dict[str, Any]]:
     """Label → settings; a list of values of one option is spelled out. An axis without a dot has labels only."""
     if isinstance(points, list) and points and not any(isinstance(value, (dict, list)) for value in points):
         labels = {_spell(value): {axis: value} if "." in axis else {} for value in points}
-        if len({_number(label) for label in labels}) == len(points):
+        if len({as_number(label) for label in labels}) == len(points):
             return labels
     elif isinstance(points, dict) and points and all(isinstance(settings, dict) for settings in points.values()):
         return {str(label): dict(settings) for label, settings in points.items()}
@@ -223,11 +212,11 @@ def _cut(options: AblateOptions, found: TrainRecipe, wanted: Mapping[str, str]) 
     # The path's checksum keeps files of the same name in different folders apart.
     name = f"{full.stem}-{zlib.crc32(os.fsencode(full)):08x}{''.join(parts)}.beton"
     flags = [f"--file={full}", f"--out={options.work}/subsets/{name}"]
-    return recipe.parse("subset", [*flags, *(f"--{key}={count}" for key, count in wanted.items() if count)]).subset
+    return recipe.parse("subset", [*flags, *(f"--{key}={count}" for key, count in wanted.items() if count)])
 
 
-def _number(label: str) -> float | str:
-    """What two labels of the same value share: 0.1 and 1e-1."""
+def as_number(label: str) -> float | str:
+    """A label's number, which two labels of the same value share (0.1 and 1e-1); of others, the label."""
     try:
         return float(label)
     except ValueError:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import suppress
 
 from tqdm import tqdm
 
 from ffdr.ablate.cell import Job, Result
 from ffdr.ablate.grid import Cell
 from ffdr.ablate.scores import METRICS
-from ffdr.ablate.workers import Outcome
+from ffdr.ablate.workers import Callback, Outcome
+from ffdr.util.errors import UserError
+from ffdr.util.foreign import MOST_LOG_BYTES, parse_json, read_text
 from ffdr.util.text import MOST_LINE, printable
 
 _REFRESH = 1.0
@@ -20,8 +21,8 @@ _REFRESH = 1.0
 _SHOWN = ("top1", "ece", "corruption_top1", "images_per_second", "seconds")
 
 
-class LiveTable:
-    """Is told by the workers what happens to the cells."""
+class LiveTable(Callback):
+    """Shows what happens to the cells."""
 
     def __init__(self, cells: Sequence[Cell], jobs: Sequence[Job], kept: int, slots: int) -> None:
         """cells and jobs: those to run; kept: how many others are finished already; slots: runs at a time."""
@@ -57,7 +58,7 @@ class LiveTable:
             self._all.set_postfix_str(f"{self.failed} failed")
             self._row("failed", cell.points, [outcome.error])
         else:
-            self._row("done", cell.points, _figures(outcome.value))
+            self._row("done", cell.points, _scores(outcome.value))
         self._all.update()
 
     def tick(self) -> None:
@@ -76,10 +77,10 @@ class LiveTable:
             if number is not None and not bar.disable:
                 bar.set_description_str(f"{printable(self.cells[number].name)}: {_progress(self.jobs[number])}")
 
-    def _row(self, state: str, points: Mapping[str, str], figures: Sequence[str]) -> None:
+    def _row(self, state: str, points: Mapping[str, str], texts: Sequence[str]) -> None:
         labels = [printable(points[axis]).ljust(width) for axis, width in self._widths.items()]
-        cells = [text.rjust(len(METRICS[key].heading)) for text, key in zip(figures, _SHOWN, strict=False)]
-        line = "  ".join([state.ljust(6), *labels, *(cells if len(figures) > 1 else figures)])
+        cells = [text.rjust(len(METRICS[key].heading)) for text, key in zip(texts, _SHOWN, strict=False)]
+        line = "  ".join([state.ljust(6), *labels, *(cells if len(texts) > 1 else texts)])
         self._all.write(printable(line.rstrip(), MOST_LINE))
 
 
@@ -87,29 +88,18 @@ def _short(axis: str) -> str:
     return printable(axis.rpartition(".")[2])
 
 
-def _figures(result: Result) -> list[str]:
+def _scores(result: Result) -> list[str]:
     return [f"{METRICS[key].scale * result[key]:,.{METRICS[key].digits}f}" if key in result else "-" for key in _SHOWN]
 
 
 def _progress(job: Job) -> str:
     """Epoch and last validation of a run at work, by its log."""
-    path = job.folder / "log.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    epochs, last = len(lines), {}
-    if job.test and epochs == job.recipe.train.epochs:
+    path, epochs = job.folder / "log.jsonl", job.recipe.train.epochs
+    lines = read_text(path, MOST_LOG_BYTES).splitlines() if path.exists() else []
+    if job.test and len(lines) == epochs:
         return "evaluation"
+    said = f"epoch {len(lines)}/{epochs}"
     for line in reversed(lines):
-        record: dict[str, Any] = _parsed(line)
-        if "val_top1" in record:
-            last = record
-            break
-    score = f", val top-1 {last['val_top1']:.2%}" if last else ""
-    return f"epoch {epochs}/{job.recipe.train.epochs}{score}"
-
-
-def _parsed(line: str) -> dict[str, Any]:
-    """A record; the line that is being written is none."""
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return {}
+        with suppress(UserError, KeyError, TypeError):  # the line that is being written, or an epoch without validation
+            return f"{said}, val top-1 {parse_json(line, path)['val_top1']:.2%}"
+    return said

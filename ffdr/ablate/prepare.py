@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from ffdr.ablate.grid import Grid, command_words
-from ffdr.ablate.workers import Outcome, Workers
+from ffdr.ablate.workers import Callback, Workers
 from ffdr.beton.read import ReinforcedBeton
 from ffdr.config import recipe
 from ffdr.config.ablation import AblateOptions
@@ -39,7 +39,7 @@ def prepare(options: AblateOptions, grid: Grid, command_line: CommandLine) -> No
     record = Path(options.work) / "prepared.json"
     if _done(record, lines) < len(lines):
         record.parent.mkdir(parents=True, exist_ok=True)
-        (outcome,) = Workers(1, options.threads).run([partial(_run_lines, command_line, lines, record)], _Nobody())
+        (outcome,) = Workers(1, options.threads).run([partial(_run_lines, command_line, lines, record)], Callback())
         if outcome.error:
             raise UserError(f"ablate.prepare: {outcome.error}")
     for cut in dict.fromkeys(cell.cut for cell in grid.cells if cell.cut is not None):
@@ -93,9 +93,9 @@ def _replacing(words: list[str], work: Path) -> list[str]:
     longer = [*words, "--overwrite"]
     try:
         found = recipe.parse(words[0], longer[1:])
-    except (UserError, KeyError, IndexError):  # no such option, or given already; of other mistakes the run tells
+    except (UserError, KeyError, IndexError):  # no such option, or given already; the run reports other mistakes
         return words
-    made = next(part for part in vars(found).values() if hasattr(part, "overwrite"))
+    made = next(part for part in (found, *vars(found).values()) if hasattr(part, "overwrite"))
     outs = [made.out] if hasattr(made, "out") else [made.images, made.reinforced]  # ffdr split makes two
     is_own = all(Path(out).resolve().is_relative_to(work.resolve()) for out in outs if out)
     return longer if is_own else words
@@ -108,16 +108,3 @@ def _is_cut(cut: SubsetOptions) -> bool:
     full = ReinforcedBeton.open(cut.file).header
     wanted = replace(full, views=cut.views or full.views, topk=cut.topk or full.topk)
     return ReinforcedBeton.open(cut.out).header == wanted
-
-
-class _Nobody:
-    """Nobody has to be told: what the commands print is shown as it comes."""
-
-    def started(self, number: int) -> None:
-        """Nothing."""
-
-    def ended(self, number: int, outcome: Outcome) -> None:
-        """Nothing."""
-
-    def tick(self) -> None:
-        """Nothing."""

@@ -1,17 +1,17 @@
-"""``ffdr report``: a run beside the published figures for its model, at the nearest budget."""
+"""``ffdr report``: a run beside the published results for its model, at the nearest budget."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ffdr.config.ablation import ReportOptions
-from ffdr.evaluate.feeding import feeding_text, run_options, validation_feeding
+from ffdr.evaluate.settings import run_options, settings_text, validation_settings
 from ffdr.util.atomic import atomic_write
 from ffdr.util.errors import UserError, nearest
 from ffdr.util.foreign import (
@@ -20,40 +20,47 @@ from ffdr.util.foreign import (
     read_json,
     read_text,
 )
+from ffdr.util.shipped import references
 from ffdr.util.text import (
     MOST_LINE,
-    RCFG,
     brief,
     command,
     markdown,
     printable,
     reason,
     say,
-    shown,
     table_lines,
 )
 
 COLUMNS = {
-    ("val", "top1"): "ImageNet",
-    ("v2", "top1"): "V2",
-    ("r", "top1"): "R",
-    ("a", "top1"): "A",
-    ("c", "mce"): "C, mCE",
-    ("val", "ece"): "ECE",
+    "imagenet": {
+        ("val", "top1"): "ImageNet",
+        ("v2", "top1"): "V2",
+        ("r", "top1"): "R",
+        ("a", "top1"): "A",
+        ("c", "mce"): "C, mCE",
+        ("val", "ece"): "ECE",
+    },
+    "digits": {("val", "top1"): "digits", ("val", "ece"): "ECE"},
 }
-"""(set, metric) as ``ffdr eval`` names them → heading."""
+"""By dataset, which is also the name of the table that comes with ffdr: (set, metric) as ``ffdr eval`` names them →
+heading."""
+STUDIES = {"imagenet": "ablate/imagenet-budget", "digits": "ablate/digits"}
+"""By dataset: the recipe of a study of it."""
+DIGITS = "9b4af26ea94ba85e"
+"""Digest of the class names of the digits, as runs keep it."""
 _MOST = 10**9
 """No number of a report is larger."""
 _CLASSES = 1000
-"""Of ImageNet, which the figures are of."""
+"""Of ImageNet."""
 _NAMED = 40
 """Models that a message names."""
 _NONE = "–"
 _WEIGHTS = {True: "averaged", False: "raw", None: ""}
 _AVERAGED = {"yes": True, "no": False, "": None}
-"""How the option and the table of published figures spell it."""
+"""How the option and the table of published results spell it."""
 
-Figures = dict[tuple[str, str], float]
+Percents = dict[tuple[str, str], float]
 """Percent by (set, metric)."""
 
 
@@ -62,7 +69,7 @@ class Training:
     """A trained model: ours, or a published one."""
 
     name: str
-    """where its figures come from"""
+    """where its results come from"""
     models: tuple[str, ...]
     """timm's names of it"""
     task: str
@@ -70,14 +77,16 @@ class Training:
     data: str
     epochs: int
     """0: unknown"""
-    figures: Figures
+    percents: Percents
     averaged: bool | None = None
     """whether the weights are; None: unknown"""
     note: str = ""
-    """what else decides the figures, such as how the model was fed"""
+    """what else decides the results, such as how the model was fed"""
+    dataset: str = "imagenet"
+    """a key of COLUMNS"""
 
     def is_like(self, ours: Training) -> bool:
-        """Whether its figures may be subtracted from ours: averaged weights against averaged ones, raw against raw."""
+        """Whether its results may be subtracted from ours: averaged weights against averaged ones, raw against raw."""
         return self.averaged in (None, ours.averaged)
 
 
@@ -85,25 +94,26 @@ def report(options: ReportOptions) -> None:
     """Print the table, and write it as Markdown if asked.
 
     Raises:
-        UserError: no run, no figures for its model, or data that are not ImageNet.
+        UserError: no run, no results for its model, or data that are not ImageNet.
     """
     ours = read_training(options)
-    published = select(read_reference(options.reference), ours, options.reference)
+    reference = options.reference or str(references() / f"{ours.dataset}.csv")
+    published = select(read_reference(reference), ours, reference)
     text = "\n".join(_lines(ours, published)) + "\n"
     say(text)
     if options.out:
         atomic_write(Path(options.out), text)
-    say(f"{options.out or options.file}: set beside published figures; next: {_next(options)}")
+    say(f"{options.out or options.file}: set beside published results; next: {_next(options, ours.dataset)}")
 
 
-def _next(options: ReportOptions) -> str:
-    """The suite for the other columns; else keep the table; else the paper's study."""
+def _next(options: ReportOptions, dataset: str) -> str:
+    """The suite for ImageNet's other columns; else keep the table; else a study."""
     weights = Path(options.file) / "model.safetensors"
-    if weights.is_file():
+    if weights.is_file() and dataset == "imagenet":
         flags = (f"--checkpoint={weights}", f"--json={weights.with_name('suite.json')}")
-        return command("eval", "--config-file", shown(RCFG / "eval" / "imagenet.yaml"), *flags)
+        return command("eval", "--config-file", "eval/imagenet", *flags)
     if options.out:
-        return command("ablate", "--config-file", shown(RCFG / "ablate" / "imagenet-budget.yaml"))
+        return command("ablate", "--config-file", STUDIES[dataset])
     return command("report", options.file, "--out=report.md")
 
 
@@ -111,7 +121,7 @@ def read_training(options: ReportOptions) -> Training:
     """The run as its folder or its report tells, and as the options add."""
     path = Path(options.file)
     if path.is_dir():
-        found = _of_folder(path)
+        found = _of_folder(path, options)
     elif path.is_file():
         found = _of_report(path)
     else:
@@ -122,7 +132,7 @@ def read_training(options: ReportOptions) -> Training:
     return replace(found, models=models, task=task, epochs=epochs, averaged=averaged)
 
 
-def _of_folder(folder: Path) -> Training:
+def _of_folder(folder: Path, given: ReportOptions) -> Training:
     """A run of ``ffdr train``, by its last validation."""
     log = folder / "log.jsonl"
     lines = read_text(log, MOST_LOG_BYTES).splitlines() if log.exists() else []
@@ -134,14 +144,24 @@ def _of_folder(folder: Path) -> Training:
     if "val_top1" not in last:
         raise UserError(f"report.file: {folder} was not validated after its last epoch; give a report of ffdr eval")
     scores = {key.removeprefix("val_"): value for key, value in last.items() if key.startswith("val_")}
-    classes = options.get("data", {}).get("num_classes")
-    if classes != _CLASSES:
-        said = f"{brief(classes)} classes, but the figures are of ImageNet's {_CLASSES}"
+    data = options.get("data", {})
+    is_digits = data.get("classes") == DIGITS and not given.reference
+    if not is_digits and data.get("num_classes") != _CLASSES:
+        said = f"{brief(data.get('num_classes'))} classes, but the published results are of ImageNet's {_CLASSES}"
         raise UserError(f"report.file: {folder} has {said}")
-    fed, epoch = validation_feeding(options), last.get("epoch")
-    figures = _figures({"val": scores}, folder)
-    found = Training(str(folder), (_model(options),), _task(options), "", 0, figures, _averaged(fed), _fed(fed))
-    return replace(found, epochs=epoch if _is_count(epoch) else 0)
+    fed, epoch = validation_settings(options), last.get("epoch")
+    percents = _percents({"val": scores}, folder)
+    return Training(
+        name=str(folder),
+        models=(_model(options),),
+        task=_task(options),
+        data="",
+        epochs=epoch if _is_count(epoch) else 0,
+        percents=percents,
+        averaged=_averaged(fed),
+        note=_fed(fed),
+        dataset="digits" if is_digits else "imagenet",
+    )
 
 
 def _of_report(file: Path) -> Training:
@@ -153,11 +173,11 @@ def _of_report(file: Path) -> Training:
     if not isinstance(content, dict) or "model" not in content or not {"sets", "top1"} & set(content):
         raise UserError(f"report.file: {file} is no report of ffdr eval")
     name = _base(content["model"])
-    figures = _figures(content.get("sets", {"val": content}), file)
-    found = Training(str(file), (name,), "", "", 0, figures, _averaged(content), _fed(content))
+    percents = _percents(content.get("sets", {"val": content}), file)
+    found = Training(str(file), (name,), "", "", 0, percents, _averaged(content), _fed(content))
     options = run_options(file.parent)
     if options and _model(options) == name:
-        epochs, averaged = options.get("train", {}).get("epochs"), _averaged(validation_feeding(options))
+        epochs, averaged = options.get("train", {}).get("epochs"), _averaged(validation_settings(options))
         found = replace(found, task=_task(options), epochs=epochs if _is_count(epochs) else 0)
         found = found if found.averaged is not None else replace(found, averaged=averaged)
     return found
@@ -170,7 +190,7 @@ def _fed(report: Mapping[str, Any]) -> str:
         "flip_average": (bool,),
     }  # fmt: skip
     fed = {key: report.get(key) for key, known in kinds.items() if type(report.get(key)) in known}
-    return printable(feeding_text({key: brief(value) if key == "resolution" else value for key, value in fed.items()}))
+    return printable(settings_text({key: brief(value) if key == "resolution" else value for key, value in fed.items()}))
 
 
 def _averaged(report: Mapping[str, Any]) -> bool | None:
@@ -179,11 +199,11 @@ def _averaged(report: Mapping[str, Any]) -> bool | None:
     return found if isinstance(found, bool) else None
 
 
-def _figures(sets: Any, where: Path) -> Figures:
+def _percents(sets: Any, where: Path) -> Percents:
     """Those of the columns that a report has. Raises UserError for what is no number."""
     if not isinstance(sets, dict):
         raise UserError(f"report.file: {where} is no report of ffdr eval")
-    scores = {key: sets[key[0]].get(key[1]) for key in COLUMNS if isinstance(sets.get(key[0]), dict)}
+    scores = {key: sets[key[0]].get(key[1]) for key in COLUMNS["imagenet"] if isinstance(sets.get(key[0]), dict)}
     for (name, key), value in scores.items():
         if value is not None and type(value) not in (int, float):
             raise UserError(f"report.file: {where}: {key} of {name} is no number")
@@ -194,7 +214,7 @@ def _is_score(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < _MOST
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Any) -> TypeGuard[int]:
     return type(value) is int and 0 <= value < _MOST
 
 
@@ -214,28 +234,28 @@ def _task(options: Mapping[str, Any]) -> str:
 
 
 def read_reference(file: str | Path) -> list[Training]:
-    """Published trainings; figures of the same one are put together.
+    """Published trainings; results of the same one are put together.
 
     Raises:
         UserError: no such file, or a row that is not one of its columns and kinds.
     """
     if not Path(file).is_file():
         raise UserError(f"report.reference: {file}: no such file")
-    trainings: dict[tuple[str, ...], Training] = {}
+    trainings: dict[tuple[Any, ...], Training] = {}
     lines = csv.DictReader(io.StringIO(read_text(file), newline=""))
     try:
         for row in lines:
             new = _published(row)
             key = (new.name, new.models, new.task, new.data, new.epochs, new.averaged)
             known = trainings.setdefault(key, new)
-            known.figures.update(new.figures)
+            known.percents.update(new.percents)
     except (KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
-        raise UserError(f"report.reference: {file}: line {lines.line_num} is no figure ({reason(error)})") from error
+        raise UserError(f"report.reference: {file}: line {lines.line_num} is no result ({reason(error)})") from error
     return list(trainings.values())
 
 
 def _published(row: Mapping[str, Any]) -> Training:
-    """A line of the table: one figure of one training."""
+    """A line of the table: one result of one training."""
     percent, epochs = float(row["percent"]), int(row["epochs"] or 0)
     if not abs(percent) < _MOST or not _is_count(epochs):
         raise ValueError("numbers out of range")
@@ -247,7 +267,7 @@ def _published(row: Mapping[str, Any]) -> Training:
         task=texts["task"],
         data=texts["data"],
         epochs=epochs,
-        figures={(row["set"], row["metric"]): percent},
+        percents={(row["set"], row["metric"]): percent},
         averaged=_AVERAGED[averaged],
         note=printable(note),
     )
@@ -265,7 +285,7 @@ def select(published: Sequence[Training], ours: Training, file: str = "") -> lis
         names = sorted({name for training in published for name in training.models})
         hint = nearest(ours.models[0], names)
         shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-        raise UserError(f"report: {file} has no figures for {ours.models[0]}{hint}; it has {shown}")
+        raise UserError(f"report: {file} has no results for {ours.models[0]}{hint}; it has {shown}")
     if not ours.epochs:
         return same
     groups: dict[tuple[Any, ...], list[Training]] = {}
@@ -282,20 +302,21 @@ def _distance(training: Training, ours: Training) -> float:
 def _lines(ours: Training, published: Sequence[Training]) -> list[str]:
     """The table: our run first, then published ones with what ours has over those of its kind of weights."""
     epochs = f"{ours.epochs} epochs" if ours.epochs else "an unknown number of epochs (report.epochs says it)"
-    rows = [_row("**this run**", ours, None)]
-    rows += [_row(training.name, training, ours.figures if training.is_like(ours) else None) for training in published]
+    columns = COLUMNS[ours.dataset]
+    rows = [_row("**this run**", ours, columns)]
+    rows += [_row(training.name, training, columns, ours) for training in published]
     notes = dict.fromkeys(
         markdown(f"{training.name}: {training.note}.", MOST_LINE) for training in published if training.note
     )
     return [
-        f"# {markdown(', '.join(ours.models))} beside published figures",
+        f"# {markdown(', '.join(ours.models))} beside published results",
         "",
         markdown(f"{ours.name}: {ours.models[0]}, {epochs}{', at ' + ours.note if ours.note else ''}.", MOST_LINE),
         "",
-        *table_lines(["", "task", "data", "epochs", "weights", *COLUMNS.values()], rows),
+        *table_lines(["", "task", "data", "epochs", "weights", *columns.values()], rows),
         "",
-        f"Percent; in brackets: this run minus the published figure, in points. {_NONE}: no figure. "
-        "Less is better in C and ECE.",
+        f"Percent; in brackets: this run minus the published result, in points. {_NONE}: no result. "
+        f"Less is better in {'C and ' if ours.dataset == 'imagenet' else ''}ECE.",
         *_unlike(ours, published),
         *notes,
     ]
@@ -309,11 +330,13 @@ def _unlike(ours: Training, published: Sequence[Training]) -> list[str]:
         why = "whether this run's weights are averaged is unknown (--report.averaged=yes or no says it)"
     else:
         why = f"this run's weights are {_WEIGHTS[ours.averaged]}, and other ones are not comparable"
-    return [f"Figures without brackets: {why}."]
+    return [f"Results without brackets: {why}."]
 
 
-def _row(name: str, training: Training, ours: Figures | None) -> list[str]:
-    cells = [_cell(training.figures.get(key), (ours or {}).get(key)) for key in COLUMNS]
+def _row(name: str, training: Training, columns: Iterable[tuple[str, str]], ours: Training | None = None) -> list[str]:
+    """ours: what its results are subtracted from, where they are of its kind of weights."""
+    percents = ours.percents if ours and training.is_like(ours) else {}
+    cells = [_cell(training.percents.get(key), percents.get(key)) for key in columns]
     facts = [training.task, training.data, str(training.epochs or ""), _WEIGHTS[training.averaged]]
     return [name, *facts, *cells]
 

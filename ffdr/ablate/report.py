@@ -14,7 +14,7 @@ from typing import Any
 from ffdr.ablate.cell import Result
 from ffdr.ablate.grid import SEED, Cell, Grid
 from ffdr.ablate.scores import JUDGED, METRICS, Difference, as_text, half_width
-from ffdr.evaluate.feeding import KEYS, feeding_text
+from ffdr.evaluate.settings import KEYS, settings_text
 from ffdr.util.atomic import atomic_write
 from ffdr.util.environment import environment
 from ffdr.util.text import (
@@ -31,8 +31,8 @@ _TIMES = ("run_seconds", "exam_seconds")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One cell with what came of it."""
+class CellResult:
+    """One cell and its outcome."""
 
     cell: Cell
     result: Result | None
@@ -40,11 +40,19 @@ class Row:
     error: str
     digest: str
 
+    @property
+    def scores(self) -> Result:
+        """The result of a run that has finished."""
+        if self.result is None:
+            raise ValueError(f"{self.cell.name} failed")
+        return self.result
+
 
 @dataclass(frozen=True)
 class Comparison:
     """The point that is compared against another one of its axis, all else equal, paired by seed."""
 
+    axis: str
     context: Group
     """the other axes' points"""
     ours: str
@@ -53,18 +61,18 @@ class Comparison:
     """by key of a score"""
 
 
-def grouped(rows: Iterable[Row]) -> dict[Group, list[Row]]:
+def grouped(rows: Iterable[CellResult]) -> dict[Group, list[CellResult]]:
     """Finished cells by the points that they share but for the seed."""
-    groups: dict[Group, list[Row]] = {}
+    groups: dict[Group, list[CellResult]] = {}
     for row in rows:
         if row.result is not None:
             groups.setdefault(row.cell.group, []).append(row)
     return groups
 
 
-def feedings(rows: Iterable[Row]) -> list[str]:
+def feedings(rows: Iterable[CellResult]) -> list[str]:
     """How the models were fed, in words; where they were fed in several ways, with the number of runs of each."""
-    counts = Counter(feeding_text(row.result) for row in rows if row.result is not None)
+    counts = Counter(settings_text(row.result) for row in rows if row.result is not None)
     return [
         text if len(counts) == 1 else f"{text} ({count} run{'s' * (count > 1)})"
         for text, count in counts.items()
@@ -72,7 +80,7 @@ def feedings(rows: Iterable[Row]) -> list[str]:
     ]
 
 
-def compare(grid: Grid, rows: Sequence[Row]) -> list[Comparison]:
+def compare(grid: Grid, rows: Sequence[CellResult]) -> list[Comparison]:
     """The grid's compared point against each other point of its axis, for every combination of the other axes."""
     if grid.compare is None:
         return []
@@ -88,20 +96,20 @@ def compare(grid: Grid, rows: Sequence[Row]) -> list[Comparison]:
             if other != ours and others:
                 differences = _differences(members, others)
                 context = tuple((name, label) for name, label in group if name != axis)
-                comparisons += [Comparison(context, ours, other, differences)] if differences else []
+                comparisons += [Comparison(axis, context, ours, other, differences)] if differences else []
     return comparisons
 
 
-def _differences(ours: Sequence[Row], others: Sequence[Row]) -> dict[str, Difference]:
+def _differences(ours: Sequence[CellResult], others: Sequence[CellResult]) -> dict[str, Difference]:
     """Over the seeds that both have."""
-    peers = {row.cell.recipe.train.seed: row.result for row in others}
-    pairs = [(row.result, peers[seed]) for row in ours if (seed := row.cell.recipe.train.seed) in peers]
+    peers = {row.cell.recipe.train.seed: row.scores for row in others}
+    pairs = [(row.scores, peers[seed]) for row in ours if (seed := row.cell.recipe.train.seed) in peers]
     keys = [key for key in JUDGED if pairs and all(key in result for pair in pairs for result in pair)]
     return {key: Difference.of([a[key] for a, _ in pairs], [b[key] for _, b in pairs], METRICS[key]) for key in keys}
 
 
-def write_csv(file: Path, rows: Sequence[Row]) -> None:
-    """One row a cell: points, what they come to, scores (shares, not percent), feeding, digest, command, error."""
+def write_csv(file: Path, rows: Sequence[CellResult]) -> None:
+    """One row per cell: points, what they come to, scores (shares, not percent), feeding, digest, command, error."""
     facts = ("train.task", "model.name", "train.epochs", SEED)
     axes = list(rows[0].cell.points)
     last = ("digest", "command", "error")
@@ -121,7 +129,7 @@ def write_csv(file: Path, rows: Sequence[Row]) -> None:
     atomic_write(file, text.getvalue())
 
 
-def write_table(file: Path, grid: Grid, rows: Sequence[Row], title: str, setting: Sequence[str]) -> None:
+def write_table(file: Path, grid: Grid, rows: Sequence[CellResult], title: str, setting: Sequence[str]) -> None:
     """Markdown: means over seeds, paired differences, what failed, how it was measured."""
     lines = [
         f"# {markdown(title)}",
@@ -133,9 +141,9 @@ def write_table(file: Path, grid: Grid, rows: Sequence[Row], title: str, setting
     lines += ["", "Mean ± half width of the 95 % interval (Student's t) over seeds.", ""]
     comparisons = compare(grid, rows)
     if comparisons:
-        axis, ours = grid.compare
+        first = comparisons[0]
         lines += [
-            f"## {markdown(axis)}: {markdown(ours)} against the others, paired by seed",
+            f"## {markdown(first.axis)}: {markdown(first.ours)} against the others, paired by seed",
             "",
             *_differences_table(comparisons),
             "",
@@ -153,14 +161,14 @@ def write_table(file: Path, grid: Grid, rows: Sequence[Row], title: str, setting
     atomic_write(file, "\n".join(lines))
 
 
-def _means(groups: Mapping[Group, Sequence[Row]]) -> list[str]:
+def _means(groups: Mapping[Group, Sequence[CellResult]]) -> list[str]:
     if not groups:
         return ["No run has finished."]
-    keys = [key for key in METRICS if all(key in row.result for members in groups.values() for row in members)]
+    keys = [key for key in METRICS if all(key in row.scores for members in groups.values() for row in members)]
     axes = [axis for axis, _ in next(iter(groups))]
     rows = []
     for group, members in groups.items():
-        texts = [as_text([row.result[key] for row in members], METRICS[key]) for key in keys]
+        texts = [as_text([row.scores[key] for row in members], METRICS[key]) for key in keys]
         rows.append([*(label for _, label in group), str(len(members)), *texts])
     return table_lines([*axes, "runs", *(METRICS[key].heading for key in keys)], rows)
 
@@ -180,14 +188,14 @@ def _verdict(difference: Difference) -> str:
     return f"**{difference}** {difference.verdict}" if clear else str(difference)
 
 
-def write_summary(file: Path, grid: Grid, rows: Sequence[Row], title: str, setting: Sequence[str]) -> None:
+def write_summary(file: Path, grid: Grid, rows: Sequence[CellResult], title: str, setting: Sequence[str]) -> None:
     """JSON: every group's means, intervals and single values, the differences, and how it was measured."""
     groups = []
     for group, members in grouped(rows).items():
         entry: dict[str, Any] = {"points": dict(group), "seeds": [row.cell.recipe.train.seed for row in members]}
         entry["fed"] = feedings(members)
         for key in _SCORES:
-            values = [row.result[key] for row in members if key in row.result]
+            values = [row.scores[key] for row in members if key in row.scores]
             if values:
                 entry[key] = {"mean": sum(values) / len(values), "each": values}
                 if len(values) > 1:

@@ -12,7 +12,7 @@ from ffdr.ablate.grid import Cell, Grid, fill_in
 from ffdr.ablate.live_table import LiveTable
 from ffdr.ablate.plot import plot_study
 from ffdr.ablate.prepare import CommandLine, prepare
-from ffdr.ablate.report import Row, feedings, write_csv, write_summary, write_table
+from ffdr.ablate.report import CellResult, feedings, write_csv, write_summary, write_table
 from ffdr.ablate.workers import Outcome, Workers
 from ffdr.config.ablation import AblateOptions
 from ffdr.models.build import check_name
@@ -36,7 +36,7 @@ def run_ablation(options: AblateOptions, command_line: CommandLine) -> int:
     for name in {cell.recipe.model.name for cell in grid.cells}:
         check_name(name)
     if options.dry_run:
-        say(grid.text())
+        say("\n".join(cell.command for cell in grid.cells))
         return 0
     options = replace(options, test=fill_in(options, options.test))
     work, out = Path(options.work), Path(options.out)
@@ -51,7 +51,7 @@ def run_ablation(options: AblateOptions, command_line: CommandLine) -> int:
 
 
 def run_jobs(cells: Sequence[Cell], jobs: Sequence[Job], workers: Workers) -> list[Outcome]:
-    """What became of each, in order; those that are finished are not run again."""
+    """The outcome of each, in order; those that are finished are not run again."""
     outcomes = {number: Outcome(result) for number, job in enumerate(jobs) if (result := job.result()) is not None}
     todo = [number for number in range(len(jobs)) if number not in outcomes]
     table = LiveTable([cells[n] for n in todo], [jobs[n] for n in todo], len(outcomes), min(workers.jobs, len(todo)))
@@ -63,16 +63,16 @@ def run_jobs(cells: Sequence[Cell], jobs: Sequence[Job], workers: Workers) -> li
     return [outcomes[number] for number in range(len(jobs))]
 
 
-def _row(cell: Cell, job: Job, outcome: Outcome) -> Row:
+def _row(cell: Cell, job: Job, outcome: Outcome) -> CellResult:
     """A failure that is not the user's leaves its traceback in the cell's folder."""
     error = outcome.error
     if outcome.trace:
         atomic_write(job.folder / "error.txt", outcome.trace)
         error = f"{error} (see {job.folder / 'error.txt'})"
-    return Row(cell, outcome.value, error, job.folder.name)
+    return CellResult(cell, outcome.value, error, job.folder.name)
 
 
-def write_results(out: Path, options: AblateOptions, grid: Grid, rows: Sequence[Row], workers: Workers) -> None:
+def write_results(out: Path, options: AblateOptions, grid: Grid, rows: Sequence[CellResult], workers: Workers) -> None:
     """Everything that ``ablate.out`` holds; prints the table."""
     title, setting = f"Study: {out.name}", _setting(options, grid, rows, workers)
     write_csv(out / "results.csv", rows)
@@ -88,15 +88,15 @@ def write_results(out: Path, options: AblateOptions, grid: Grid, rows: Sequence[
     say(f"{out}: {names} of {len(rows)} runs; next: {then}")
 
 
-def _next(options: AblateOptions, rows: Sequence[Row]) -> str:
+def _next(options: AblateOptions, rows: Sequence[CellResult]) -> str:
     """A look at the run with the best accuracy."""
-    best = max((row for row in rows if row.result), key=lambda row: row.result.get("top1", 0), default=rows[0])
+    best = max((row for row in rows if row.result), key=lambda row: row.scores.get("top1", 0), default=rows[0])
     weights = Path(best.cell.recipe.train.out) / best.digest / "model.safetensors"
     data = options.test or best.cell.recipe.data.val
     return command("eval", f"--checkpoint={weights}", f"--data={data}")
 
 
-def _setting(options: AblateOptions, grid: Grid, rows: Sequence[Row], workers: Workers) -> list[str]:
+def _setting(options: AblateOptions, grid: Grid, rows: Sequence[CellResult], workers: Workers) -> list[str]:
     """What a reader must know to read the table."""
     ran = {axis: dict.fromkeys(row.cell.points[axis] for row in rows) for axis in grid.axes}
     axes = "; ".join(f"{axis} ({', '.join(labels)})" for axis, labels in ran.items())

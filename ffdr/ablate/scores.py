@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
+
+from ffdr.util.foreign import read_json, read_json_lines
 
 
 @dataclass(frozen=True)
@@ -90,15 +91,15 @@ def sentence(heading: str, ours: str, differences: Mapping[str, Difference]) -> 
 
 
 def training_time(folder: str | Path) -> dict[str, Any]:
-    """Images a second and seconds of a finished run, by its log.
+    """Images/s and seconds of a finished run, by its log.
 
     The first epoch, in which kernels may be compiled, counts at the rate of the others. Seconds are images over rate,
     so that a run that was stopped and resumed shows what it would have taken in one go.
     """
     folder = Path(folder)
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    log = folder / "log.jsonl"
+    lines = read_json_lines(log)
     rates = [line["images_per_second"] for line in lines[1:] or lines]
     rate = len(rates) / sum(1 / r for r in rates)  # epochs have equally many images
-    options = json.loads((folder / "options.json").read_text(encoding="utf-8"))
-    images = lines[-1]["step"] * options["train"]["batch_size"]
+    images = lines[-1]["step"] * read_json(folder / "options.json")["train"]["batch_size"]
     return {"images_per_second": rate, "seconds": images / rate}

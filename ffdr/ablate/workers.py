@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from multiprocessing.context import SpawnProcess
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from ffdr.train.control import Stopped, StopRequest
+from ffdr.train.signals import Stopped, StopRequest
 from ffdr.util.errors import UserError, WriteError
 from ffdr.util.workers import Spawn
 
@@ -29,7 +30,7 @@ _SPAWN = Spawn()
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task."""
+    """How a task ended."""
 
     value: Any = None
     error: str = ""
@@ -40,33 +41,30 @@ class Outcome:
     """whether its process is lost"""
 
 
-class Callback(Protocol):
-    """Is told what happens."""
+class Callback:
+    """Hears what happens in the queue; by itself it does nothing about it."""
 
     def started(self, number: int) -> None:
         """A worker took on the task of that number."""
-        ...
 
     def ended(self, number: int, outcome: Outcome) -> None:
         """The task is done, or failed."""
-        ...
 
     def tick(self) -> None:
         """Some time has passed."""
-        ...
 
 
 class Workers:
     """A queue of tasks over a few processes. A task that fails, or takes its process down, does not stop the others."""
 
     def __init__(self, jobs: int = 0, threads: int = 0) -> None:
-        """jobs: processes; 0: one a GPU, or one on a CPU. threads: of each; 0: its share of the cores."""
+        """jobs: processes; 0: one per GPU, or one on a CPU. threads: of each; 0: its share of the cores."""
         self.devices = _devices()
         self.jobs = jobs or max(1, len(self.devices))
         self.threads = threads or max(1, len(os.sched_getaffinity(0)) // self.jobs)
 
     def run(self, tasks: Sequence[Task], callback: Callback) -> list[Outcome]:
-        """Do all tasks, begun in their order; what became of each.
+        """Do all tasks, begun in their order. Returns the outcome of each.
 
         Raises:
             Stopped: Ctrl-C or SIGTERM; the workers were stopped the same way and have ended.
@@ -82,7 +80,7 @@ class Workers:
                             callback.started(todo[0][0])
                             worker.give(*todo.popleft())
                     wait([handle for worker in workers for handle in worker.handles], _POLL)
-                    for number, outcome in [worker.take() for worker in workers if worker.has_news()]:
+                    for number, outcome in filter(None, [worker.news() for worker in workers]):
                         outcomes[number] = outcome
                         callback.ended(number, outcome)
                     callback.tick()
@@ -104,15 +102,22 @@ class Workers:
         return changes
 
 
+class _Process(NamedTuple):
+    """A worker's process, and the parent's end of the pipe to it."""
+
+    process: SpawnProcess
+    pipe: Connection
+
+
 class _Worker:
     """The parent's side of one worker, whose process is started when needed, and anew after it died."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._environment = environment
-        self.process: Any = None
+        self.live: _Process | None = None
         """None: not started"""
-        self.pipe: Connection | None = None
         self._number: int | None = None
+        """of the task at work"""
 
     @property
     def busy(self) -> bool:
@@ -121,50 +126,55 @@ class _Worker:
     @property
     def handles(self) -> list[Any]:
         """What becomes readable when there is news."""
-        return [self.pipe, self.process.sentinel] if self.busy else []
+        return [self.live.pipe, self.live.process.sentinel] if self.live and self.busy else []
 
     def give(self, number: int, task: Task) -> None:
-        if self.process is None or not self.process.is_alive():
+        if self.live is None or not self.live.process.is_alive():
             self.kill()
-            self.pipe, theirs = _SPAWN.Pipe()
-            self.process = _SPAWN.Process(target=_work, args=(theirs,))
-            with _set(self._environment):
-                self.process.start()
-            theirs.close()
+            self.live = self._start()
         self._number = number
-        self.pipe.send(task)
+        self.live.pipe.send(task)
 
-    def has_news(self) -> bool:
-        return self.busy and (self.pipe.poll() or not self.process.is_alive())
+    def _start(self) -> _Process:
+        pipe, theirs = _SPAWN.Pipe()
+        process = _SPAWN.Process(target=_work, args=(theirs,))
+        with _set(self._environment):
+            process.start()
+        theirs.close()
+        return _Process(process, pipe)
 
-    def take(self) -> tuple[int, Outcome]:
-        number, self._number = self._number, None
+    def news(self) -> tuple[int, Outcome] | None:
+        """Number and outcome of the task at work, once it has ended."""
+        live, number = self.live, self._number
+        if live is None or number is None or not (live.pipe.poll() or not live.process.is_alive()):
+            return None
+        self._number = None
         try:
-            outcome = self.pipe.recv()
+            outcome = live.pipe.recv()
         except EOFError:
-            self.process.join()
-            outcome = Outcome(error=f"its process ended with status {self.process.exitcode}", fatal=True)
+            live.process.join()
+            outcome = Outcome(error=f"its process ended with status {live.process.exitcode}", fatal=True)
         if outcome.fatal:
             self.kill()
         return number, outcome
 
     def dismiss(self) -> None:
         """End a worker that has nothing to do."""
-        if self.process is not None:
-            self.pipe.close()
-            self.process.join()
+        if self.live is not None:
+            self.live.pipe.close()  # it waits for a task, and ends when none can come
+            self.live.process.join()
 
     def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.join()
-            self.pipe.close()
-        self.process = self.pipe = None
+        if self.live is not None:
+            self.live.process.kill()
+            self.live.process.join()
+            self.live.pipe.close()
+        self.live = None
 
 
 def _stop(workers: Sequence[_Worker]) -> None:
     """Ask all for an end, as a scheduler would, and wait for it; a second Ctrl-C interrupts the wait."""
-    running = [worker.process for worker in workers if worker.process is not None]
+    running = [worker.live.process for worker in workers if worker.live is not None]
     for process in running:
         process.terminate()
     for process in running:
@@ -196,7 +206,8 @@ def _work(pipe: Connection) -> None:
 
 def _end_with_parent() -> None:
     """A worker whose parent was killed stops as if asked to: what runs in it saves a checkpoint."""
-    parent_process().join()
+    if (parent := parent_process()) is not None:
+        parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
 
 

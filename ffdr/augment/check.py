@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ffdr.augment.geometry import MAX_SIDE
-from ffdr.augment.view import CENTER, FLIP, FRACTION, OPS, PLACED, WIDE
+from ffdr.augment.view import CENTER, FLIP, FRACTION, OPS, PLACED, WIDE, MixRecord, ViewRecord
 from ffdr.jit.kernel import kernel
 
 OK = 0
@@ -52,8 +52,7 @@ _MOST_BYTES = 2**31 - 4  # kernels hold offsets into an output in int32
 
 
 @kernel
-def _check_crop(views: np.ndarray, row: int, column: int) -> int:
-    view = views[row, column]
+def _check_crop(view: ViewRecord) -> int:
     if view.flags & ~np.uint8(_FLAGS) or view.flags & (CENTER | PLACED) == PLACED:
         return UNKNOWN_FLAG
     if view.crop_w == 0 or view.crop_h == 0:
@@ -66,8 +65,7 @@ def _check_crop(views: np.ndarray, row: int, column: int) -> int:
 
 
 @kernel
-def _check_ops(views: np.ndarray, row: int, column: int) -> int:
-    view = views[row, column]
+def _check_ops(view: ViewRecord) -> int:
     if view.bins < 2:
         return BAD_BINS
     if view.op0 >= _OP_COUNT or view.op1 >= _OP_COUNT:
@@ -78,16 +76,15 @@ def _check_ops(views: np.ndarray, row: int, column: int) -> int:
 
 
 @kernel
-def check_view(views: np.ndarray, row: int, column: int, width: int, height: int, out_h: int, out_w: int) -> int:
-    """Whether ``views[row, column]`` can be replayed on an image of width × height pixels: ``OK`` or why not."""
+def check_view(view: ViewRecord, width: int, height: int, out_h: int, out_w: int) -> int:
+    """Whether a view (``VIEW_DTYPE``) can be replayed on an image of width × height pixels: ``OK`` or why not."""
     shortest = min(min(np.int64(width), np.int64(height)), min(np.int64(out_h), np.int64(out_w)))
     longest = max(max(np.int64(width), np.int64(height)), max(np.int64(out_h), np.int64(out_w)))
     if shortest < 1 or longest > MAX_SIDE or 3 * np.int64(out_h) * np.int64(out_w) > _MOST_BYTES:
         return BAD_SIZE
-    status = _check_crop(views, row, column)
+    status = _check_crop(view)
     if status == OK:
-        status = _check_ops(views, row, column)
-    view = views[row, column]
+        status = _check_ops(view)
     outside = np.int64(view.erase_x) + view.erase_w > _WHOLE or np.int64(view.erase_y) + view.erase_h > _WHOLE
     if status == OK and view.erase_h != 0 and outside:
         return ERASE_OUTSIDE
@@ -95,9 +92,8 @@ def check_view(views: np.ndarray, row: int, column: int, width: int, height: int
 
 
 @kernel
-def check_mix(mixes: np.ndarray, row: int, images: int) -> int:
-    """Whether ``mixes[row]`` can be replayed with ``images`` images: ``OK`` or why not."""
-    mix = mixes[row]
+def check_mix(mix: MixRecord, images: int) -> int:
+    """Whether a mixing record (``MIX_DTYPE``) can be replayed with ``images`` images: ``OK`` or why not."""
     if mix.partner >= np.uint32(images):
         return PARTNER_MISSING
     outside = np.int64(mix.cut_x) + mix.cut_w > _WHOLE or np.int64(mix.cut_y) + mix.cut_h > _WHOLE

@@ -4,11 +4,20 @@ Every parameter has a number of its own in its stream, used or not, so that swit
 leaves the draws of the others as they were. Distributions are torchvision's: RandomResizedCrop, RandomCrop with
 padding, RandomHorizontalFlip, RandAugment, TrivialAugmentWide, AutoAugment and RandomErasing; mixup (Zhang et al. 2018)
 and cutmix (Yun et al. 2019) are drawn per image.
+
+The numbers of an image's view in a row, by their place in its stream::
+
+     0 ..  19   two for each crop that is tried      24 .. 27   operations and their signs
+    20,   21    where the crop lies                  28 .. 30   erase: whether, and where
+    22          flip                                 32 .. 51   two for each erased box that is tried
+    23          operations: whether                  52 .. 54   level; whether each of AutoAugment's operations
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +27,7 @@ from ffdr.augment.geometry import whole_pixels
 from ffdr.augment.magnitude import SHARPNESS, SHEAR_X
 from ffdr.augment.policy import AUGMENTS, CROPS, Policy
 from ffdr.augment.random import CUTMIX_SHARE, MIX, MIXUP_WEIGHT, PARTNER_VIEW, VIEW, beta, uniform
-from ffdr.augment.view import FLIP, FRACTION, MIX_DTYPE, MIXED_DTYPE, OPS, VIEW_DTYPE, WIDE
+from ffdr.augment.view import FLIP, FRACTION, MIX_DTYPE, MIXED_DTYPE, OPS, VIEW_DTYPE, WIDE, MixRecord, ViewRecord
 from ffdr.jit.kernel import kernel
 
 _TRIES = 10
@@ -40,35 +49,54 @@ _VIEW_NUMBERS = _LEVEL + 3
 _MIXUP, _CUTMIX, _PARTNER, _CUT_X, _CUT_Y = 0, 1, 2, 3, 4
 _MIX_NUMBERS = 5
 
-# Places in a packed policy.
-_P_CROP, _P_SCALE, _P_RATIO, _P_PADDING, _P_FLIP = 0, 1, 3, 5, 6
-_P_RANDAUGMENT, _P_OPS, _P_MAGNITUDE, _P_BINS = 7, 8, 9, 10
-_P_ERASE, _P_ERASE_SCALE, _P_ERASE_RATIO = 11, 12, 14
-_P_MIXUP, _P_MIXUP_ALPHA, _P_CUTMIX, _P_CUTMIX_ALPHA = 16, 17, 18, 19
-_P_AUGMENT = 20
-_P_TABLE = 21  # AutoAugment's sub-policies follow: for each of two operations its number, probability, level
-
 _RESIZED, _PADDED = CROPS.index("resized"), CROPS.index("padded")
 _RANDAUGMENT_OPS, _TRIVIAL_OPS = AUGMENTS.index("randaugment"), AUGMENTS.index("trivialaugment")
 _OP_COUNT = len(OPS)
 
 
-def pack_policy(policy: Policy) -> np.ndarray:
-    """A policy as the float64 vector that ``draw_batch`` takes."""
+class PackedPolicy(NamedTuple):
+    """A ``Policy`` as kernels take it; numbers are float64."""
+
+    crop: int
+    """place in ``CROPS``"""
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+    padding: float
+    flip: float
+    augment: int
+    """place in ``AUGMENTS``"""
+    randaugment: float
+    ops: int
+    magnitude: int
+    bins: int
+    table: np.ndarray
+    """(S, 2, 3) AutoAugment's sub-policies: number, probability and level of each operation; else (0, 2, 3)"""
+    erase: float
+    erase_scale: tuple[float, float]
+    erase_ratio: tuple[float, float]
+    mixup: float
+    mixup_alpha: float
+    cutmix: float
+    cutmix_alpha: float
+
+
+def pack_policy(policy: Policy) -> PackedPolicy:
+    """A policy as ``draw_batch`` takes it."""
     kind, _, data_set = policy.augment.partition("_")
-    table = sub_policies(data_set) if kind == "autoaugment" else np.empty(0)
-    bins = AUTOAUGMENT_BINS if kind == "autoaugment" else policy.bins
-    numbers = np.array(
-        [
-            CROPS.index(policy.crop), *policy.scale, *policy.ratio, policy.padding, policy.flip,
-            policy.randaugment, policy.ops, policy.magnitude, bins,
-            policy.erase, *policy.erase_scale, *policy.erase_ratio,
-            policy.mixup, policy.mixup_alpha, policy.cutmix, policy.cutmix_alpha,
-            AUGMENTS.index(policy.augment),
-        ],
-        np.float64,
-    )  # fmt: skip
-    return np.concatenate([numbers, table.ravel()])
+    values = {field.name: _of_kind(field.default, getattr(policy, field.name)) for field in fields(policy)}
+    values |= {
+        "crop": CROPS.index(policy.crop),
+        "augment": AUGMENTS.index(policy.augment),
+        "table": np.empty((0, 2, 3)),
+    }
+    if kind == "autoaugment":
+        values |= {"bins": AUTOAUGMENT_BINS, "table": sub_policies(data_set)}
+    return PackedPolicy(**values)
+
+
+def _of_kind(default: Any, value: Any) -> Any:
+    """A value as the default's type, since kernels are compiled anew for each type: 1 where floats belong is 1.0."""
+    return tuple(map(float, value)) if isinstance(default, tuple) else type(default)(value)
 
 
 @kernel
@@ -97,8 +125,11 @@ def _below(number: float, count: int) -> int:
 
 
 @kernel
-def _box_size(area: float, scale: np.ndarray, ratio: np.ndarray, numbers: np.ndarray, n: int) -> tuple[int, int]:
-    """Sides of a random box: sqrt(a * r) and sqrt(a / r) for a share a of ``area`` and a log-uniform ratio r."""
+def _box_size(area: float, scale: tuple, ratio: tuple, numbers: np.ndarray, n: int) -> tuple[int, int]:
+    """Sides of a random box: sqrt(a * r) and sqrt(a / r) for a share a of ``area`` and a log-uniform ratio r.
+
+    scale, ratio: lowest and highest. numbers[n] and the next one decide.
+    """
     share = scale[0] + (scale[1] - scale[0]) * numbers[n]
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
     shape = math.exp(log_low + (log_high - log_low) * numbers[n + 1])
@@ -106,41 +137,38 @@ def _box_size(area: float, scale: np.ndarray, ratio: np.ndarray, numbers: np.nda
 
 
 @kernel
-def _resized_crop(policy: np.ndarray, numbers: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:
+def _resized_crop(policy: PackedPolicy, numbers: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:
     """RandomResizedCrop's box (x, y, w, h) in pixels of the image."""
-    scale, ratio = policy[_P_SCALE : _P_SCALE + 2], policy[_P_RATIO : _P_RATIO + 2]
     area = np.float64(width) * np.float64(height)
     for attempt in range(_TRIES):
-        w, h = _box_size(area, scale, ratio, numbers, _CROP_TRY + 2 * attempt)
+        w, h = _box_size(area, policy.scale, policy.ratio, numbers, _CROP_TRY + 2 * attempt)
         if 0 < w <= width and 0 < h <= height:
             return _below(numbers[_CROP_X], width - w + 1), _below(numbers[_CROP_Y], height - h + 1), w, h
     # The largest centred box of an allowed shape. torchvision does not keep its sides above 0; a crop must have some.
     w, h = np.int64(width), np.int64(height)
-    if width / height < ratio[0]:
-        h = max(np.int64(np.rint(w / ratio[0])), 1)
-    elif width / height > ratio[1]:
-        w = max(np.int64(np.rint(h * ratio[1])), 1)
+    narrowest, widest = policy.ratio
+    if width / height < narrowest:
+        h = max(np.int64(np.rint(w / narrowest)), 1)
+    elif width / height > widest:
+        w = max(np.int64(np.rint(h * widest)), 1)
     return (width - w) // 2, (height - h) // 2, w, h
 
 
 @kernel
-def _draw_crop(
-    policy: np.ndarray, numbers: np.ndarray, width: int, height: int, views: np.ndarray, row: int, column: int
-) -> None:
-    view = views[row, column]
-    if policy[_P_CROP] == _RESIZED:
+def _draw_crop(policy: PackedPolicy, numbers: np.ndarray, width: int, height: int, view: ViewRecord) -> None:
+    if policy.crop == _RESIZED:
         x, y, w, h = _resized_crop(policy, numbers, width, height)
         view.crop_x, view.crop_w = _to_fraction(x, width), _size_to_fraction(w, width)
         view.crop_y, view.crop_h = _to_fraction(y, height), _size_to_fraction(h, height)
         return
-    if policy[_P_CROP] == _PADDED:
-        pad = np.int64(np.rint(policy[_P_PADDING] * FRACTION))
+    if policy.crop == _PADDED:
+        pad = np.int64(np.rint(policy.padding * FRACTION))
         border_x, border_y = whole_pixels(pad, width), whole_pixels(pad, height)
         x, y = _below(numbers[_CROP_X], 2 * border_x + 1), _below(numbers[_CROP_Y], 2 * border_y + 1)
-        wide, high = width + 2 * border_x, height + 2 * border_y
+        canvas_w, canvas_h = width + 2 * border_x, height + 2 * border_y
         view.pad = pad
-        view.crop_x, view.crop_w = _to_fraction(x, wide), _size_to_fraction(width, wide)
-        view.crop_y, view.crop_h = _to_fraction(y, high), _size_to_fraction(height, high)
+        view.crop_x, view.crop_w = _to_fraction(x, canvas_w), _size_to_fraction(width, canvas_w)
+        view.crop_y, view.crop_h = _to_fraction(y, canvas_h), _size_to_fraction(height, canvas_h)
         return
     view.crop_w = FRACTION
     view.crop_h = FRACTION
@@ -157,42 +185,39 @@ def _signed(op: int, level: int, number: float) -> int:
 
 
 @kernel
-def _draw_ops(policy: np.ndarray, numbers: np.ndarray, views: np.ndarray, row: int, column: int) -> None:
+def _draw_ops(policy: PackedPolicy, numbers: np.ndarray, view: ViewRecord) -> None:
     """The operations of RandAugment, TrivialAugmentWide or AutoAugment, as torchvision draws them."""
-    view = views[row, column]
     op0, op1 = _below(numbers[_OP0], _OP_COUNT), _below(numbers[_OP1], _OP_COUNT)
-    if policy[_P_AUGMENT] == _RANDAUGMENT_OPS:
-        level = np.int64(policy[_P_MAGNITUDE])
-        if policy[_P_OPS] >= 1:
+    if policy.augment == _RANDAUGMENT_OPS:
+        level = np.int64(policy.magnitude)
+        if policy.ops >= 1:
             view.op0, view.level0 = op0, _signed(op0, level, numbers[_SIGN0])
-        if policy[_P_OPS] >= 2:
+        if policy.ops >= 2:
             view.op1, view.level1 = op1, _signed(op1, level, numbers[_SIGN1])
         return
-    if policy[_P_AUGMENT] == _TRIVIAL_OPS:
+    if policy.augment == _TRIVIAL_OPS:
         view.flags |= WIDE
-        level = _below(numbers[_LEVEL], np.int64(policy[_P_BINS]))
+        level = _below(numbers[_LEVEL], np.int64(policy.bins))
         view.op0, view.level0 = op0, _signed(op0, level, numbers[_SIGN0])
         return
-    table = policy[_P_TABLE:]
-    place = 6 * _below(numbers[_OP0], len(table) // 6)
-    if numbers[_APPLY0] < table[place + 1]:
-        op0 = np.int64(table[place])
-        view.op0, view.level0 = op0, _signed(op0, np.int64(table[place + 2]), numbers[_SIGN0])
-    if numbers[_APPLY1] < table[place + 4]:
-        op1 = np.int64(table[place + 3])
-        view.op1, view.level1 = op1, _signed(op1, np.int64(table[place + 5]), numbers[_SIGN1])
+    row = _below(numbers[_OP0], len(policy.table))
+    first, second = policy.table[row, 0], policy.table[row, 1]
+    if numbers[_APPLY0] < first[1]:
+        op0 = np.int64(first[0])
+        view.op0, view.level0 = op0, _signed(op0, np.int64(first[2]), numbers[_SIGN0])
+    if numbers[_APPLY1] < second[1]:
+        op1 = np.int64(second[0])
+        view.op1, view.level1 = op1, _signed(op1, np.int64(second[2]), numbers[_SIGN1])
 
 
 @kernel
-def _draw_erase(policy: np.ndarray, numbers: np.ndarray, views: np.ndarray, row: int, column: int) -> None:
+def _draw_erase(policy: PackedPolicy, numbers: np.ndarray, view: ViewRecord) -> None:
     """RandomErasing's box on a square of 65535 × 65535 units, which are the stored fractions themselves."""
-    if not numbers[_ERASE] < policy[_P_ERASE]:
+    if not numbers[_ERASE] < policy.erase:
         return
-    view = views[row, column]
-    scale, ratio = policy[_P_ERASE_SCALE : _P_ERASE_SCALE + 2], policy[_P_ERASE_RATIO : _P_ERASE_RATIO + 2]
     area = np.float64(FRACTION) * FRACTION
     for attempt in range(_TRIES):
-        h, w = _box_size(area, scale, ratio, numbers, _ERASE_TRY + 2 * attempt)
+        h, w = _box_size(area, policy.erase_scale, policy.erase_ratio, numbers, _ERASE_TRY + 2 * attempt)
         if 0 < h < FRACTION and 0 < w < FRACTION:
             view.erase_x = _below(numbers[_ERASE_X], FRACTION - w + 1)
             view.erase_y = _below(numbers[_ERASE_Y], FRACTION - h + 1)
@@ -202,8 +227,7 @@ def _draw_erase(policy: np.ndarray, numbers: np.ndarray, views: np.ndarray, row:
 
 
 @kernel
-def _clear_view(views: np.ndarray, row: int, column: int) -> None:
-    view = views[row, column]
+def _clear_view(view: ViewRecord) -> None:
     view.crop_x = view.crop_y = view.crop_w = view.crop_h = view.pad = 0
     view.flags = view.bins = 0
     view.op0 = view.op1 = 0
@@ -212,54 +236,42 @@ def _clear_view(views: np.ndarray, row: int, column: int) -> None:
 
 
 @kernel
-def _draw_view(
-    policy: np.ndarray, numbers: np.ndarray, width: int, height: int, views: np.ndarray, row: int, column: int
-) -> None:
-    """One view of an image of width × height pixels into ``views[row, column]``."""
-    _clear_view(views, row, column)
-    view = views[row, column]
-    view.bins = np.int64(policy[_P_BINS])
-    _draw_crop(policy, numbers, width, height, views, row, column)
-    if numbers[_FLIP] < policy[_P_FLIP]:
+def _draw_view(policy: PackedPolicy, numbers: np.ndarray, width: int, height: int, view: ViewRecord) -> None:
+    """One view of an image of width × height pixels into a record, whatever it held."""
+    _clear_view(view)
+    view.bins = policy.bins
+    _draw_crop(policy, numbers, width, height, view)
+    if numbers[_FLIP] < policy.flip:
         view.flags = FLIP
-    if numbers[_RANDAUGMENT] < policy[_P_RANDAUGMENT]:
-        _draw_ops(policy, numbers, views, row, column)
-    _draw_erase(policy, numbers, views, row, column)
+    if numbers[_RANDAUGMENT] < policy.randaugment:
+        _draw_ops(policy, numbers, view)
+    _draw_erase(policy, numbers, view)
 
 
 @kernel
-def _draw_cut(share: float, numbers: np.ndarray, mixes: np.ndarray, row: int) -> None:
+def _draw_cut(share: float, numbers: np.ndarray, mix: MixRecord) -> None:
     """CutMix's box: ``share`` of the area stays the first image's, the centre is uniform, the rest is clipped."""
     half = np.int64(np.rint(FRACTION * math.sqrt(1.0 - share))) // 2
     x, y = _below(numbers[_CUT_X], FRACTION), _below(numbers[_CUT_Y], FRACTION)
     x0, x1 = max(x - half, 0), min(x + half, FRACTION)
     y0, y1 = max(y - half, 0), min(y + half, FRACTION)
     if x1 > x0 and y1 > y0:
-        mix = mixes[row]
         mix.cut_x, mix.cut_y, mix.cut_w, mix.cut_h = x0, y0, x1 - x0, y1 - y0
 
 
 @kernel
 def _draw_mix(
-    policy: np.ndarray,
-    numbers: np.ndarray,
-    seed: np.uint64,
-    epoch: int,
-    image: int,
-    images: int,
-    mixes: np.ndarray,
-    row: int,
+    policy: PackedPolicy, numbers: np.ndarray, seed: np.uint64, epoch: int, image: int, images: int, mix: MixRecord
 ) -> bool:
-    """Partner, mixup weight and cutmix box into ``mixes[row]``; whether there is a partner at all."""
-    mix = mixes[row]
+    """Partner, mixup weight and cutmix box of one of ``images`` images; whether there is a partner at all."""
     mix.partner, mix.mixup = image, FRACTION
     mix.cut_x = mix.cut_y = mix.cut_w = mix.cut_h = 0
     if images < 2:
         return False
-    if policy[_P_MIXUP_ALPHA] > 0 and numbers[_MIXUP] < policy[_P_MIXUP]:
-        mix.mixup = np.int64(np.rint(FRACTION * beta(policy[_P_MIXUP_ALPHA], seed, MIXUP_WEIGHT, epoch, image)))
-    if policy[_P_CUTMIX_ALPHA] > 0 and numbers[_CUTMIX] < policy[_P_CUTMIX]:
-        _draw_cut(beta(policy[_P_CUTMIX_ALPHA], seed, CUTMIX_SHARE, epoch, image), numbers, mixes, row)
+    if policy.mixup_alpha > 0 and numbers[_MIXUP] < policy.mixup:
+        mix.mixup = np.int64(np.rint(FRACTION * beta(policy.mixup_alpha, seed, MIXUP_WEIGHT, epoch, image)))
+    if policy.cutmix_alpha > 0 and numbers[_CUTMIX] < policy.cutmix:
+        _draw_cut(beta(policy.cutmix_alpha, seed, CUTMIX_SHARE, epoch, image), numbers, mix)
     if mix.mixup == FRACTION and mix.cut_h == 0:
         return False
     other = _below(numbers[_PARTNER], images - 1)
@@ -269,7 +281,7 @@ def _draw_mix(
 
 @kernel
 def draw_batch(
-    policy_vec: np.ndarray,
+    policy: PackedPolicy,
     seed: np.uint64,
     epoch: int,
     images: np.ndarray,
@@ -279,9 +291,20 @@ def draw_batch(
 ) -> None:
     """Draw the views of a batch: a pure function of (policy, seed, epoch, image) and the images' sizes.
 
-    policy_vec: ``pack_policy``. images: int64 (B,), indices below N. sizes: int32 (N, 2), width and height of every
-    image, 1 to 65535. Written: views, ``VIEW_DTYPE`` (B, 2), the image's own and its partner's, the latter all zero
-    where there is no partner; mixes, ``MIX_DTYPE`` (B,).
+    Parameters
+    ----------
+    policy
+        ``pack_policy``.
+    seed, epoch
+        Of the draws; the seed counts modulo 2**64.
+    images
+        (B,) int64, below N.
+    sizes
+        (N, 2) int32, width and height of every image, 1 to 65535.
+    views
+        (B, 2) ``VIEW_DTYPE``, written: the image's own view and its partner's, all zero where there is no partner.
+    mixes
+        (B,) ``MIX_DTYPE``, written.
     """
     count = sizes.shape[0]
     key = np.uint64(seed)
@@ -290,15 +313,15 @@ def draw_batch(
         image = np.int64(images[row])
         # Constants are given as int64: Numba would compile a version of its own for every literal.
         _fill(own, key, np.int64(VIEW), epoch, image)
-        _draw_view(policy_vec, own, np.int64(sizes[image, 0]), np.int64(sizes[image, 1]), views, row, np.int64(0))
+        _draw_view(policy, own, np.int64(sizes[image, 0]), np.int64(sizes[image, 1]), views[row, 0])
         _fill(mixing, key, np.int64(MIX), epoch, image)
-        if _draw_mix(policy_vec, mixing, key, epoch, image, count, mixes, row):
+        if _draw_mix(policy, mixing, key, epoch, image, count, mixes[row]):
             partner = np.int64(mixes[row].partner)
             _fill(other, key, np.int64(PARTNER_VIEW), epoch, image)
             width, height = np.int64(sizes[partner, 0]), np.int64(sizes[partner, 1])
-            _draw_view(policy_vec, other, width, height, views, row, np.int64(1))
+            _draw_view(policy, other, width, height, views[row, 1])
         else:
-            _clear_view(views, row, np.int64(1))
+            _clear_view(views[row, 1])
 
 
 def draw(policy: Policy, seed: int, epoch: int, image: int, sizes: np.ndarray) -> np.void:

@@ -1,22 +1,40 @@
 """From stored fractions to pixels: where a view lies on its image, and which pixels it reads.
 
-Pure integer and float64 arithmetic on one axis at a time. An axis plan is a tuple
-``(begin, end, steps, first, low, high)`` in pixels of the stored image (the border of padded views is negative, or
-beyond the image): the interval [begin, end) is divided into ``steps`` output pixels, of which those from ``first`` on
-are wanted, and the filter sees the pixels [low, high) only. Wanted pixels before the first or after the last are black.
+Pure integer and float64 arithmetic on one axis at a time.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-from ffdr.augment.view import CENTER, FRACTION, PLACED
+from ffdr.augment.view import CENTER, FRACTION, PLACED, ViewRecord
 from ffdr.jit.kernel import kernel
 
 MAX_SIDE = 65535
 """Longest side of an image or an output; beyond it whole pixels could not be told apart in a fraction."""
+
+
+class AxisPlan(NamedTuple):
+    """What one axis of an output is made of, in pixels of the stored image::
+
+        image          0 ├───────────────────────────────────────────────┤ length
+        interval           begin ├─────┬─────┬─────┬─────┬─────┤ end        divided into ``steps`` output pixels
+        wanted                         first ├─────┬─────┤                  those from ``first`` on
+        filter               low ├───────────────────────────┤ high         sees these pixels only
+
+    The border of a padded view is negative, or beyond the image. Wanted pixels before the first step or after the last
+    are black.
+    """
+
+    begin: float
+    end: float
+    steps: int
+    first: int
+    low: int
+    high: int
 
 
 @kernel
@@ -47,8 +65,8 @@ def output_span(start: int, size: int, length: int) -> tuple[int, int]:
 
 
 @kernel
-def _crop_axis(start: int, size: int, pad: int, length: int, out_length: int) -> tuple:
-    """Axis plan of a random crop: fractions ``start`` and ``size`` of the image with ``pad`` on either side."""
+def _crop_axis(start: int, size: int, pad: int, length: int, out_length: int) -> AxisPlan:
+    """Plan of a random crop: fractions ``start`` and ``size`` of the image with ``pad`` on either side."""
     border = whole_pixels(pad, length)
     canvas = np.int64(length) + 2 * border
     extent = from_fraction(size, canvas)
@@ -61,25 +79,25 @@ def _crop_axis(start: int, size: int, pad: int, length: int, out_length: int) ->
     end = min(end, np.float64(canvas))
     low = np.int64(math.floor(begin)) - border
     high = np.int64(math.ceil(end)) - border
-    return begin - border, end - border, np.int64(out_length), np.int64(0), low, high
+    return AxisPlan(begin - border, end - border, np.int64(out_length), np.int64(0), low, high)
 
 
 @kernel
-def _center_axis(length: int, resized: int, out_length: int) -> tuple:
-    """Axis plan of the evaluation view: the whole side resized to ``resized`` pixels, its centre wanted."""
+def _center_axis(length: int, resized: int, out_length: int) -> AxisPlan:
+    """Plan of the evaluation view: the whole side resized to ``resized`` pixels, its centre wanted."""
     spare = np.int64(resized) - np.int64(out_length)
     first = spare // 2
     if spare % 2 == 1 and first % 2 == 1:  # torchvision: int(round(spare / 2.0)), and Python rounds half to even
         first += 1
-    return 0.0, np.float64(length), np.int64(resized), first, np.int64(0), np.int64(length)
+    return AxisPlan(0.0, np.float64(length), np.int64(resized), first, np.int64(0), np.int64(length))
 
 
 @kernel
-def _placed_axis(place: int, pad: int, length: int, resized: int, out_length: int) -> tuple:
-    """Axis plan of a cut from the whole side resized to ``resized`` pixels, with a border around it."""
+def _placed_axis(place: int, pad: int, length: int, resized: int, out_length: int) -> AxisPlan:
+    """Plan of a cut from the whole side resized to ``resized`` pixels, with a border around it."""
     border = whole_pixels(pad, out_length)
     first = whole_pixels(place, np.int64(resized) + 2 * border - np.int64(out_length)) - border
-    return 0.0, np.float64(length), np.int64(resized), first, np.int64(0), np.int64(length)
+    return AxisPlan(0.0, np.float64(length), np.int64(resized), first, np.int64(0), np.int64(length))
 
 
 @kernel
@@ -92,23 +110,20 @@ def resized_sides(share: int, width: int, height: int, resolution: int) -> tuple
 
 
 @kernel
-def axis_plans(
-    views: np.ndarray, row: int, column: int, width: int, height: int, out_h: int, out_w: int
-) -> tuple[tuple, tuple]:
-    """Axis plans (horizontal, vertical) of ``views[row, column]`` on an image of width × height pixels.
+def axis_plans(view: ViewRecord, width: int, height: int, out_h: int, out_w: int) -> tuple[AxisPlan, AxisPlan]:
+    """Plans (horizontal, vertical) of a view (``VIEW_DTYPE``) of an image of width × height pixels.
 
     The record must have passed ``check_view``. The resized sides of an evaluation view are never below the output's,
     since its share is at most 1 and the resolution is the output's longer side: it needs no border.
     """
-    view = views[row, column]
     if view.flags & CENTER:
-        wide, high = resized_sides(view.crop_w, width, height, max(out_h, out_w))
+        resized_w, resized_h = resized_sides(view.crop_w, width, height, max(out_h, out_w))
         if view.flags & PLACED:
             return (
-                _placed_axis(view.crop_x, view.pad, width, wide, out_w),
-                _placed_axis(view.crop_y, view.pad, height, high, out_h),
+                _placed_axis(view.crop_x, view.pad, width, resized_w, out_w),
+                _placed_axis(view.crop_y, view.pad, height, resized_h, out_h),
             )
-        return _center_axis(width, wide, out_w), _center_axis(height, high, out_h)
+        return _center_axis(width, resized_w, out_w), _center_axis(height, resized_h, out_h)
     return (
         _crop_axis(view.crop_x, view.crop_w, view.pad, width, out_w),
         _crop_axis(view.crop_y, view.crop_h, view.pad, height, out_h),
@@ -116,48 +131,48 @@ def axis_plans(
 
 
 @kernel
-def filter_scale(begin: float, end: float, steps: int, low: int) -> tuple[float, float]:
-    """(start, step) of an axis plan relative to ``low``, with the roundings of Pillow's resize.
+def filter_scale(plan: AxisPlan) -> tuple[float, float]:
+    """Where the plan's interval starts, relative to ``low``, and how long an output pixel is.
 
-    Pillow keeps the box in float32 and subtracts there; the rest is float64.
+    With the roundings of Pillow's resize, which keeps the box in float32 and subtracts there; the rest is float64.
     """
-    start = np.float32(begin - low)
-    stop = np.float32(end - low)
-    return np.float64(start), np.float64(np.float32(stop - start)) / np.float64(steps)
+    start = np.float32(plan.begin - plan.low)
+    stop = np.float32(plan.end - plan.low)
+    return np.float64(start), np.float64(np.float32(stop - start)) / np.float64(plan.steps)
 
 
 @kernel
-def tap_range(start: float, step: float, index: int, low: int, high: int) -> tuple[int, int]:
-    """Pixels [first, last) under the filter of output pixel ``index``: Pillow's rounding, clamped to [low, high)."""
+def tap_range(plan: AxisPlan, start: float, step: float, index: int) -> tuple[int, int]:
+    """Pixels [first, last) under the filter of output pixel ``index``: Pillow's rounding, clamped to what it sees.
+
+    start, step: the plan's ``filter_scale``.
+    """
     center = start + (np.float64(index) + 0.5) * step
     support = max(step, 1.0)
-    extent = high - low
+    extent = plan.high - plan.low
     first = np.int64(max(center - support + 0.5, 0.0))
     last = np.int64(max(center + support + 0.5, 0.0))
-    return low + min(first, extent), low + min(last, extent)
+    return plan.low + min(first, extent), plan.low + min(last, extent)
 
 
 @kernel
-def _needed(plan: tuple, count: int, length: int) -> tuple[int, int]:
-    """Pixels [first, last) of the image that ``count`` outputs of an axis plan read; never empty."""
-    begin, end, steps, first, low, high = plan
-    start, step = filter_scale(begin, end, steps, low)
-    from_, _ = tap_range(start, step, first, low, high)
-    _, to = tap_range(start, step, first + count - 1, low, high)
+def _needed(plan: AxisPlan, count: int, length: int) -> tuple[int, int]:
+    """Pixels [first, last) of the image that ``count`` outputs of an axis read; never empty."""
+    start, step = filter_scale(plan)
+    from_, _ = tap_range(plan, start, step, plan.first)
+    _, to = tap_range(plan, start, step, plan.first + count - 1)
     from_ = min(max(from_, 0), np.int64(length) - 1)
     return from_, min(max(to, from_ + 1), np.int64(length))
 
 
 @kernel
-def view_region(
-    views: np.ndarray, row: int, column: int, width: int, height: int, out_h: int, out_w: int
-) -> tuple[int, int, int, int]:
-    """The pixels (x0, y0, x1, y1), ends excluded, of the image that ``views[row, column]`` reads.
+def view_region(view: ViewRecord, width: int, height: int, out_h: int, out_w: int) -> tuple[int, int, int, int]:
+    """The pixels (x0, y0, x1, y1), ends excluded, of the image that a view (``VIEW_DTYPE``) reads.
 
     ``width`` and ``height`` are the stored image's; the record must have passed ``check_view``. Never empty: a view of
     nothing but border still names one pixel.
     """
-    across, down = axis_plans(views, row, column, width, height, out_h, out_w)
+    across, down = axis_plans(view, width, height, out_h, out_w)
     x0, x1 = _needed(across, out_w, width)
     y0, y1 = _needed(down, out_h, height)
     return x0, y0, x1, y1

@@ -6,6 +6,8 @@ fused multiply-add, rounds each value once. The same is done here in float64, wh
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ffdr.augment.view import OP_NUMBER
@@ -24,6 +26,19 @@ POSTERIZE = OP_NUMBER["Posterize"]
 SOLARIZE = OP_NUMBER["Solarize"]
 AUTOCONTRAST = OP_NUMBER["AutoContrast"]
 EQUALIZE = OP_NUMBER["Equalize"]
+
+
+class OpStep(NamedTuple):
+    """One operation of a view."""
+
+    op: int
+    """number, see ``view.OPS``"""
+    level: int
+    """signed, |level| < bins; the sign counts for the signed operations only"""
+    bins: int
+    """at least 2"""
+    wide: bool
+    """whether in TrivialAugmentWide's ranges instead of RandAugment's"""
 
 
 @kernel
@@ -51,12 +66,12 @@ def _limit(op: int, wide: bool, out_h: int, out_w: int) -> float:
 
 
 @kernel
-def magnitude(op: int, level: int, bins: int, wide: bool, out_h: int, out_w: int) -> float:
-    """Magnitude of operation ``op`` at a signed level, |level| < bins, bins >= 2.
+def magnitude(step: OpStep, out_h: int, out_w: int) -> float:
+    """Magnitude of an operation on a picture of these sides.
 
-    Kept bits for Posterize, the threshold for Solarize, 0 for operations without one; the sign of the level counts for
-    the signed operations only. ``wide`` takes TrivialAugmentWide's ranges instead of RandAugment's.
+    Kept bits for Posterize, the threshold for Solarize, 0 for operations without one.
     """
+    op, level, bins, wide = step
     index = abs(np.int64(level))
     if op == POSTERIZE:
         divisor = np.float32(np.float64(bins - 1) / (6.0 if wide else 4.0))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ffdr.augment import magnitude as m
-from ffdr.augment.magnitude import magnitude
+from ffdr.augment.magnitude import OpStep, magnitude
+from ffdr.augment.picture import Output
 from ffdr.augment.tone import (
     autocontrast,
     brightness,
@@ -34,24 +35,15 @@ def op_bytes(out_w: int) -> int:
 
 
 @kernel
-def apply_op(
-    op: int,
-    level: int,
-    bins: int,
-    wide: bool,
-    source: np.uint64,
-    target: np.uint64,
-    out_h: int,
-    out_w: int,
-    scratch: np.uint64,
-) -> None:
-    """One operation other than Identity from image to image (addresses of uint8 (out_h, out_w, 3), not the same).
+def apply_op(step: OpStep, source: np.uint64, out: Output, scratch: np.uint64) -> None:
+    """One operation other than Identity, from a picture at address ``source`` to another one of the same size.
 
-    op below 14, |level| < bins, bins >= 2. ``source`` is followed by ``IMAGE_SLACK`` bytes that may be overwritten;
-    nothing behind ``target`` is touched. scratch: address of ``op_bytes`` bytes.
+    ``source`` is followed by ``IMAGE_SLACK`` bytes that may be overwritten; nothing behind ``out`` is touched. scratch:
+    address of ``op_bytes`` bytes.
     """
+    target, out_h, out_w = out
     pixels = np.int64(out_h) * np.int64(out_w)
-    size = magnitude(op, level, bins, wide, out_h, out_w)
+    op, size = step.op, magnitude(step, out_h, out_w)
     if op in (m.SHEAR_X, m.SHEAR_Y, m.ROTATE):
         warp(op, size, source, target, out_h, out_w, scratch)
     elif op in (m.TRANSLATE_X, m.TRANSLATE_Y):
@@ -88,5 +80,6 @@ def augment(image: np.ndarray, op: str, level: int = 0, bins: int = DEFAULT_BINS
     source = np.empty(image.size + IMAGE_SLACK, np.uint8)
     source[: image.size] = image.reshape(-1)
     scratch = np.empty(op_bytes(width), np.uint8)
-    apply_op(OP_NUMBER[op], level, bins, wide, address_of(source), address_of(out), height, width, address_of(scratch))
+    step, target = OpStep(OP_NUMBER[op], level, bins, wide), Output(address_of(out), height, width)
+    apply_op(step, address_of(source), target, address_of(scratch))
     return out

@@ -1,4 +1,4 @@
-"""Which of an image's K stored views an epoch uses: a random permutation an image and cycle, walked in O(1).
+"""Which of an image's K stored views an epoch uses: a random permutation per image and cycle, walked in O(1).
 
 The permutation is a swap-or-not shuffle (Hoang, Morris, Rogaway: "An enciphering scheme based on a card shuffle",
 CRYPTO 2012): each round pairs every position x with (key - x) mod K and swaps the pair or not by a keyed coin. It
@@ -40,22 +40,12 @@ def _shuffled(x: np.uint64, round_: int, seed: np.uint64, cycle: np.uint64, imag
 
 
 @kernel
-def pick_view(seed: np.uint64, epoch: int, image: int, K: int) -> int:
-    """Index in [0, K) of the view that ``image`` shows in ``epoch``.
+def pick_views(seed: np.uint64, epoch: int, images: np.ndarray, K: int, picked: np.ndarray) -> None:
+    """Index in [0, K) of the view that each of ``images``, (B,) int64, shows in ``epoch``: into picked, (B,) uint64.
 
     Within each cycle of K epochs every view comes exactly once, in an order of its own for every image, cycle and
-    seed. A pure function of its arguments.
+    seed. A pure function of (seed, epoch, image, K).
     """
-    count = np.uint64(K)
-    cycle, x = np.uint64(epoch) // count, np.uint64(epoch) % count
-    for round_ in range(_ROUNDS):
-        x = _shuffled(x, round_, seed, cycle, image, count)
-    return np.int64(x)
-
-
-@kernel
-def pick_views(seed: np.uint64, epoch: int, images: np.ndarray, K: int, picked: np.ndarray) -> None:
-    """``pick_view`` of many images: (B,) int64 into picked (B,) uint64."""
     count = np.uint64(K)
     cycle = np.uint64(epoch) // count
     picked[:] = np.uint64(epoch) % count

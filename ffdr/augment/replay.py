@@ -10,16 +10,20 @@ import numpy as np
 
 from ffdr.augment.check import BAD_SIZE, OK, SHORT_SCRATCH, STATUS_TEXT, WRONG_REGION, check_view
 from ffdr.augment.geometry import output_span, view_region
+from ffdr.augment.laps import ERASE, OPERATIONS, RESIZE, lap
+from ffdr.augment.magnitude import OpStep
 from ffdr.augment.ops import IMAGE_SLACK, apply_op, op_bytes
+from ffdr.augment.picture import ImagePart, Output
 from ffdr.augment.resize import ALIGNMENT, padded, resize_bytes, resize_view
-from ffdr.augment.view import FRACTION, VIEW_DTYPE, WIDE
+from ffdr.augment.view import FRACTION, WIDE, MixRecord, ViewRecord
 from ffdr.jit.kernel import address_of, bytes_at, kernel
 
 _MIX_BITS = 15
 
 
 @kernel
-def _image_bytes(out_h: int, out_w: int) -> int:
+def _picture_bytes(out_h: int, out_w: int) -> int:
+    """A picture in scratch, bytes: with the slack that operations read from there."""
     return padded(3 * np.int64(out_h) * np.int64(out_w) + IMAGE_SLACK)
 
 
@@ -27,13 +31,12 @@ def _image_bytes(out_h: int, out_w: int) -> int:
 def scratch_bytes(max_width: int, max_height: int, out_h: int, out_w: int) -> int:
     """Scratch that ``replay_view`` needs for images up to this size, bytes. It grows with every argument."""
     work = max(resize_bytes(max_width, max_height, out_h, out_w), op_bytes(out_w))
-    return 2 * _image_bytes(out_h, out_w) + padded(work) + ALIGNMENT
+    return 2 * _picture_bytes(out_h, out_w) + padded(work) + ALIGNMENT
 
 
 @kernel
-def _erase(views: np.ndarray, row: int, column: int, out: np.ndarray) -> None:
+def erase(view: ViewRecord, out: np.ndarray) -> None:
     """Blacken the erased box of a view in ``out``, uint8 (h, w, 3)."""
-    view = views[row, column]
     if view.erase_h == 0:
         return
     y0, y1 = output_span(view.erase_y, view.erase_h, out.shape[0])
@@ -46,111 +49,130 @@ def _erase(views: np.ndarray, row: int, column: int, out: np.ndarray) -> None:
 
 
 @kernel
-def _render(
-    pixels: np.ndarray,
-    left: int,
-    top: int,
-    width: int,
-    height: int,
-    region: tuple,
-    views: np.ndarray,
-    row: int,
-    column: int,
-    out: np.uint64,
-    out_h: int,
-    out_w: int,
-    scratch: np.uint64,
-) -> None:
-    """Resize and operations. Every step but the last goes to scratch, so that the last one needs no copy."""
-    view = views[row, column]
-    wide = view.flags & WIDE != 0
-    first = scratch
-    second = first + np.uint64(_image_bytes(out_h, out_w))
-    work = second + np.uint64(_image_bytes(out_h, out_w))
-    op0, level0 = np.int64(view.op0), np.int64(view.level0)
-    op1, level1 = np.int64(view.op1), np.int64(view.level1)
-    if op0 == 0:
-        op0, level0, op1, level1 = op1, level1, np.int64(0), np.int64(0)
-    resized = first if op0 != 0 else out
-    resize_view(pixels, left, top, width, height, region, views, row, column, resized, out_h, out_w, work)
-    if op0 == 0:
-        return
-    if op1 == 0:
-        apply_op(op0, level0, view.bins, wide, first, out, out_h, out_w, work)
-        return
-    apply_op(op0, level0, view.bins, wide, first, second, out_h, out_w, work)
-    apply_op(op1, level1, view.bins, wide, second, out, out_h, out_w, work)
+def apply_ops(view: ViewRecord, first: np.uint64, second: np.uint64, out: Output, work: np.uint64) -> None:
+    """The operations of a view on the picture at ``first``, to ``out``; nothing where both are Identity.
+
+    Parameters
+    ----------
+    view
+        ``VIEW_DTYPE``; has passed ``check_view``.
+    first, second
+        Addresses of pictures of the size of ``out``, each followed by ``IMAGE_SLACK`` bytes; both are overwritten. The
+        second one holds what the first of two operations makes; the last operation writes to ``out``, without a copy.
+    work
+        Address of ``op_bytes`` bytes.
+    """
+    bins, wide = np.int64(view.bins), view.flags & WIDE != 0
+    step0 = OpStep(np.int64(view.op0), np.int64(view.level0), bins, wide)
+    step1 = OpStep(np.int64(view.op1), np.int64(view.level1), bins, wide)
+    if step0.op == 0:
+        if step1.op != 0:
+            apply_op(step1, first, out, work)
+    elif step1.op == 0:
+        apply_op(step0, first, out, work)
+    else:
+        apply_op(step0, first, Output(second, out.height, out.width), work)
+        apply_op(step1, second, out, work)
 
 
 @kernel
 def replay_view(
-    pixels: np.ndarray,
-    left: int,
-    top: int,
-    width: int,
-    height: int,
-    views: np.ndarray,
-    row: int,
-    column: int,
-    out: np.ndarray,
-    scratch: np.ndarray,
+    part: ImagePart, view: ViewRecord, out: np.ndarray, scratch: np.ndarray, laps: np.ndarray | None
 ) -> int:
-    """Make the view ``views[row, column]`` of an image in ``out``; returns ``OK`` or the status that tells why not.
+    """Make a view of an image.
 
-    pixels: uint8 (h, w, 3), C-contiguous: the part of the image, width × height pixels in all, whose upper left pixel
-    is (left, top); it must hold the pixels that ``view_region`` names. views: ``VIEW_DTYPE`` (B, 2). out: uint8
-    (out_h, out_w, 3), C-contiguous; untouched unless the status is ``OK``. scratch: uint8, at least
-    ``scratch_bytes`` long, its contents are of no meaning.
+    Scratch memory, from the first aligned address on::
+
+        ├ picture, slack ─────┼ picture, slack ─────┼ work ─────────────────────────┤
+          resized               after the first       tables and rows of the resize;
+                                of two operations     afterwards, of an operation
+
+    Parameters
+    ----------
+    part
+        At least the pixels that ``view_region`` names.
+    view
+        ``VIEW_DTYPE``, any bytes.
+    out
+        (out_h, out_w, 3) uint8, C-contiguous. Untouched unless the status is ``OK``.
+    scratch
+        uint8, at least ``scratch_bytes`` long; its contents have no meaning.
+    laps
+        See ``lap``.
+
+    Returns
+    -------
+    int
+        ``OK``, or the status that says why the view can't be made, a key of ``STATUS_TEXT``.
     """
     out_h, out_w = out.shape[0], out.shape[1]
-    if pixels.shape[2] != 3 or out.shape[2] != 3:
+    if part.pixels.shape[2] != 3 or out.shape[2] != 3:
         return BAD_SIZE
-    left, top, width, height = np.int64(left), np.int64(top), np.int64(width), np.int64(height)
-    status = check_view(views, row, column, width, height, out_h, out_w)
+    status = check_view(view, part.width, part.height, out_h, out_w)
     if status != OK:
         return status
-    if scratch.size < scratch_bytes(width, height, out_h, out_w):
+    if scratch.size < scratch_bytes(part.width, part.height, out_h, out_w):
         return SHORT_SCRATCH
-    region = view_region(views, row, column, width, height, out_h, out_w)
+    region = view_region(view, part.width, part.height, out_h, out_w)
     x0, y0, x1, y1 = region
-    if x0 < left or y0 < top or x1 > left + pixels.shape[1] or y1 > top + pixels.shape[0]:
+    right, bottom = part.left + part.pixels.shape[1], part.top + part.pixels.shape[0]
+    if x0 < part.left or y0 < part.top or x1 > right or y1 > bottom:
         return WRONG_REGION
-    begin = (address_of(scratch) + np.uint64(ALIGNMENT - 1)) & ~np.uint64(ALIGNMENT - 1)
-    _render(pixels, left, top, width, height, region, views, row, column, address_of(out), out_h, out_w, begin)
-    _erase(views, row, column, out)
+    first = (address_of(scratch) + np.uint64(ALIGNMENT - 1)) & ~np.uint64(ALIGNMENT - 1)
+    second = first + np.uint64(_picture_bytes(out_h, out_w))
+    work = second + np.uint64(_picture_bytes(out_h, out_w))
+    target = Output(address_of(out), out_h, out_w)
+    # Every step but the last one writes to scratch, so that the last one needs no copy.
+    resized = target if view.op0 == 0 and view.op1 == 0 else Output(first, out_h, out_w)
+    resize_view(part, region, view, resized, work)
+    lap(laps, RESIZE)
+    apply_ops(view, first, second, target, work)
+    lap(laps, OPERATIONS)
+    erase(view, out)
+    lap(laps, ERASE)
     return OK
 
 
 @kernel
-def _weights(mixes: np.ndarray, row: int) -> tuple[int, int]:
+def _weights(mix: MixRecord) -> tuple[int, int]:
     """Mixup's weights of both images in units of 2**-15, int32; they sum to 2**15."""
-    first = np.int32((np.int64(mixes[row].mixup) * (1 << _MIX_BITS) + FRACTION // 2) // FRACTION)
+    first = np.int32((np.int64(mix.mixup) * (1 << _MIX_BITS) + FRACTION // 2) // FRACTION)
     return first, np.int32((1 << _MIX_BITS) - first)
 
 
 @kernel
-def visible(mixes: np.ndarray, row: int) -> tuple[bool, bool]:
-    """Whether a byte of the mixed view can depend on the first image, and on the partner.
+def visible(mix: MixRecord) -> tuple[bool, bool]:
+    """Whether a byte of a mixed view (``MIX_DTYPE``) can depend on the first image, and on the partner.
 
     A weight that moves no pixel by half a level leaves every pixel as the other image has it, exactly; such weights are
     common (every third draw from Beta(0.2, 0.2)), and an image that is not seen need not be decoded.
     """
-    first, second = _weights(mixes, row)
+    first, second = _weights(mix)
     half = np.int32(1 << (_MIX_BITS - 1))
-    return 255 * first >= half, 255 * second >= half or mixes[row].cut_h != 0
+    return 255 * first >= half, 255 * second >= half or mix.cut_h != 0
 
 
 @kernel
-def mix_into(out: np.ndarray, partner: np.ndarray, mixes: np.ndarray, row: int) -> int:
-    """Mix the partner's view into ``out``, both uint8 (h, w, 3) and C-contiguous: mixup, then the cutmix box.
+def mix_into(out: np.ndarray, partner: np.ndarray, mix: MixRecord) -> int:
+    """Mix the partner's view into an image's: mixup, then the cutmix box.
 
-    The record must have passed ``check_mix``. Mixup is rounded to the nearest level, its weight to 1/32768. Returns
-    ``OK``, or ``BAD_SIZE`` when the two differ in shape.
+    Mixup is rounded to the nearest level, its weight to 1/32768.
+
+    Parameters
+    ----------
+    out, partner
+        (h, w, 3) uint8, C-contiguous.
+    mix
+        ``MIX_DTYPE``; has passed ``check_mix``.
+
+    Returns
+    -------
+    int
+        ``OK``, or ``BAD_SIZE`` when the two differ in shape.
     """
     if out.shape != partner.shape:
         return BAD_SIZE
-    mix = mixes[row]
-    weight, rest = _weights(mixes, row)
+    weight, rest = _weights(mix)
     first, second = bytes_at(address_of(out), out.size), bytes_at(address_of(partner), out.size)
     if rest != 0:
         half = np.int32(1 << (_MIX_BITS - 1))
@@ -176,13 +198,13 @@ def render(image: np.ndarray, view: np.ndarray, resolution: int | tuple[int, int
         raise ValueError(f"image: uint8 (height, width, 3) wanted, got {image.dtype} {image.shape}")
     out_h, out_w = (resolution, resolution) if isinstance(resolution, int) else resolution
     height, width, _ = image.shape
-    views = np.zeros((1, 2), VIEW_DTYPE)
-    views[0, 0] = view
-    status = check_view(views, 0, 0, width, height, out_h, out_w)
+    record = np.asarray(view)[()]
+    status = check_view(record, width, height, out_h, out_w)
     if status == OK:
         out = np.empty((out_h, out_w, 3), np.uint8)
         scratch = np.empty(scratch_bytes(width, height, out_h, out_w), np.uint8)
-        status = replay_view(np.ascontiguousarray(image), 0, 0, width, height, views, 0, 0, out, scratch)
+        part = ImagePart(np.ascontiguousarray(image), 0, 0, width, height)
+        status = replay_view(part, record, out, scratch, None)
     if status != OK:
         raise ValueError(f"view cannot be replayed: {STATUS_TEXT[status]}")
     return out

@@ -15,28 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ffdr.augment.geometry import axis_plans
-from ffdr.augment.taps import (
-    build_taps,
-    double_weights,
-    most_spread,
-    most_weights,
-    spread_weights,
-    tap_count,
-)
-from ffdr.augment.view import FLIP
-from ffdr.jit.kernel import (
-    address_of,
-    bytes_at,
-    int16_at,
-    int32_at,
-    kernel,
-)
-from ffdr.jit.simd import (
-    GROUP,
-    LANES,
-    blend_columns,
-    blend_rows,
-)
+from ffdr.augment.picture import ImagePart, Output
+from ffdr.augment.taps import Taps, build_taps, double_weights, most_spread, most_weights, spread_weights, tap_count
+from ffdr.augment.view import FLIP, ViewRecord
+from ffdr.jit.kernel import address_of, bytes_at, int16_at, int32_at, kernel
+from ffdr.jit.simd import GROUP, LANES, blend_columns, blend_rows
 
 FAST_TAPS = 16
 """Widest filter, in source pixels, that the vector code takes."""
@@ -44,8 +27,11 @@ ALIGNMENT = 64
 """Every part of the scratch memory starts at a multiple of this, relative to its beginning."""
 
 _ROW_ONE = 1 << 15
+"""The weight 1 down: of a level shifted left by 8 the high half of the product counts, which is in units of 1/128."""
 _COLUMN_ONE = 1 << 14
+"""The weight 1 across: sums in units of 2**-21 stay below 2**29, far from the sign of an int32."""
 _EXACT_BITS = 22
+"""Of a weight of wide filters: 255 << 22 is the largest sum down that an int32 holds."""
 _SLACK = 64
 """Bytes behind a row that vector loads and stores may touch."""
 _PIXEL = 6
@@ -53,26 +39,35 @@ _PIXEL = 6
 
 
 class _Source(NamedTuple):
-    """The pixels a view reads: their first byte, bytes from row to row, place in the image and extent in pixels."""
+    """The pixels that a view reads."""
 
     address: np.uint64
+    """of the first one"""
     stride: int
+    """bytes from row to row"""
     x: int
+    """of the first one, in the image"""
     y: int
     columns: int
     rows: int
 
 
-class _Room(NamedTuple):
-    """Addresses of the parts of the scratch memory."""
+class _Scratch(NamedTuple):
+    """Addresses of the parts of the scratch memory, in their order there."""
 
     starts_x: np.uint64
+    """int32, outputs and a group more, which the last group reads"""
     starts_y: np.uint64
+    """int32"""
     weights_x: np.uint64
+    """int32, ``most_weights``"""
     weights_y: np.uint64
     spread: np.uint64
+    """int16, the horizontal weights for ``blend_columns``"""
     row: np.uint64
+    """the blended row: int16 with slack for the vector code, int32 on the exact path"""
     last: np.uint64
+    """uint8, an output row with slack"""
     end: np.uint64
 
 
@@ -83,18 +78,22 @@ def padded(count: int) -> int:
 
 
 @kernel
-def _lay_out(begin: np.uint64, width: int, height: int, out_h: int, out_w: int) -> _Room:
-    """Places in scratch memory from ``begin`` on, for an image of width × height pixels."""
+def _lay_out(begin: np.uint64, width: int, height: int, out_h: int, out_w: int) -> _Scratch:
+    """The parts of scratch memory from ``begin`` on, for a view of an image of width × height pixels.
+
+    Sizes follow from the sides alone, never from the record, so memory once made for the largest sides serves all.
+    """
     starts_x = np.uint64(begin)
     starts_y = starts_x + np.uint64(padded(4 * (out_w + GROUP)))
     weights_x = starts_y + np.uint64(padded(4 * out_h))
     weights_y = weights_x + np.uint64(padded(4 * most_weights(width, out_w)))
     spread = weights_y + np.uint64(padded(4 * most_weights(height, out_h)))
+    # The blended row is int16 on the fast path and int32 on the exact one. On the fast path the last filter may begin
+    # at the last pixel; weights of 0 then lie over what it reads behind the row.
     row = spread + np.uint64(padded(FAST_TAPS * most_spread(out_w)))
-    # The blended row is int16 with slack for the vector code; the exact path keeps int32.
     last = row + np.uint64(padded(4 * 3 * np.int64(width) + _PIXEL * FAST_TAPS + _SLACK))
     end = last + np.uint64(padded(3 * np.int64(out_w) + _SLACK))
-    return _Room(starts_x, starts_y, weights_x, weights_y, spread, row, last, end)
+    return _Scratch(starts_x, starts_y, weights_x, weights_y, spread, row, last, end)
 
 
 @kernel
@@ -172,51 +171,57 @@ def _filter_row(row: np.uint64, starts: np.uint64, weights: np.uint64, pairs: in
 
 
 @kernel
-def _prepare_fast(
-    source: _Source, plans: tuple, flip: bool, out_h: int, out_w: int, taps_x: int, taps_y: int, room: _Room
-) -> None:
-    """Weights of both axes in the forms that the vector code loads; horizontal starts in bytes of a blended row."""
-    across, down = plans
-    starts_x, starts_y = int32_at(room.starts_x, out_w + GROUP), int32_at(room.starts_y, out_h)
-    weights_x, weights_y = int32_at(room.weights_x, taps_x * out_w), int32_at(room.weights_y, taps_y * out_h)
-    build_taps(across, out_w, source.x, source.columns, taps_x, np.int64(_COLUMN_ONE), flip, starts_x, weights_x)
-    build_taps(down, out_h, source.y, source.rows, taps_y, np.int64(_ROW_ONE), False, starts_y, weights_y)
-    double_weights(weights_y, taps_y * out_h)
-    spread_weights(weights_x, out_w, taps_x, int16_at(room.spread, most_spread(out_w) * ((taps_x + 1) // 2)))
-    for i in range(out_w):
-        starts_x[i] *= _PIXEL
-    for i in range(out_w, out_w + GROUP):
-        starts_x[i] = 0
+def _prepare_fast(across: Taps, down: Taps, out: Output, spread: np.uint64) -> None:
+    """Weights of both axes in the forms that the vector code loads; horizontal starts in bytes of a blended row.
+
+    The starts behind the last output are those that the last group has too many: they read the row's first pixels.
+    """
+    double_weights(down.weights, down.taps * out.height)
+    spread_weights(across, out.width, int16_at(spread, most_spread(out.width) * ((across.taps + 1) // 2)))
+    for i in range(out.width):
+        across.starts[i] *= _PIXEL
+    for i in range(out.width, out.width + GROUP):
+        across.starts[i] = 0
 
 
 @kernel
-def _resize_fast(
-    source: _Source, plans: tuple, flip: bool, out: np.uint64, out_h: int, out_w: int, room: _Room
-) -> None:
-    """The vector path: filters of at most ``FAST_TAPS`` pixels."""
-    taps_x, taps_y = tap_count(plans[0], source.columns), tap_count(plans[1], source.rows)
-    pairs = (taps_x + 1) // 2
-    _prepare_fast(source, plans, flip, out_h, out_w, taps_x, taps_y, room)
-    starts_y = int32_at(room.starts_y, out_h)
+def _resize_fast(source: _Source, across: Taps, down: Taps, out: Output, scratch: _Scratch) -> None:
+    """The vector path: filters of at most ``FAST_TAPS`` pixels.
+
+    For each output row::
+
+        source rows                      blended row, int16            output row, uint8
+        start_y + 0  ████████████ ─┐
+        start_y + 1  ████████████ ─┼─►  ▒▒▒▒▒▒▒▒▒▒▒▒ slack  ─────►  ░░░░░░░░ noise
+        start_y + 2  ████████████ ─┘    weights_y, 32 bytes          spread, 4 pixels
+                                        at a time                    at a time
+
+    Vertical first: the rows lie in memory as vectors load them, and what is filtered across is one short row in the
+    first-level cache. Both steps write whole vectors. A source row is never read behind its end, since the last block
+    of ``_blend_row`` overlaps the one before it; an output row is written with up to 3 pixels and 4 bytes of noise
+    behind it, which the next rows overwrite. The last rows, with nothing behind them, are made in scratch and copied:
+    the bytes behind ``out`` may be another thread's.
+    """
+    _prepare_fast(across, down, out, scratch.spread)
+    pairs, starts = (across.taps + 1) // 2, down.starts
     stride = np.uint64(source.stride)
     count = 3 * source.columns
-    written = 3 * ((out_w + GROUP - 1) // GROUP * GROUP) + 4
-    total = 3 * out_w * out_h
-    for y in range(out_h):
-        place = source.address + np.uint64(starts_y[y]) * stride
-        weights = room.weights_y + np.uint64(4 * taps_y * y)
+    written = 3 * ((out.width + GROUP - 1) // GROUP * GROUP) + 4
+    total = 3 * out.width * out.height
+    for y in range(out.height):
+        place = source.address + np.uint64(starts[y]) * stride
+        weights = scratch.weights_y + np.uint64(4 * down.taps * y)
         if count >= LANES:
-            _blend_row(place, stride, weights, taps_y, count, room.row)
+            _blend_row(place, stride, weights, down.taps, count, scratch.row)
         else:
-            _blend_narrow_row(place, source.stride, weights, taps_y, count, room.row)
-        # A row is written with some noise behind it, which the next rows overwrite. The last ones, with nothing behind
-        # them, are made aside.
-        begin = 3 * out_w * y
+            _blend_narrow_row(place, source.stride, weights, down.taps, count, scratch.row)
+        begin = 3 * out.width * y
         if begin + written <= total:
-            _filter_row(room.row, room.starts_x, room.spread, pairs, out_w, out + np.uint64(begin))
+            target = out.address + np.uint64(begin)
+            _filter_row(scratch.row, scratch.starts_x, scratch.spread, pairs, out.width, target)
         else:
-            _filter_row(room.row, room.starts_x, room.spread, pairs, out_w, room.last)
-            _copy(room.last, out + np.uint64(begin), 3 * out_w)
+            _filter_row(scratch.row, scratch.starts_x, scratch.spread, pairs, out.width, scratch.last)
+            _copy(scratch.last, out.address + np.uint64(begin), 3 * out.width)
 
 
 @kernel
@@ -240,65 +245,62 @@ def _blend_row_exact(source: _Source, start: int, weights: np.ndarray, place: in
 
 
 @kernel
-def _resize_exact(
-    source: _Source, plans: tuple, flip: bool, out: np.uint64, out_h: int, out_w: int, room: _Room
-) -> None:
+def _resize_exact(source: _Source, across: Taps, down: Taps, out: Output, scratch: _Scratch) -> None:
     """The path of wide filters: 22-bit weights, sums in 32 bits down and 64 bits across."""
-    across, down = plans
-    taps_x, taps_y = tap_count(across, source.columns), tap_count(down, source.rows)
-    starts_x, starts_y = int32_at(room.starts_x, out_w), int32_at(room.starts_y, out_h)
-    weights_x, weights_y = int32_at(room.weights_x, taps_x * out_w), int32_at(room.weights_y, taps_y * out_h)
-    row = int32_at(room.row, 3 * source.columns)
-    target = bytes_at(out, 3 * out_h * out_w)
-    one = np.int64(1 << _EXACT_BITS)
-    build_taps(across, out_w, source.x, source.columns, taps_x, one, flip, starts_x, weights_x)
-    build_taps(down, out_h, source.y, source.rows, taps_y, one, False, starts_y, weights_y)
-    for y in range(out_h):
-        _blend_row_exact(source, starts_y[y], weights_y, y * taps_y, taps_y, row)
-        for x in range(out_w):
+    taps, starts, weights = across
+    row = int32_at(scratch.row, 3 * source.columns)
+    target = bytes_at(out.address, 3 * out.height * out.width)
+    for y in range(out.height):
+        _blend_row_exact(source, down.starts[y], down.weights, y * down.taps, down.taps, row)
+        for x in range(out.width):
             red = green = blue = np.int64(1) << (2 * _EXACT_BITS - 1)
-            place = np.uint64(3 * starts_x[x])
-            for tap in range(np.uint64(taps_x)):
-                weight = np.int64(weights_x[x * taps_x + tap])
+            place = np.uint64(3 * starts[x])
+            for tap in range(np.uint64(taps)):
+                weight = np.int64(weights[x * taps + tap])
                 red += weight * row[place]
                 green += weight * row[place + np.uint64(1)]
                 blue += weight * row[place + np.uint64(2)]
                 place += np.uint64(3)
-            begin = 3 * (y * out_w + x)
+            begin = 3 * (y * out.width + x)
             target[begin] = red >> (2 * _EXACT_BITS)
             target[begin + 1] = green >> (2 * _EXACT_BITS)
             target[begin + 2] = blue >> (2 * _EXACT_BITS)
 
 
 @kernel
-def resize_view(
-    pixels: np.ndarray,
-    left: int,
-    top: int,
-    width: int,
-    height: int,
-    region: tuple,
-    views: np.ndarray,
-    row: int,
-    column: int,
-    out: np.uint64,
-    out_h: int,
-    out_w: int,
-    scratch: np.uint64,
-) -> None:
-    """Crop, resize and flip as ``views[row, column]`` says, to uint8 (out_h, out_w, 3) at address ``out``.
+def resize_view(part: ImagePart, region: tuple, view: ViewRecord, out: Output, scratch_address: np.uint64) -> None:
+    """Crop, resize and flip.
 
-    pixels: uint8 (h, w, 3), C-contiguous, the part of the width × height image that begins at (left, top); it must
-    hold ``region``, the pixels that ``view_region`` names. scratch: address of ``resize_bytes`` bytes.
+    Parameters
+    ----------
+    part
+        Pixels of the image that hold ``region``.
+    region
+        (x0, y0, x1, y1), the pixels that the view reads: ``view_region``.
+    view
+        ``VIEW_DTYPE``; has passed ``check_view``.
+    out
+        Written, and nothing behind it.
+    scratch_address
+        Of ``resize_bytes`` bytes, whose contents have no meaning.
     """
-    plans = axis_plans(views, row, column, width, height, out_h, out_w)
-    room = _lay_out(scratch, width, height, out_h, out_w)
     x0, y0, x1, y1 = region
-    stride = 3 * np.int64(pixels.shape[1])
-    first = address_of(pixels) + np.uint64((y0 - top) * stride + 3 * (x0 - left))
+    stride = 3 * np.int64(part.pixels.shape[1])
+    first = address_of(part.pixels) + np.uint64((y0 - part.top) * stride + 3 * (x0 - part.left))
     source = _Source(first, stride, x0, y0, x1 - x0, y1 - y0)
-    flip = views[row, column].flags & FLIP != 0
-    if max(tap_count(plans[0], source.columns), tap_count(plans[1], source.rows)) <= FAST_TAPS:
-        _resize_fast(source, plans, flip, out, out_h, out_w, room)
+    plan_x, plan_y = axis_plans(view, part.width, part.height, out.height, out.width)
+    taps_x, taps_y = tap_count(plan_x, source.columns), tap_count(plan_y, source.rows)
+    is_fast = max(taps_x, taps_y) <= FAST_TAPS
+    scratch = _lay_out(scratch_address, part.width, part.height, out.height, out.width)
+    weights_x = int32_at(scratch.weights_x, taps_x * out.width)
+    weights_y = int32_at(scratch.weights_y, taps_y * out.height)
+    across = Taps(taps_x, int32_at(scratch.starts_x, out.width + GROUP), weights_x)
+    down = Taps(taps_y, int32_at(scratch.starts_y, out.height), weights_y)
+    one_x = np.int64(_COLUMN_ONE if is_fast else 1 << _EXACT_BITS)
+    one_y = np.int64(_ROW_ONE if is_fast else 1 << _EXACT_BITS)
+    build_taps(plan_x, out.width, source.x, source.columns, one_x, view.flags & FLIP != 0, across)
+    build_taps(plan_y, out.height, source.y, source.rows, one_y, False, down)
+    if is_fast:
+        _resize_fast(source, across, down, out, scratch)
     else:
-        _resize_exact(source, plans, flip, out, out_h, out_w, room)
+        _resize_exact(source, across, down, out, scratch)

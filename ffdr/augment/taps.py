@@ -1,12 +1,26 @@
-"""Filter weights of the resize: which pixels each output pixel of an axis is made of, and how much of each."""
+"""Filter weights of the resize: which pixels each output pixel of an axis is made of, and how much of each.
+
+The filter of an axis is a table with one row per output pixel, in the order in which they are written::
+
+    output     starts     weights: taps per output
+      0          17       w w w .        pixels 17, 18, 19, 20 of the source part, summing to ``one``
+      1          19       w w w .        "." is 0: rows have the same length, because a loop of varying length
+      2          22       w w . .        costs more than multiplying by 0
+     ...
+
+**Bounds.** With A pixels available, 0 <= start and start + taps <= A in every row, whatever the record says: ``taps``
+is at most A (``tap_count``), and a start is clamped to [0, A - taps] (``build_taps``). A flipped view has the same
+table upside down, so the kernels that use it know nothing of flips.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-from ffdr.augment.geometry import filter_scale, tap_range
+from ffdr.augment.geometry import AxisPlan, filter_scale, tap_range
 from ffdr.jit.kernel import kernel
 from ffdr.jit.simd import GROUP
 
@@ -14,11 +28,21 @@ _PAIR = 8 * GROUP
 """int16 that ``blend_columns`` loads for each pair of taps."""
 
 
+class Taps(NamedTuple):
+    """The filter of an axis; memory for it, until ``build_taps`` has filled it."""
+
+    taps: int
+    """per output"""
+    starts: np.ndarray
+    """(at least outputs,) int32 first pixel of each output, counted from the first one that is there"""
+    weights: np.ndarray
+    """(outputs × taps,) int32"""
+
+
 @kernel
-def tap_count(plan: tuple, available: int) -> int:
+def tap_count(plan: AxisPlan, available: int) -> int:
     """Taps an output of this axis needs, at most: the filter's width, or all the pixels there are."""
-    begin, end, steps, _, low, _ = plan
-    _, step = filter_scale(begin, end, steps, low)
+    _, step = filter_scale(plan)
     return min(np.int64(math.ceil(2.0 * max(step, 1.0))), np.int64(available))
 
 
@@ -38,40 +62,31 @@ def _weight(x: int, middle: float, inverse: float, high: int) -> float:
 
 
 @kernel
-def build_taps(
-    plan: tuple,
-    count: int,
-    offset: int,
-    available: int,
-    taps: int,
-    one: int,
-    flip: bool,
-    starts: np.ndarray,
-    weights: np.ndarray,
-) -> None:
-    """First pixels (int32, count) and weights (int32, count × taps, summing to ``one``) of an axis's outputs.
+def build_taps(plan: AxisPlan, count: int, offset: int, available: int, one: int, flip: bool, table: Taps) -> None:
+    """Fill the filter of an axis of ``count`` outputs; each one's weights sum to ``one``.
 
     ``offset`` is the image coordinate of the first of ``available`` pixels. Pixels outside them are border: they take
     their share of the weight and, being black, add nothing. Weights are rounded as a running sum, so that they add up
     exactly; ``flip`` stores the outputs in reverse. Outputs outside the plan's interval weigh nothing: they are black.
     """
-    begin, end, steps, first, low, high = plan
-    start, step = filter_scale(begin, end, steps, low)
+    taps, starts, weights = table
+    start, step = filter_scale(plan)
     inverse = 1.0 / max(step, 1.0)
     reach = np.int64(math.ceil(2.0 * max(step, 1.0)))
     for i in range(count):
         slot = count - 1 - i if flip else i
-        if first + i < 0 or first + i >= steps:
+        index = plan.first + i
+        if index < 0 or index >= plan.steps:
             starts[slot] = 0
             for tap in range(taps):
                 weights[slot * taps + tap] = 0
             continue
-        from_, _ = tap_range(start, step, first + i, low, high)
-        middle = low + start + (np.float64(first + i) + 0.5) * step - 0.5
+        from_, _ = tap_range(plan, start, step, index)
+        middle = plan.low + start + (np.float64(index) + 0.5) * step - 0.5
         # As many steps for every output: a loop of varying length costs more than weights of 0.
         total = 0.0
         for x in range(from_, from_ + reach):
-            total += _weight(x, middle, inverse, high)
+            total += _weight(x, middle, inverse, plan.high)
         scale = one / total
         base = max(min(from_ - offset, available - taps), 0)
         starts[slot] = base
@@ -80,7 +95,7 @@ def build_taps(
         running = 0.5
         before = np.int64(0)
         for x in range(from_, from_ + reach):
-            running += _weight(x, middle, inverse, high) * scale
+            running += _weight(x, middle, inverse, plan.high) * scale
             now = np.int64(running)
             tap = x - offset - base
             if 0 <= tap < taps and x >= offset:
@@ -102,8 +117,19 @@ def most_spread(out_length: int) -> int:
 
 
 @kernel
-def spread_weights(weights: np.ndarray, count: int, taps: int, target: np.ndarray) -> None:
-    """Weights (count × taps) in the order that ``blend_columns`` loads; outputs missing from the last group weigh 0."""
+def spread_weights(table: Taps, count: int, target: np.ndarray) -> None:
+    """The weights of ``count`` outputs in the order that ``blend_columns`` loads, int16.
+
+    One load serves a pair of taps (a, b) of a group of four outputs, and each weight stands beside red, green and blue
+    of its pixel and an unused lane::
+
+        group 0, pair 0: | a b a b a b a b | a b a b a b a b | a b ... | a b ... |   outputs 0, 1, 2, 3
+        group 0, pair 1: | c d c d c d c d | ...
+        group 1, pair 0: ...
+
+    A missing last tap, and outputs missing from the last group, weigh 0.
+    """
+    taps, _, weights = table
     pairs = (taps + 1) // 2
     for i in range(np.uint64(most_spread(count) * pairs)):
         target[i] = 0

@@ -13,6 +13,8 @@ from ffdr.jit.kernel import bytes_at, int32_at, kernel
 
 _RED, _GREEN, _BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
 _TOP = np.float32(255.0)
+_ONE, _TWO, _THREE = np.uint64(1), np.uint64(2), np.uint64(3)
+"""Unsigned, because a signed index makes Numba look for a negative one, and a load becomes a gather."""
 _LANES = 4
 """Histograms kept side by side, so that a run of equal pixels does not wait for its own counts."""
 
@@ -44,14 +46,13 @@ def color(factor: float, source: np.uint64, target: np.uint64, pixels: int) -> N
     """Blend with the grey image, ``pixels`` pixels."""
     ratio, rest = np.float32(factor), np.float32(1.0 - factor)
     from_, to = bytes_at(source, 3 * pixels), bytes_at(target, 3 * pixels)
-    one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
     for pixel in range(np.uint64(pixels)):
-        i = pixel * three
-        red, green, blue = from_[i], from_[i + one], from_[i + two]
+        i = pixel * _THREE
+        red, green, blue = from_[i], from_[i + _ONE], from_[i + _TWO]
         grey = rest * _grey(red, green, blue)
         to[i] = _clamped(ratio * np.float32(red) + grey)
-        to[i + one] = _clamped(ratio * np.float32(green) + grey)
-        to[i + two] = _clamped(ratio * np.float32(blue) + grey)
+        to[i + _ONE] = _clamped(ratio * np.float32(green) + grey)
+        to[i + _TWO] = _clamped(ratio * np.float32(blue) + grey)
 
 
 @kernel
@@ -62,11 +63,12 @@ def _mean_grey(source: np.uint64, pixels: int) -> np.float32:
     depends on its number of threads; here the exact sum is rounded once.
     """
     from_ = bytes_at(source, 3 * pixels)
-    one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
     total = np.int64(0)
     for pixel in range(np.uint64(pixels)):
-        i = pixel * three
-        value = (_RED * np.float32(from_[i]) + _GREEN * np.float32(from_[i + one])) + _BLUE * np.float32(from_[i + two])
+        i = pixel * _THREE
+        value = (_RED * np.float32(from_[i]) + _GREEN * np.float32(from_[i + _ONE])) + _BLUE * np.float32(
+            from_[i + _TWO]
+        )
         total += np.int32(value)
     return np.float32(np.float32(total) / np.float32(pixels))
 
@@ -151,10 +153,9 @@ def _channel_ranges(source: np.uint64, pixels: int) -> tuple:
     from_ = bytes_at(source, 3 * pixels)
     low_r = low_g = low_b = np.uint8(255)
     high_r = high_g = high_b = np.uint8(0)
-    one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
     for pixel in range(np.uint64(pixels)):
-        i = pixel * three
-        red, green, blue = from_[i], from_[i + one], from_[i + two]
+        i = pixel * _THREE
+        red, green, blue = from_[i], from_[i + _ONE], from_[i + _TWO]
         low_r, high_r = min(low_r, red), max(high_r, red)
         low_g, high_g = min(low_g, green), max(high_g, green)
         low_b, high_b = min(low_b, blue), max(high_b, blue)
@@ -178,12 +179,11 @@ def autocontrast(source: np.uint64, target: np.uint64, pixels: int) -> None:
     zero_g, scale_g = _stretch(low_g, high_g)
     zero_b, scale_b = _stretch(low_b, high_b)
     from_, to = bytes_at(source, 3 * pixels), bytes_at(target, 3 * pixels)
-    one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
     for pixel in range(np.uint64(pixels)):
-        i = pixel * three
+        i = pixel * _THREE
         to[i] = _clamped((np.float32(from_[i]) - zero_r) * scale_r)
-        to[i + one] = _clamped((np.float32(from_[i + one]) - zero_g) * scale_g)
-        to[i + two] = _clamped((np.float32(from_[i + two]) - zero_b) * scale_b)
+        to[i + _ONE] = _clamped((np.float32(from_[i + _ONE]) - zero_g) * scale_g)
+        to[i + _TWO] = _clamped((np.float32(from_[i + _TWO]) - zero_b) * scale_b)
 
 
 @kernel
@@ -233,9 +233,8 @@ def equalize(source: np.uint64, target: np.uint64, pixels: int, scratch: np.uint
     for channel in range(3):
         _level_table(counts, channel, pixels, table)
     from_, to = bytes_at(source, 3 * pixels), bytes_at(target, 3 * pixels)
-    one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
     for pixel in range(np.uint64(pixels)):
-        i = pixel * three
+        i = pixel * _THREE
         to[i] = table[np.uint64(from_[i])]
-        to[i + one] = table[np.uint64(256) + np.uint64(from_[i + one])]
-        to[i + two] = table[np.uint64(512) + np.uint64(from_[i + two])]
+        to[i + _ONE] = table[np.uint64(256) + np.uint64(from_[i + _ONE])]
+        to[i + _TWO] = table[np.uint64(512) + np.uint64(from_[i + _TWO])]

@@ -9,6 +9,8 @@ Writer, decoder, importer and tests share the dtypes of this module; all fields 
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
 FRACTION = 65535
@@ -24,8 +26,8 @@ The resolution is the longer side of the output; the other crop fields and ``pad
 PLACED = 8
 """With CENTER: cut elsewhere than in the centre, and perhaps beyond the resized image, where all is black.
 
-The resized image has a border of ``pad`` of the output's side around it; crop_x and crop_y tell where in the room that
-it has there the output lies, 0: upper left, FRACTION: lower right."""
+The resized image has a border of ``pad`` of the output's side around it; crop_x and crop_y say where on it the
+output lies, 0: upper left, FRACTION: lower right."""
 WIDE = 4
 """Levels count in TrivialAugmentWide's ranges instead of RandAugment's."""
 
@@ -68,6 +70,38 @@ MIX_DTYPE = np.dtype(
 
 MIXED_DTYPE = np.dtype([("first", VIEW_DTYPE), ("mix", MIX_DTYPE), ("second", VIEW_DTYPE)])
 """A stored view of a policy that mixes images, 62 bytes; without mixing only ``VIEW_DTYPE`` is stored."""
+
+
+class ViewRecord(Protocol):
+    """One record of ``VIEW_DTYPE``, as kernels take it: ``views[row, column]``, which they may also write."""
+
+    crop_x: int
+    crop_y: int
+    crop_w: int
+    crop_h: int
+    pad: int
+    flags: int
+    bins: int
+    op0: int
+    level0: int
+    op1: int
+    level1: int
+    erase_x: int
+    erase_y: int
+    erase_w: int
+    erase_h: int
+
+
+class MixRecord(Protocol):
+    """One record of ``MIX_DTYPE``, likewise."""
+
+    partner: int
+    mixup: int
+    cut_x: int
+    cut_y: int
+    cut_w: int
+    cut_h: int
+
 
 OPS = (
     "Identity",

@@ -16,13 +16,13 @@ import math
 import numpy as np
 
 from ffdr.augment.magnitude import ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X
+from ffdr.jit.instructions import copy_word, fused, nearest
 from ffdr.jit.kernel import (
     bytes_at,
     float32_at,
     int32_at,
     kernel,
 )
-from ffdr.jit.simd import copy_word, fused, nearest
 
 
 @kernel
@@ -114,7 +114,7 @@ def warp(
         y = np.float32(line - 0.5 * out_h + 0.5)
         _row_offsets(terms, y, out_h, out_w, across, down, offsets)
         last = np.uint64(out_w - 1 if line == out_h - 1 else out_w)
-        for x in range(last):  # four bytes a pixel; the next pixel overwrites the fourth
+        for x in range(last):  # four bytes per pixel; the next pixel overwrites the fourth
             copy_word(to, source + np.uint64(offsets[x]))
             to += three
     pixels = bytes_at(source + np.uint64(offsets[out_w - 1]), 3)

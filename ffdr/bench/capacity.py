@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from ffdr.bench.timing import Work
+from ffdr.bench.timing import Workload
 from ffdr.config.learning import ModelOptions
 from ffdr.models.build import build_model, forward_flops
+from ffdr.train.stopwatch import wait
 
 _SIDE = {"cpu": 2048, "cuda": 8192}
 """Of the matrices that are multiplied: large enough to reach the device's full rate."""
@@ -33,7 +35,7 @@ def training_flops(name: str, num_classes: int, resolution: int) -> int:
         return 3 * forward_flops(model, name, resolution)
 
 
-def matrix_products(device: torch.device, dtype: torch.dtype | None) -> Work:
+def matrix_products(device: torch.device, dtype: torch.dtype | None) -> Workload:
     """Multiplies large square matrices: what the device reaches at best; the units are floating-point operations.
 
     dtype None is float32, on a GPU in TF32, as cuDNN's convolutions have it by default.
@@ -48,13 +50,12 @@ def matrix_products(device: torch.device, dtype: torch.dtype | None) -> Work:
         for _ in range(count):
             torch.mm(a, b, out=out)
         torch.set_float32_matmul_precision(before)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait(device)
 
-    return Work(multiply, count * 2 * side**3)
+    return Workload(multiply, count * 2 * side**3)
 
 
-def device_copies(device: torch.device) -> Work:
+def device_copies(device: torch.device) -> Workload:
     """Copies within the device's memory; the units are bytes, those read and those written."""
     size, count = _COPIED[device.type], _PRODUCTS[device.type]
     source = torch.randint(0, 256, (size,), dtype=torch.uint8, device=device)
@@ -63,22 +64,21 @@ def device_copies(device: torch.device) -> Work:
     def copy() -> None:
         for _ in range(count):
             target.copy_(source)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait(device)
 
-    return Work(copy, 2 * count * size)
+    return Workload(copy, 2 * count * size)
 
 
-def pinned_copies(device: torch.device, shape: tuple[int, ...], count: int = 16) -> Work:
+def pinned_copies(device: torch.device, shape: tuple[int, ...], count: int = 16) -> Workload:
     """Copies of batches of pixels (uint8) from pinned memory to a GPU; the units are bytes."""
     source = torch.zeros(shape, dtype=torch.uint8).pin_memory()
 
     def copy() -> None:
         for _ in range(count):
             source.to(device, non_blocking=True)
-        torch.cuda.synchronize(device)
+        wait(device)
 
-    return Work(copy, count * source.numel())
+    return Workload(copy, count * source.numel())
 
 
 class PeakMemory:
@@ -98,27 +98,29 @@ class PeakMemory:
         """Forget the peak so far, such as that of a first run, which tries out algorithms."""
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
-        else:
-            self._known = _reset_resident_peak()
+            return
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the highest resident size so far
+        except OSError:
+            self._known = False
+
+    def of_second(self, run: Callable[[], object]) -> int | None:
+        """The peak of the second of two runs."""
+        run()
+        self.restart()
+        run()
+        return self.bytes
 
     @property
     def bytes(self) -> int | None:
-        """None where the system doesn't tell."""
+        """None where the system doesn't report it."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) - self._before
-        return _resident_peak() if self._known else None
+        return memory_figure("/proc/self/status", "VmHWM") if self._known else None
 
 
-def _reset_resident_peak() -> bool:
-    """Linux: forget the process's highest resident size so far; whether that is allowed."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def _resident_peak() -> int:
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None, "Linux tells every process its highest resident size"
+def memory_figure(file: str, key: str) -> int:
+    """Bytes of a line ``KEY: 123 kB`` in one of Linux's files."""
+    found = re.search(rf"{key}:\s+(\d+) kB", Path(file).read_text())
+    assert found is not None, f"Linux has {key} in {file}"
     return 1024 * int(found[1])

@@ -43,15 +43,13 @@ def make_photos(folder: Path, count: int, seed: int = 0, width: int = 0, height:
     rng = np.random.default_rng(seed)
     photos = _sample_photos()
     for number in range(count):
-        _save_photo(folder, number, photos, rng, width, height)
+        _save_photo(folder / f"class_{number % CLASSES:02d}" / f"{number:06d}.jpg", photos, rng, (width, height))
     return folder
 
 
-def make_photos_at_once(
-    folder: Path, count: int, processes: int, classes: int = CLASSES, width: int = 0, height: int = 0
-) -> Path:
+def make_photos_at_once(folder: Path, count: int, processes: int, classes: int, size: tuple[int, int]) -> Path:
     """The same in several processes; each photograph has a seed of its own, so their number changes none."""
-    save = partial(_save_seeded, folder, classes, width, height)
+    save = partial(_save_seeded, folder, classes, size)
     if processes == 1:
         save(range(count))
         return folder
@@ -68,38 +66,27 @@ def repeat_photos(folder: Path, copies: int) -> None:
             os.link(path, path.with_name(f"{path.stem}_{copy}.jpg"))
 
 
-def _save_seeded(folder: Path, classes: int, width: int, height: int, numbers: range) -> None:
+def _save_seeded(folder: Path, classes: int, size: tuple[int, int], numbers: range) -> None:
     photos = _sample_photos()
     for number in numbers:
-        _save_photo(folder, number, photos, np.random.default_rng((1, number)), width, height, classes)
+        path = folder / f"class_{number % classes:02d}" / f"{number:06d}.jpg"
+        _save_photo(path, photos, np.random.default_rng((1, number)), size)
 
 
-def _save_photo(
-    folder: Path,
-    number: int,
-    photos: list[Image.Image],
-    rng: np.random.Generator,
-    width: int,
-    height: int,
-    classes: int = CLASSES,
-) -> None:
-    size = (width, height) if width else SIZES[rng.choice(len(SIZES), p=SHARES)]
+def _save_photo(path: Path, photos: list[Image.Image], rng: np.random.Generator, size: tuple[int, int]) -> None:
+    """size: width and height; zeros: one of ``SIZES``."""
+    if not size[0]:
+        size = SIZES[rng.choice(len(SIZES), p=SHARES)]
     window = _random_window(photos[rng.integers(len(photos))], size, rng)
-    path = folder / f"class_{number % classes:02d}" / f"{number:06d}.jpg"
     path.parent.mkdir(parents=True, exist_ok=True)
     window.save(path, quality=95)
 
 
 def _sample_photos() -> list[Image.Image]:
     """Colour photographs: a temple, a flower; a portrait, a cat, a cup, a rocket, a motorcycle."""
-    pixels = [
-        *load_sample_images().images,
-        skimage.data.astronaut(),
-        skimage.data.cat(),
-        skimage.data.coffee(),
-        skimage.data.rocket(),
-        skimage.data.stereo_motorcycle()[0],
-    ]
+    samples = skimage.data
+    pixels = [*load_sample_images().images, samples.astronaut(), samples.cat(), samples.coffee(), samples.rocket()]
+    pixels.append(samples.stereo_motorcycle()[0])
     return [Image.fromarray(photo) for photo in pixels]
 
 

@@ -1,8 +1,8 @@
-"""From measured rates to words: what limits training, and which setting to change. All rates are images a second."""
+"""From measured rates to words: what limits training, and which setting to change. All rates are images/s."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 # What can limit training.
@@ -17,7 +17,7 @@ WORDS = {
     TOGETHER: "what the stages take from each other when they run together",
 }
 
-_ROOM = 0.8
+_FITTING = 0.8
 """Share of the free memory that a file may fill and still stay in it during training."""
 _SLACK = 0.85
 """Training below this share of what its stages allow is slowed by something between them."""
@@ -63,7 +63,7 @@ class Measured:
     @property
     def fits(self) -> bool:
         """Whether the file stays in memory after the first epoch."""
-        return self.file_bytes <= _ROOM * self.free_bytes
+        return self.file_bytes <= _FITTING * self.free_bytes
 
     @property
     def stages(self) -> dict[str, float]:
@@ -97,95 +97,82 @@ def diagnose(m: Measured) -> Diagnosis:
     limit = min(m.stages, key=lambda stage: m.stages[stage])
     if m.training < _SLACK * m.expected:
         limit = TOGETHER
-    return Diagnosis(limit, (*_finding(m, limit), *_first_epoch(m)), tuple(_ADVICE[limit](m)))
+    return Diagnosis(limit, tuple(_findings(m, limit)), tuple(_ADVICE[limit](m)))
 
 
-def _finding(m: Measured, limit: str) -> list[str]:
+def _findings(m: Measured, limit: str) -> Iterator[str]:
     if limit == TOGETHER:
-        return [
+        yield (
             f"Training is limited by {WORDS[limit]}: {m.training:,.0f} images/s, although its stages would allow "
             f"{m.expected:,.0f}."
-        ]
-    others = {stage: rate for stage, rate in m.stages.items() if stage != limit}
-    second = min(others, key=lambda stage: others[stage])
-    found = [
-        f"Training is limited by {WORDS[limit]}: {m.stages[limit]:,.0f} images/s at most. Next comes {WORDS[second]}, "
-        f"with {others[second]:,.0f}."
-    ]
+        )
+    else:
+        others = {stage: rate for stage, rate in m.stages.items() if stage != limit}
+        second = min(others, key=lambda stage: others[stage])
+        yield (
+            f"Training is limited by {WORDS[limit]}: {m.stages[limit]:,.0f} images/s at most. Next comes "
+            f"{WORDS[second]}, with {others[second]:,.0f}."
+        )
     if m.copy is None and limit in (DECODE, STEP):
-        found.append(f"Decoding and step share the {m.cores} cores: together {m.expected:,.0f} images/s.")
-    return found
+        yield f"Decoding and step share the {m.cores} cores: together {m.expected:,.0f} images/s."
+    if m.disk is not None and m.fits and m.disk < m.expected:
+        yield (
+            f"The first epoch also waits for the disk ({m.disk:,.0f} images/s); the later ones find the file in "
+            f"memory, where its {m.file_bytes / 2**30:,.1f} GiB fit. Reading the file once before (cat FILE > "
+            "/dev/null) avoids it."
+        )
 
 
-def _first_epoch(m: Measured) -> list[str]:
-    if m.disk is None or not m.fits or m.disk >= m.expected:
-        return []
-    return [
-        f"The first epoch also waits for the disk ({m.disk:,.0f} images/s); the later ones find the file in memory, "
-        f"where its {m.file_bytes / 2**30:,.1f} GiB fit. Reading the file once before (cat FILE > /dev/null) avoids it."
-    ]
-
-
-def _disk(m: Measured) -> list[str]:
-    advice = []
+def _disk(m: Measured) -> Iterator[str]:
     if m.pages is not None and m.disk is not None and m.pages > _CLEARLY * m.disk:
-        advice.append(
+        yield (
             f"data.order=quasi_random with data.os_cache=false: whole pages come at {m.pages:,.0f} images/s, and a few "
             "of them are in memory at a time"
         )
     if m.side > _SHRINK * m.resolution:
-        advice.append(_smaller(m))
-    gib = m.file_bytes / 2**30
-    return [
-        *advice,
-        f"more memory (the file has {gib:,.1f} GiB, {m.free_bytes / 2**30:,.1f} are free), or a faster disk",
-    ]
+        yield _smaller(m)
+    size, free = (count / 2**30 for count in (m.file_bytes, m.free_bytes))
+    yield f"more memory (the file has {size:,.1f} GiB, {free:,.1f} are free), or a faster disk"
 
 
-def _memory(m: Measured) -> list[str]:
-    return ["write.mode=jpg and a smaller write.max_resolution: fewer bytes an image"]
+def _memory(m: Measured) -> Iterator[str]:
+    yield "write.mode=jpg and a smaller write.max_resolution: fewer bytes per image"
 
 
-def _decode(m: Measured) -> list[str]:
-    advice = []
+def _decode(m: Measured) -> Iterator[str]:
     if m.threads < m.cores:
-        advice.append(f"data.workers={m.cores}: {m.threads} threads decode, but there are {m.cores} cores")
+        yield f"data.workers={m.cores}: {m.threads} threads decode, but there are {m.cores} cores"
     if m.jpeg and m.side > _SHRINK * m.resolution:
-        advice.append(_smaller(m))
+        yield _smaller(m)
     if m.jpeg:
-        advice.append("write.growth=1.03: more restart segments in the JPEGs, of which crops decode fewer pixels")
-        advice.append("write.mode=raw, where the larger file still fits in memory: nothing is left to decode")
+        yield "write.growth=1.03: more restart segments in the JPEGs, of which crops decode fewer pixels"
+        yield "write.mode=raw, where the larger file still fits in memory: nothing is left to decode"
     needed = -(-m.threads * m.step // m.decode)
-    return [*advice, f"more cores: about {needed:,.0f} decode as fast as the step learns"]
+    yield f"more cores: about {needed:,.0f} decode as fast as the step learns"
 
 
-def _copy(m: Measured) -> list[str]:
-    return [
-        "the GPU's slot: is it the fastest of the machine, with all its lanes?",
-        "train.min_resolution: smaller views in the early epochs are fewer bytes",
-    ]
+def _copy(m: Measured) -> Iterator[str]:
+    yield "the GPU's slot: is it the fastest of the machine, with all its lanes?"
+    yield "train.min_resolution: smaller views in the early epochs are fewer bytes"
 
 
-def _step(m: Measured) -> list[str]:
-    advice = []
+def _step(m: Measured) -> Iterator[str]:
     if m.copy is None:
-        advice.append("a GPU, or a smaller model or train.resolution: this machine's cores compute the step")
+        yield "a GPU, or a smaller model or train.resolution: this machine's cores compute the step"
     elif m.precision == "float32":
-        advice.append("train.precision=auto: bfloat16 where the GPU has it")
+        yield "train.precision=auto: bfloat16 where the GPU has it"
     if not m.compiled:
-        advice.append("train.compile=default: fused kernels, after a minute or more of compilation")
+        yield "train.compile=default: fused kernels, after a minute or more of compilation"
     if m.memory_share is not None and m.memory_share < 0.5:
-        advice.append(f"a larger train.batch_size: the step takes {m.memory_share:.0%} of the GPU's memory")
+        yield f"a larger train.batch_size: the step takes {m.memory_share:.0%} of the GPU's memory"
     if m.copy is not None:
-        advice.append("train.min_resolution: smaller views in the early epochs; or more GPUs with torchrun")
-    return advice
+        yield "train.min_resolution: smaller views in the early epochs; or more GPUs with torchrun"
 
 
-def _together(m: Measured) -> list[str]:
-    advice = []
+def _together(m: Measured) -> Iterator[str]:
     if m.threads > 1 and m.threads >= m.cores:
-        advice.append(f"data.workers={m.threads - 1}: a core for the loop that feeds the step")
-    return [*advice, "other programs on this machine: do they take cores or memory meanwhile?"]
+        yield f"data.workers={m.threads - 1}: a core for the loop that feeds the step"
+    yield "other programs on this machine: do they take cores or memory meanwhile?"
 
 
 def _smaller(m: Measured) -> str:
@@ -195,7 +182,7 @@ def _smaller(m: Measured) -> str:
     )
 
 
-_ADVICE: dict[str, Callable[[Measured], list[str]]] = {
+_ADVICE: dict[str, Callable[[Measured], Iterator[str]]] = {
     DISK: _disk,
     MEMORY: _memory,
     DECODE: _decode,

@@ -1,60 +1,58 @@
-"""The published way of replaying reinforced data, as a peer: one pickle an image, Pillow and torchvision.
-
-The files are an archive of apple/ml-dr's format (``ffdr export``): for each image of a torchvision ``ImageFolder`` one
-pickle of all its views, of which every access reads all and uses one.
-"""
+"""What others publish of training on a card, to set ffdr's own rates beside (``results/reference/training.csv``)."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from PIL import Image
-from torch.utils.data import Dataset
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as F
-from torchvision.transforms.autoaugment import _apply_op
 
-from ffdr.augment.view import OPS
+from ffdr.util.shipped import references
+
+TABLE = references() / "training.csv"
 
 
-def replay(image: Image.Image, parameters: Sequence[Any], resolution: int) -> torch.Tensor:
-    """One view, uint8 (3, resolution, resolution), by torchvision on the PIL image.
+@dataclass(frozen=True)
+class PublishedRate:
+    """Training a model on one GPU."""
 
-    parameters: what the format stores of random_resized_crop, random_horizontal_flip, rand_augment and random_erase.
-    """
-    crop, flip, operations, erased = parameters
-    image = F.resized_crop(image, *crop, [resolution, resolution], InterpolationMode.BILINEAR)
-    if flip:
-        image = F.hflip(image)
-    for operation, magnitude in operations or ():
-        image = _apply_op(image, OPS[operation], magnitude, InterpolationMode.NEAREST, None)
-    pixels = F.pil_to_tensor(image)
-    if erased is not None and erased[0] >= 0:
-        top, left, height, width = erased
-        pixels[:, top : top + height, left : left + width] = 0
-    return pixels
+    model: str
+    """timm's name"""
+    resolution: int
+    """pixels"""
+    card: str
+    """part of what the driver calls the card"""
+    images_per_second: float
+    how: str
+    source: str
 
 
-class PublishedDataset(Dataset):
-    """An ImageFolder and the folder of its archive; each access shows one of the image's views at random.
+def published_rates(device: torch.device) -> list[PublishedRate]:
+    """Those for a device's card, in the order of the table; none where there is no table or the card is not in it."""
+    return rates_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else []
 
-    Yields (uint8 (3, resolution, resolution), probabilities (T,), class ids (T,), label).
-    """
 
-    def __init__(self, photos: Path, archive: Path, resolution: int) -> None:
-        self.images, self.archive, self.resolution = ImageFolder(str(photos)), archive, resolution
+def rates_of(card: str, table: Path = TABLE) -> list[PublishedRate]:
+    """Those for a card, by its driver's name."""
+    if not table.is_file():
+        return []
+    with table.open(encoding="utf-8", newline="") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["card"] in card]
+    return [
+        PublishedRate(
+            model=row["timm"],
+            resolution=int(row["resolution"]),
+            card=row["card"],
+            images_per_second=float(row["images_per_second"]),
+            how=row["how"],
+            source=row["source"],
+        )
+        for row in rows
+    ]
 
-    def __len__(self) -> int:
-        return len(self.images)
 
-    def __getitem__(self, i: int) -> tuple[Any, ...]:
-        image, label = self.images[i]
-        index, samples = torch.load(self.archive / f"{i}.pth.tar", weights_only=False)
-        assert index == i, "the archive is not of these images"
-        sample = samples[torch.randint(len(samples), ())]
-        probs, ids = sample["prob"]
-        return replay(image, sample["params"], self.resolution), torch.tensor(probs), torch.tensor(ids), label
+def first_rate(published: Sequence[PublishedRate], model: str, resolution: int) -> PublishedRate | None:
+    """The one to compare with: the first of this model and resolution."""
+    return next((rate for rate in published if (rate.model, rate.resolution) == (model, resolution)), None)

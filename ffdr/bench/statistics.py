@@ -29,19 +29,19 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float] | np.ndarray) -> Estimate:
-        """From one value a repeat."""
+        """From one value per repeat."""
         median, (low, high) = median_interval(np.asarray(values, np.float64))
         return cls(median, low, high, tuple(map(float, values)))
-
-    def over(self, base: Estimate) -> Estimate:
-        """How many times ``base`` this is, repeat by repeat: what was measured side by side is compared, so that a
-        machine that slows down for a while slows both down."""
-        return Estimate.of(np.divide(self.values, base.values))
 
     @classmethod
     def from_json(cls, figure: Mapping[str, Any]) -> Estimate:
         """The reverse of ``json``."""
         return cls(figure["median"], figure["low"], figure["high"], tuple(figure["values"]))
+
+    def over(self, base: Estimate) -> Estimate:
+        """How many times ``base`` this is, repeat by repeat: what was measured side by side is compared, so that a
+        machine that slows down for a while slows both down."""
+        return Estimate.of(np.divide(self.values, base.values))
 
     def beside(self, base: Estimate) -> Estimate:
         """How many times ``base`` this is where the two were measured one after the other: the ratio of the medians,

@@ -1,13 +1,14 @@
-"""Timing several pieces of work against each other on a noisy machine: in turn, again and again."""
+"""Timing several workloads against each other on a noisy machine: in turn, again and again."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -15,53 +16,69 @@ import torch
 from tqdm import tqdm
 
 from ffdr.bench.statistics import Estimate
+from ffdr.train.stopwatch import wait
+
+Name = TypeVar("Name", str, "tuple[str, str]")
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """Something to time."""
 
     run: Callable[[], object]
-    """Does it once."""
+    """does it once"""
     units: int
-    """How many images that is."""
+    """how many images that is (or bytes, or operations)"""
     cores: int = 0
-    """Processor cores that all threads of this process together may use meanwhile; 0: as it is."""
+    """processor cores that all threads of this process together may use meanwhile; 0: as it is"""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a piece of work took each time; the n-th values of all that ran in turn are neighbours in time."""
+    """How long a workload took each time; the n-th values of all that ran in turn are neighbours in time."""
 
     seconds: tuple[float, ...]
     units: int
 
     @property
     def time(self) -> Estimate:
-        """Seconds an image."""
+        """Seconds per image."""
         return Estimate.of(np.divide(self.seconds, self.units))
 
     @property
     def rate(self) -> Estimate:
-        """Images a second."""
+        """Images/s."""
         return Estimate.of(np.divide(self.units, self.seconds))
 
+    def json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"images_per_second": self.rate.json(), "seconds": self.seconds, "images": self.units}
 
-def time_in_turn(work: Mapping[str, Work], repeats: int) -> dict[str, Timing]:
-    """Time each piece ``repeats`` times, after one uncounted run of each (which compiles and fills caches).
+
+def time_in_turn(work: Mapping[Name, Workload], repeats: int) -> dict[Name, Timing]:
+    """Time each workload ``repeats`` times, after one uncounted run of each (which compiles and fills caches).
 
     Every other round goes backwards, so that drift favours nobody.
     """
-    for piece in work.values():
-        piece.run()
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for repeat in tqdm(range(repeats), desc="measure", unit="round", leave=False):
-        for name in work if repeat % 2 == 0 else reversed(work):
+    for workload in work.values():
+        workload.run()
+    seconds: dict[Name, list[float]] = {name: [] for name in work}
+    order = list(work)
+    for _ in tqdm(range(repeats), desc="measure", unit="round", leave=False):
+        for name in order:
             with cores(work[name].cores):
                 start = time.perf_counter()
                 work[name].run()
                 seconds[name].append(time.perf_counter() - start)
-    return {name: Timing(tuple(seconds[name]), piece.units) for name, piece in work.items()}
+        order.reverse()
+    return {name: Timing(tuple(seconds[name]), workload.units) for name, workload in work.items()}
+
+
+def read_all(loader: Iterable[tuple[torch.Tensor, Any, Any]]) -> None:
+    """One pass over a loader, to the end of the last copy to the device."""
+    for images, _, _ in loader:
+        device = images.device
+    wait(device)
 
 
 @contextmanager
@@ -70,17 +87,18 @@ def cores(count: int) -> Iterator[None]:
 
     One thread that decodes is not yet one core: those that copy, queue and collect would run on another one.
     """
+    if not count:
+        yield
+        return
     allowed = os.sched_getaffinity(0)
-    before = {thread: os.sched_getaffinity(thread) for thread in _threads()} if count else {}
+    before = {thread: os.sched_getaffinity(thread) for thread in _threads()}
     try:
-        if count:
-            few = set(sorted(allowed)[:count])
-            _hold(dict.fromkeys(before, few))
+        few = set(sorted(allowed)[:count])
+        _hold(dict.fromkeys(before, few))
         yield
     finally:
-        if count:
-            # Threads begun meanwhile inherited the few cores.
-            _hold({thread: before.get(thread, allowed) for thread in _threads()})
+        # Threads begun meanwhile inherited the few cores.
+        _hold({thread: before.get(thread, allowed) for thread in _threads()})
 
 
 def _threads() -> list[int]:

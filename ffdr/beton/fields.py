@@ -1,6 +1,6 @@
 """The fields of ffdr's betons as FFCV knows them, so that its own Loader can open the files.
 
-Image betons have none but stock fields, unless their images are packed coefficients. A reinforced beton needs
+Image betons have none but stock fields, unless they hold coefficient images. A reinforced beton needs
 ``custom_fields={"aug_params": AugParamsField, "logits": LogitsField}``; its arrays then come as raw bytes, since torch
 has no structured dtypes.
 """
@@ -33,7 +33,7 @@ class BlockDecoder(Operation):
     """Hands out the stored bytes of a sample, (bytes,) uint8: the same number for every sample."""
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
-        """One row of bytes a sample."""
+        """One row of bytes per sample."""
         shape, dtype = (self.field.block_bytes,), np.dtype("<u1")
         return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
 
@@ -48,12 +48,16 @@ class BlockDecoder(Operation):
                 copy(read(metadata[indices[i]], storage), out[i])
             return out[: len(indices)]
 
-        decode.is_parallel = True
+        decode.is_parallel = True  # type: ignore[attr-defined]  # FFCV looks for it at the function
         return decode
 
 
+def _binary(arguments: bytes) -> np.ndarray:
+    return np.frombuffer(arguments.ljust(1024, b"\0"), ARG_TYPE)[0]
+
+
 class _BlockField(Field):
-    """A fixed number of bytes a sample, which the header determines."""
+    """A fixed number of bytes per sample, which the header determines."""
 
     def __init__(self, header: ReinforcedHeader) -> None:
         self.header = header
@@ -61,7 +65,7 @@ class _BlockField(Field):
     @property
     @abstractmethod
     def block_bytes(self) -> int:
-        """Bytes a sample."""
+        """Bytes per sample."""
 
     @property
     def metadata_type(self) -> np.dtype:
@@ -75,9 +79,7 @@ class _BlockField(Field):
 
     def to_binary(self) -> np.ndarray:
         """The arguments of the descriptor, ``ARG_TYPE``."""
-        result = np.zeros(1, ARG_TYPE)[0]
-        result[0][:] = np.frombuffer(self.header.pack().ljust(1024, b"\0"), np.uint8)
-        return result
+        return _binary(self.header.pack())
 
     def encode(self, destination: np.ndarray, value: np.ndarray, malloc: Callable) -> None:
         """Store the bytes of one sample (any array of ``block_bytes`` bytes)."""
@@ -93,7 +95,7 @@ class _BlockField(Field):
 
 
 class AugParamsField(_BlockField):
-    """K view records a sample."""
+    """K view records per sample."""
 
     @property
     def block_bytes(self) -> int:
@@ -102,7 +104,7 @@ class AugParamsField(_BlockField):
 
 
 class LogitsField(_BlockField):
-    """K × (T uint16 class ids, T float16 log-probabilities) a sample."""
+    """K × (T uint16 class ids, T float16 log-probabilities) per sample."""
 
     @property
     def block_bytes(self) -> int:
@@ -120,7 +122,7 @@ class NoDecoder(Operation):
     def declare_state_and_memory(self, previous_state: State) -> NoReturn:
         """Raise UserError."""
         raise UserError(
-            "image: FFCV's Loader can't decode packed coefficients; ffdr's loaders do, and ffdr transcode makes JPEGs"
+            "image: FFCV's Loader can't decode coefficient images; ffdr's loaders do, and ffdr transcode makes JPEGs"
         )
 
     def generate_code(self) -> NoReturn:
@@ -129,7 +131,7 @@ class NoDecoder(Operation):
 
 
 class CoefficientImageField(Field):
-    """Images of which some are packed coefficients, which FFCV can find but not decode.
+    """Images of which some are stored as coefficients, which FFCV can find but not decode.
 
     Width and height have other names than in FFCV's own images, so that its decoders stop at once when they are asked
     for; as pixels or as a JPEG they would hand out garbage.
@@ -154,16 +156,14 @@ class CoefficientImageField(Field):
 
     def to_binary(self) -> np.ndarray:
         """The arguments of the descriptor, ``ARG_TYPE``."""
-        result = np.zeros(1, ARG_TYPE)[0]
-        result[0][:] = np.frombuffer(self.arguments, np.uint8)
-        return result
+        return _binary(self.arguments)
 
     def encode(self, destination: np.ndarray, value: np.ndarray, malloc: Callable) -> NoReturn:
         """FFCV's writer has no place for the coding that all images share."""
-        raise UserError("image: packed coefficients are written by ffdr write or ffdr transcode, not by FFCV")
+        raise UserError("image: coefficient images are written by ffdr write or ffdr transcode, not by FFCV")
 
     def get_decoder_class(self) -> type[Operation]:
-        """See :class:`NoDecoder`."""
+        """A class that refuses to decode."""
         return NoDecoder
 
 

@@ -8,7 +8,7 @@ Two custom fields (FFCV type id 255), in the order of the image beton:
 
 Both field descriptors hold the header: 8 bytes magic, uint16 length, JSON.
 
-N images, K views an image, T stored teacher entries a view (top-k).
+N images, K views per image, T stored teacher entries per view (top-k).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HEADER_MAGIC = b"FFDRRNF1"
 UNUSED = -65504.0
 """Log-probability of an unused entry: the lowest finite float16, so that no file and no kernel meets an infinity."""
 _UNUSED_BITS = np.float16(UNUSED).view(np.uint16)
-_ROOM = 1024 - len(HEADER_MAGIC) - 2
+_MOST_TEXT = 1024 - len(HEADER_MAGIC) - 2
 _LEVELS = 8
 """Of nested lists and dictionaries in a policy, at most."""
 
@@ -57,10 +57,11 @@ class ReinforcedHeader:
     """what the views were drawn from, as plain JSON data"""
     teachers: tuple[str, ...]
     resolution: int
-    """pixels a side that the teachers saw; 0: each its own"""
+    """pixels per side that the teachers saw; 0: each its own"""
     seed: int
 
     def __post_init__(self) -> None:
+        given = vars(self)  # out of a file: of any type
         for name, low, high in (
             ("views", 1, 65535),
             ("num_classes", 1, 1 << 16),
@@ -69,18 +70,18 @@ class ReinforcedHeader:
             ("resolution", 0, 1 << 16),
             ("seed", 0, (1 << 63) - 1),
         ):
-            value = getattr(self, name)
+            value = given[name]
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
                 raise UserError(f"reinforced header: {name} is {brief(value)}, not a whole number from {low} to {high}")
             object.__setattr__(self, name, int(value))  # a NumPy integer is no JSON
         if self.topk > self.num_classes:
             raise UserError(f"reinforced header: topk is {self.topk}, but there are {self.num_classes} classes")
-        text = self.fingerprint
+        text = given["fingerprint"]
         if not isinstance(text, str) or len(text) != 32 or set(text) - set("0123456789abcdef"):
             raise UserError(f"reinforced header: fingerprint {brief(text)} is not 32 hexadecimal digits")
-        if type(self.mixes) is not bool or not isinstance(self.policy, dict):
+        if type(given["mixes"]) is not bool or not isinstance(given["policy"], dict):
             raise UserError("reinforced header: mixes must be true or false, policy a dictionary")
-        if isinstance(self.teachers, str) or not all(isinstance(name, str) for name in self.teachers):
+        if isinstance(given["teachers"], str) or not all(isinstance(name, str) for name in self.teachers):
             raise UserError("reinforced header: teachers must be a list of names")
         if is_deep(self.policy, _LEVELS):
             raise UserError(f"reinforced header: its policy is nested more than {_LEVELS} deep")
@@ -92,7 +93,7 @@ class ReinforcedHeader:
         object.__setattr__(self, "teachers", tuple(self.teachers))
         if self.view_bytes + self.logit_bytes > layout.MAX_PAGE_SIZE:
             raise UserError(f"reinforced header: {self.views} views of {self.topk} entries are too much for an image")
-        self.pack()
+        self.pack()  # refuses what does not fit
 
     @property
     def view_bytes(self) -> int:
@@ -107,8 +108,9 @@ class ReinforcedHeader:
     def pack(self) -> bytes:
         """The arguments of both field descriptors, at most 1024 bytes."""
         text = json.dumps(asdict(self), separators=(",", ":")).encode()
-        if len(text) > _ROOM:
-            raise UserError(f"reinforced header: {len(text)} bytes, room is for {_ROOM}; shorten the teachers' names")
+        if len(text) > _MOST_TEXT:
+            most = f"the most is {_MOST_TEXT}; shorten the teachers' names"
+            raise UserError(f"reinforced header: {len(text)} bytes, {most}")
         return HEADER_MAGIC + len(text).to_bytes(2, "little") + text
 
     @classmethod

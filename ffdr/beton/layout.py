@@ -1,28 +1,40 @@
 """The bytes of a beton: what lies where. Writers and readers share this module; nothing here needs torch or FFCV.
 
-A beton is FFCV's format, version 2 (ffcv/types.py), little endian throughout::
+A beton is FFCV's format, version 2 (ffcv/types.py), little endian throughout. Of F fields, N samples, A regions::
 
-    header            24 bytes, HEADER_DTYPE
-    field descriptors 1041 bytes each, FIELD_DTYPE
-    metadata          one aligned record a sample, made of the fields' own dtypes
-    data              from the next multiple of 4096 on; what one sample stores never crosses a page
-    checksums         ours: SECTION_DTYPE, then N + 1 CRC-32 as uint32, zeros up to a multiple of 8
-    coding            ours, only where images may be packed coefficients: SECTION_DTYPE, then as many bytes as its count
-                      says (``ffdr.codec.dct.coding``), zeros up to a multiple of 8
-    origin index      ours, image betons only: SECTION_DTYPE, then N × (width, height, key) as int64
-    allocation table  ALLOC_DTYPE for each stored region, up to the end of the file
+      byte 0 ┌───────────────────────────────────────┐
+             │ header, HEADER_DTYPE                  ├── alloc_table_ptr ───┐
+          24 ├───────────────────────────────────────┤                      │
+             │ F field descriptors, FIELD_DTYPE      │                      │
+             ├───────────────────────────────────────┤                      │
+             │ N metadata records, one per sample:   ├── pointers ──┐       │
+             │ the fields' own dtypes, aligned       │              │       │
+      × 4096 ├───────────────────────────────────────┤              │       │
+             │ data: regions, in any order; those of │◄─────────────┘       │
+             │ one sample never cross a page         │                      │
+         × 8 ├───────────────────────────────────────┤ ▲                    │
+             │ checksums, ours                       │ │ a reader finds     │
+         × 8 ├───────────────────────────────────────┤ │ these from below,  │
+             │ coding, ours, of coefficient images   │ │ by their sizes     │
+         × 8 ├───────────────────────────────────────┤ │                    │
+             │ origin index, ours, of images         │ │                    │
+             ├───────────────────────────────────────┤                      │
+             │ A allocations, ALLOC_DTYPE            │◄─────────────────────┘
+     the end └───────────────────────────────────────┘
 
-Stock FFCV finds everything through pointers and therefore skips the sections it does not know.
+Each of our sections begins with SECTION_DTYPE and ends with zeros up to a multiple of 8. Behind it come
+
+- checksums: N + 1 CRC-32 as uint32. That of a sample covers its regions in the order of the fields; the last one covers
+  all that is not data: header, descriptors, metadata, coding, origin index, allocations;
+- coding: as many bytes as its count says (``ffdr.codec.dct.coding``);
+- origin index: N × (width, height, key) as int64. It repeats what the field ``origin`` stores sample by sample: opening
+  a file must read all original sizes and keys, and through the field's pointers it would touch every page of the data.
+
+Stock FFCV finds everything through pointers and therefore skips the sections, which it does not know.
 
 A file with a coding has a field ``image`` of type CUSTOM, with the metadata of type IMAGE: stock FFCV, which would take
-packed coefficients for pixels, refuses it. The field's arguments repeat the SECTION_DTYPE of the coding, so that it can
-be found, as all sections are, from the end.
-
-The origin index repeats what the field ``origin`` stores sample by sample: opening a file must read all original sizes
-and keys, and through the field's pointers it would touch every page of the data to do so.
-
-The checksum of a sample covers its regions in the order of the fields. The last checksum covers all that is not data:
-header, descriptors, metadata, coding, origin index, allocation table.
+coefficients for pixels, refuses it. The field's arguments repeat the SECTION_DTYPE of the coding, whose size could not
+be known otherwise before it is found.
 """
 
 from __future__ import annotations
@@ -51,7 +63,7 @@ HEADER_DTYPE = np.dtype(
 FIELD_DTYPE = np.dtype([("type_id", "<u1"), ("name", "<u1", 16), ("arguments", "<u1", 1024)])
 ALLOC_DTYPE = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 IMAGE_DTYPE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
-"""Metadata of FFCV's RGBImageField: 13 bytes, packed."""
+"""Metadata of FFCV's RGBImageField: 13 bytes, without gaps."""
 SECTION_DTYPE = np.dtype([("magic", "S8"), ("count", "<u8")])
 
 CHECKSUM_MAGIC = b"FFDRCRC1"
@@ -62,7 +74,7 @@ CODING_MAGIC = b"FFDRDCT1"
 FLOAT, INT, IMAGE, BYTES, ARRAY, JSON, TENSOR, CUSTOM = 0, 1, 2, 3, 4, 5, 6, 255
 
 JPG, RAW, DCT = range(3)
-"""Values of ``IMAGE_DTYPE["mode"]``: FFCV's two (ffcv/fields/rgb_image.py), and ours, packed coefficients."""
+"""Values of ``IMAGE_DTYPE["mode"]``: FFCV's two (ffcv/fields/rgb_image.py), and ours, coefficients."""
 
 _POINTED = np.dtype([("ptr", "<u8"), ("size", "<u8")])
 METADATA = {
@@ -79,7 +91,7 @@ CUSTOM_METADATA = {"aug_params": np.dtype("<u8"), "logits": np.dtype("<u8"), "im
 """Metadata dtype of the fields of type CUSTOM that ffdr knows (fields.py), by name."""
 
 PAGE_SIZE = 1 << 23
-"""Bytes a page, FFCV's default. A sample that is larger doubles it from there on."""
+"""Bytes per page, FFCV's default. A sample that is larger doubles it from there on."""
 MAX_PAGE_SIZE = 1 << 31
 """The header holds the page size in 32 bits."""
 ALIGNMENT = 8
@@ -89,7 +101,7 @@ DATA_ALIGNMENT = 4096
 
 @dataclass(frozen=True)
 class FieldSpec:
-    """A field as its descriptor tells it: name (at most 16 ASCII characters), type id, arguments (1024 bytes)."""
+    """A field as its descriptor describes it: name (at most 16 ASCII characters), type id, arguments (1024 bytes)."""
 
     name: str
     type_id: int
@@ -163,11 +175,12 @@ def equal_regions(start: int, size: int, count: int, page_size: int) -> np.ndarr
     """
     stride = _round_up(size, ALIGNMENT)
     first = _round_up(start, ALIGNMENT)
+    # Up to the end of the first page, whose beginning may be taken; behind it every page holds as many.
     in_first = max(0, (_round_up(first + 1, page_size) - first - size) // stride + 1)
-    a_page = (page_size - size) // stride + 1
+    per_page = (page_size - size) // stride + 1
     number = np.arange(count, dtype=np.uint64)
     later = np.maximum(number, np.uint64(in_first)) - np.uint64(in_first)  # number among those behind the first page
-    page, place = np.divmod(later, np.uint64(a_page))
+    page, place = np.divmod(later, np.uint64(per_page))
     behind = np.uint64(_round_up(first + 1, page_size)) + page * np.uint64(page_size) + place * np.uint64(stride)
     return np.where(number < in_first, np.uint64(first) + number * np.uint64(stride), behind)
 
@@ -184,6 +197,8 @@ def write_tables(
 ) -> None:
     """Complete a file whose data is written: all that is not data.
 
+    The head comes last: until then ``alloc_table_ptr`` is 0, by which a reader knows that the file is unfinished.
+
     Args:
         file: open for writing, positioned where the data ends.
         specs: the fields.
@@ -192,7 +207,7 @@ def write_tables(
         checksums: (N,) uint32, of the samples.
         allocations: the allocation table in parts, ``ALLOC_DTYPE``, in file order.
         origins: (N, 3) int64, for the origin index; None leaves it out.
-        coding: of the packed images; nothing where there can't be any.
+        coding: of coefficient images; nothing where there can't be any.
     """
     count = len(metadata)
     end = _round_up(file.tell(), ALIGNMENT)
@@ -245,8 +260,8 @@ def fingerprint(origins: np.ndarray, labels: np.ndarray) -> str:
         labels: (N,) integers.
     """
     digest = hashlib.sha256(b"ffdr images 1\0")
-    digest.update(np.ascontiguousarray(origins, "<i8"))
-    digest.update(np.ascontiguousarray(labels, "<i8"))
+    digest.update(np.ascontiguousarray(origins, "<i8").data)
+    digest.update(np.ascontiguousarray(labels, "<i8").data)
     return digest.hexdigest()[:32]
 
 

@@ -47,7 +47,9 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     """
     try:
         data = _bounded(path)
-        manifest = None if data is None else json.loads(data)
+        if data is None:
+            return None
+        manifest = json.loads(data)
         if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
             return None
         if is_deep(manifest, _LEVELS):
@@ -93,7 +95,11 @@ def is_foreign(path: Path) -> bool:
 
 def check_manifest(path: Path, manifest: dict[str, Any], count: int, found: str) -> None:
     """Refuse a manifest that is not that of the beton ``path``, of ``count`` images with the fingerprint ``found``."""
-    text = _disagreement(path, manifest, count, found) or _wrong_type(manifest) or _trouble_with_normalisation(manifest)
+    text = _disagreement(path, manifest, count, found)
+    for key, kind in _TYPES.items():
+        if not text and key in manifest and type(manifest[key]) is not kind:
+            text = f"{key} must be {_TYPE_NAMES[kind]}, not {brief(manifest[key], 60)}"
+    text = text or _trouble_with_normalisation(manifest)
     if text:
         raise DamagedError(f"{manifest_path(path)}: not the manifest of this beton: {text}")
 
@@ -107,13 +113,6 @@ def _disagreement(path: Path, manifest: dict[str, Any], count: int, found: str) 
         return "class_names must be a list of names"
     if manifest.get("num_classes", len(names)) != len(names):
         return f"it says {brief(manifest['num_classes'])} classes, but names {len(names)}"
-    return ""
-
-
-def _wrong_type(manifest: dict[str, Any]) -> str:
-    for key, kind in _TYPES.items():
-        if key in manifest and type(manifest[key]) is not kind:
-            return f"{key} must be {_TYPE_NAMES[kind]}, not {brief(manifest[key], 60)}"
     return ""
 
 

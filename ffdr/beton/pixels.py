@@ -1,4 +1,4 @@
-"""Single images in Python, for notebooks, inspection and tests; training goes through ``decode.py``."""
+"""Single images in Python, for notebooks, inspection and tests; training goes through ``ffdr.loader.decode``."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ def decode_image(beton: ImageBeton, i: int) -> np.ndarray:
     if beton.modes[i] == DCT:
         from ffdr.codec.dct import decode  # compiles its kernels
 
+        assert beton.coding is not None  # opening refuses this mode without one
         try:
             return decode.decode_image(data, beton.coding, width, height)
         except ValueError as error:
-            raise UserError(f"{beton.path}: sample {i}: its packed coefficients are corrupt: {error}") from None
+            raise UserError(f"{beton.path}: sample {i}: its coefficients are corrupt: {error}") from None
     from ffdr.codec.jpeg.libjpeg import decode_jpeg  # imports FFCV, which takes seconds
 
     pixels = np.empty((height, width, 3), np.uint8)

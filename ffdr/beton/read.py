@@ -1,6 +1,10 @@
 """Opens image betons and reinforced betons; both are checked in full, their samples on access.
 
-N images, K views an image, T stored teacher entries a view (top-k).
+N images, K views per image, T stored teacher entries per view (top-k).
+
+Opening checks every claim of the tables that an access relies on: modes, labels, sizes, and how many pixels so many
+bytes can hold, which bounds the memory that decoding takes. The data itself is checked where it is read: pixels by
+their decoder, records and teacher's entries by ``views`` and ``logits``.
 """
 
 from __future__ import annotations
@@ -20,8 +24,8 @@ from ffdr.beton.layout import DCT, JPG, RAW
 from ffdr.beton.manifest import MAX_CLASSES, check_manifest, manifest_path, read_manifest
 from ffdr.beton.opened import OpenFile
 from ffdr.beton.reopen import Reopened
-from ffdr.beton.tables import Regions, Tables, beton_path, locked, read_tables, refuse, sample_checksum
-from ffdr.codec.dct.format import BLOCKS_A_HEAD, RECORD_DTYPE, TRAILER
+from ffdr.beton.tables import BetonTables, Regions, beton_path, locked, read_tables, refuse, sample_checksum
+from ffdr.codec.dct.format import BLOCKS_PER_HEAD, RECORD_DTYPE, TRAILER
 from ffdr.util.arguments import per_channel
 from ffdr.util.errors import UserError
 
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_PIXELS_A_BYTE = 1024
+_PIXELS_PER_BYTE = 1024
 """More than any JPEG holds, where 64 pixels take at least one bit: memory for decoding is bounded by what is stored."""
 
 
@@ -67,7 +71,7 @@ class ImageBeton(Reopened):
     checksums: np.ndarray | None
     """(N,) uint32 CRC-32 of each sample; None where the file has none."""
     coding: Coding | None
-    """Of the packed images; None in a file that can't hold any."""
+    """Of coefficient images; None in a file that can't hold any."""
     field_names: tuple[str, ...]
     """All fields of the file, in order."""
     page_size: int
@@ -146,7 +150,7 @@ def check_same_images(path: Path, header: ReinforcedHeader, images: ImageBeton) 
         raise UserError(f"{path}: made for {header.num_classes} classes, but {images.path} has {images.num_classes}")
 
 
-def contents_of(tables: Tables) -> tuple[ImageBeton | None, ReinforcedBeton | None]:
+def contents_of(tables: BetonTables) -> tuple[ImageBeton | None, ReinforcedBeton | None]:
     """What a file that was opened holds: images, a reinforcement, which may not fit them, or both.
 
     Raises:
@@ -162,11 +166,11 @@ def open_unnamed_images(path: Path) -> ImageBeton:
     return _open_images(read_tables(path), None)
 
 
-def _named_images(tables: Tables) -> ImageBeton:
+def _named_images(tables: BetonTables) -> ImageBeton:
     return _open_images(tables, read_manifest(manifest_path(tables.path)))
 
 
-def _open_images(tables: Tables, manifest: dict[str, Any] | None) -> ImageBeton:
+def _open_images(tables: BetonTables, manifest: dict[str, Any] | None) -> ImageBeton:
     path = tables.path
     names = tuple(spec.name for spec in tables.specs)
     image_type = layout.IMAGE if tables.coding is None else layout.CUSTOM
@@ -213,29 +217,30 @@ def _open_images(tables: Tables, manifest: dict[str, Any] | None) -> ImageBeton:
     )
 
 
-def _check_images(tables: Tables, sizes: np.ndarray, modes: np.ndarray, data_size: np.ndarray) -> None:
+def _check_images(tables: BetonTables, sizes: np.ndarray, modes: np.ndarray, data_size: np.ndarray) -> None:
     tables.check((sizes > 0).all(axis=1), "its image has no pixels")
-    packed = f" nor {DCT} (packed coefficients)" if tables.coding else ""
-    text = f"its image is stored in a mode that is neither {JPG} (JPEG) nor {RAW} (raw){packed}"
+    third = f" nor {DCT} (coefficients)" if tables.coding else ""
+    text = f"its image is stored in a mode that is neither {JPG} (JPEG) nor {RAW} (raw){third}"
     tables.check(modes <= (DCT if tables.coding else RAW), text)
-    pixels = sizes[:, 0].astype(np.int64) * sizes[:, 1]
+    width, height = sizes.astype(np.int64).T
+    pixels = width * height
     expected = np.where(modes == RAW, 3 * pixels, data_size.astype(np.int64))
     tables.check(data_size == expected.astype(np.uint64), "its raw image does not have width × height × 3 bytes")
-    good = (modes != JPG) | (pixels <= _PIXELS_A_BYTE * data_size.astype(np.int64))
+    good = (modes != JPG) | (pixels <= _PIXELS_PER_BYTE * data_size.astype(np.int64))
     tables.check(good, "its image has more pixels than a JPEG of that many bytes can hold")
-    least = least_bytes(sizes[:, 0].astype(np.int64), sizes[:, 1].astype(np.int64)).astype(np.uint64)
+    least = _least_bytes(width, height).astype(np.uint64)
     good = (modes != DCT) | (data_size >= least)
-    tables.check(good, "its image has more pixels than packed coefficients of that many bytes can hold")
+    tables.check(good, "its image has more pixels than coefficients of that many bytes can hold")
 
 
-def least_bytes(width: np.ndarray, height: np.ndarray) -> np.ndarray:
-    """Bytes that packed coefficients of so many pixels take at least: a grey image of one colour; int64."""
+def _least_bytes(width: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """Bytes that the coefficients of so many pixels take at least: a grey image of one colour; int64."""
     columns, rows = -(-width // 8), -(-height // 8)
-    a_row = 2 - 2 * (-columns // BLOCKS_A_HEAD) + columns  # entry of the row table, heads, ``low``
-    return RECORD_DTYPE.itemsize + rows * a_row + TRAILER
+    per_row = 2 - 2 * (-columns // BLOCKS_PER_HEAD) + columns  # entry of the row table, heads, ``low``
+    return RECORD_DTYPE.itemsize + rows * per_row + TRAILER
 
 
-def _origins(tables: Tables, sizes: np.ndarray) -> np.ndarray:
+def _origins(tables: BetonTables, sizes: np.ndarray) -> np.ndarray:
     """(N, 3) int64 origins: the index, the field ``origin``, or what stands in for it."""
     count, spec = tables.num_samples, tables.spec("origin")
     if spec is None or spec.type_id != layout.ARRAY:
@@ -291,11 +296,6 @@ class ReinforcedBeton(Reopened):
         """Dtype of a stored view: ``MIXED_DTYPE`` or ``VIEW_DTYPE``."""
         return MIXED_DTYPE if self.header.mixes else VIEW_DTYPE
 
-    @property
-    def record_bytes(self) -> int:
-        """Bytes of a stored view."""
-        return self.record_dtype.itemsize
-
     def views(self, i: int) -> np.ndarray:
         """The records of image i: (K,) ``MIXED_DTYPE`` if the policy mixes, else ``VIEW_DTYPE``; read-only.
 
@@ -337,13 +337,13 @@ class ReinforcedBeton(Reopened):
         return f"ReinforcedBeton({str(self.path)!r}, {self.header.num_images} images × {self.header.views} views)"
 
 
-def _open_reinforced(tables: Tables) -> ReinforcedBeton:
+def _open_reinforced(tables: BetonTables) -> ReinforcedBeton:
     path = tables.path
     header = ReinforcedHeader.of_fields(path, tables.specs)
     if header.num_images != tables.num_samples:
         refuse(path, f"its header says {header.num_images} images, its tables {tables.num_samples}")
     if tables.checksums is None:
-        refuse(path, "it has no checksums, or their mark is damaged")
+        refuse(path, "it has no checksums, or their first bytes are damaged")
     found = {}
     for name, size in (("aug_params", header.view_bytes), ("logits", header.logit_bytes)):
         found[name] = tables.regions(name)

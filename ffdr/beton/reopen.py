@@ -34,7 +34,7 @@ class Reopened(ABC):
     @property
     def stamp(self) -> tuple:
         """Stands for all that is in the file: its bytes, and the CRC-32 of its samples' checksums (0: it has none)."""
-        return len(self.memmap), 0 if self.checksums is None else zlib.crc32(self.checksums)
+        return len(self.memmap), 0 if self.checksums is None else zlib.crc32(self.checksums.data)
 
     def __copy__(self) -> Reopened:
         return self

@@ -1,4 +1,4 @@
-"""How a teacher's answers become what is stored: float16 log-probabilities that never sum to more than they should."""
+"""How a teacher's predictions are stored: as float16 log-probabilities that never sum to more than they should."""
 
 from __future__ import annotations
 

@@ -1,7 +1,16 @@
 """Reads the tables of any beton, ours or stock FFCV's, and believes nothing that it has not checked.
 
-Every region that ``Tables.regions`` hands out lies inside the data of the file. Work is vectorised, memory linear in
-the number of samples.
+What is checked before what makes a hostile file harmless:
+
+1. The header's counts against the length of the file, in Python's integers, which do not overflow: from then on nothing
+   that is allocated or looped over is larger than the file itself.
+2. Every allocation: inside of the data, at least one byte, ending where the next one begins at the latest. So regions
+   do not overlap, and their sizes add up to no more than the file.
+3. Every pointer of the metadata: exactly the first byte of an allocation, whose size is then that of the region. No two
+   samples may share one in a field, or a small file could claim to hold any amount of data.
+
+So every region that ``BetonTables.regions`` hands out lies inside of the data, and may be read from the memory map
+without another check. Work is vectorised, memory linear in the number of samples.
 """
 
 from __future__ import annotations
@@ -16,7 +25,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import numpy as np
 
 from ffdr.beton import layout
-from ffdr.beton.damage import place_of_damage
 from ffdr.beton.layout import ALLOC_DTYPE, FIELD_DTYPE, HEADER_DTYPE, SECTION_DTYPE, FieldSpec
 from ffdr.beton.opened import OpenFile
 from ffdr.util.arguments import shown
@@ -40,7 +48,7 @@ class Regions(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Tables:
+class BetonTables:
     """What a beton says about itself. N samples, A allocations."""
 
     path: Path
@@ -54,7 +62,7 @@ class Tables:
     checksums: np.ndarray | None
     """(N,) uint32, or None where the file has none."""
     coding: Coding | None
-    """Of packed images; None in a file that can't hold any."""
+    """Of coefficient images; None in a file that can't hold any."""
     pointers: np.ndarray
     """(A,) uint64 positions of all regions, ascending."""
     sizes: np.ndarray
@@ -81,7 +89,7 @@ class Tables:
             pointers = pointers["data_ptr" if "data_ptr" in pointers.dtype.names else "ptr"]
         pointers = locked(pointers, np.uint64)
         at = np.searchsorted(self.pointers, pointers)
-        np.minimum(at, len(self.pointers) - 1, out=at)
+        np.minimum(at, len(self.pointers) - 1, out=at)  # those behind all regions: they are not equal to the last one
         self.check(self.pointers[at] == pointers, f"{name}: the pointer leads to nothing that is stored")
         self._check_own(name, at)
         return Regions(pointers, locked(self.sizes[at], np.uint64))
@@ -99,7 +107,7 @@ class Tables:
         """Those of every field that has data outside of the metadata, in order."""
         return tuple(self.regions(spec.name) for spec in self.specs if spec.type_id not in (layout.INT, layout.FLOAT))
 
-    def check(self, good: np.ndarray, text: str) -> None:
+    def check(self, good: np.ndarray | np.bool_, text: str) -> None:
         """Refuse the file, naming the first sample for which ``good`` (N,) does not hold."""
         if not good.all():
             refuse(self.path, f"sample {int(np.argmin(good))}: {text}")
@@ -122,7 +130,7 @@ def beton_path(path: Any) -> Path:
     return Path(text)
 
 
-def read_tables(path: Path) -> Tables:
+def read_tables(path: Path) -> BetonTables:
     """Parse and check everything but the data.
 
     Raises:
@@ -144,7 +152,7 @@ class _Parser:
     def __init__(self, path: Path, file: OpenFile) -> None:
         self.path, self.file, self.size = path, file, file.size
 
-    def parse(self) -> Tables:
+    def parse(self) -> BetonTables:
         header = self._header()
         count, page_size = int(header["num_samples"]), int(header["page_size"])
         specs = self._specs(int(header["num_fields"]))
@@ -158,6 +166,8 @@ class _Parser:
             self._refuse(
                 f"its allocation table at byte {self.alloc} does not end with the file ({self.size} bytes): truncated?"
             )
+        # Our sections lie between the data and the allocations, and where each begins follows from the end of the next
+        # one and its own size. What does not say there that it is one is taken for a file of stock FFCV's.
         origins_at = self._section(self.alloc - layout.origin_bytes(count), layout.ORIGIN_MAGIC, count)
         self.coding_end = origins_at or self.alloc
         self.coding_at = self.coding_end - layout.coding_bytes(self._coding_size(specs))
@@ -168,13 +178,14 @@ class _Parser:
         crc = self._crc_of(self.coding_at, self.alloc, crc)
         pointers, sizes, crc = self._allocations(crc)
         has_coding = self.coding_at < self.coding_end
+        # A damaged count or magic must not turn a file of ours into one without checksums, in which all is believed.
         if not sums_at and (origins_at or has_coding or self._is_marked(int(pointers[-1] + sizes[-1]))):
             self._refuse("its checksums are not where they belong: header, checksums or origin index are damaged")
         checksums = self._checksums(sums_at, count, crc) if sums_at else None
-        memmap = self.file.map()
+        memmap = self.file.map()  # not before the tables are known to be those of a file of this length
         metadata = memmap[self.head : self.metadata_end].view(metadata_type)
         origins = self._array(origins_at + SECTION_DTYPE.itemsize, "<i8", count * 3) if origins_at else None
-        return Tables(
+        return BetonTables(
             path=self.path,
             specs=specs,
             num_samples=count,
@@ -225,25 +236,25 @@ class _Parser:
         return tuple(specs)
 
     def _section(self, at: int, magic: bytes, count: int) -> int:
-        """Where the section lies: ``at``, or 0 when there is none."""
+        """Where the section lies: ``at``, which may be anything, or 0 when there is none."""
         if at < self.metadata_end:
             return 0
         section = np.frombuffer(self._read(at, SECTION_DTYPE.itemsize), SECTION_DTYPE)[0]
         return at if section["magic"] == magic and section["count"] == count else 0
 
     def _coding_size(self, specs: Sequence[FieldSpec]) -> int:
-        """Bytes of the coding of packed images, as the field says, or 0."""
+        """Bytes of the coding of coefficient images, as the field says, or 0."""
         spec = next((spec for spec in specs if spec.name == "image" and spec.type_id == layout.CUSTOM), None)
         if spec is None:
             return 0
         magic, size = np.frombuffer(spec.arguments, SECTION_DTYPE, 1)[0].tolist()
-        room = self.coding_end - self.metadata_end
-        if magic != layout.CODING_MAGIC or not 0 < layout.coding_bytes(size) <= room:
+        most = self.coding_end - self.metadata_end
+        if magic != layout.CODING_MAGIC or not 0 < layout.coding_bytes(size) <= most:
             self._refuse("field image: was not written by ffdr, or its arguments are damaged")
         return size
 
     def _coding(self) -> Coding:
-        """The coding, behind its own mark."""
+        """The coding, whose section must begin as the field says."""
         from ffdr.codec.dct.coding import Coding  # imports Numba, which few files need
 
         magic, size = np.frombuffer(self._read(self.coding_at, SECTION_DTYPE.itemsize), SECTION_DTYPE)[0].tolist()
@@ -279,9 +290,10 @@ class _Parser:
     def _check_regions(self, pointers: np.ndarray, sizes: np.ndarray) -> None:
         start, end = np.uint64(self.metadata_end), np.uint64(self.data_end)
         inside = (pointers >= start) & (pointers < end)
-        # Where a region begins inside the data, the room behind it can be computed without overflow.
-        room = np.append(pointers[1:], end) - pointers
-        bad = np.flatnonzero(~(inside & (sizes > 0) & (sizes <= room)))
+        # Pointers ascend, and sizes are compared with differences of them: no sum of two uint64 could overflow. Where
+        # the last region begins behind the data, its difference does, but ``inside`` refuses it.
+        most = np.append(pointers[1:], end) - pointers
+        bad = np.flatnonzero(~(inside & (sizes > 0) & (sizes <= most)))
         if len(bad):
             at = bad[0]
             self._refuse(
@@ -293,16 +305,10 @@ class _Parser:
         sums = self._array(at + SECTION_DTYPE.itemsize, "<u4", count + 1)
         stored = int(sums[-1])
         if stored != crc:
-            parts = [
-                ("header", 0, HEADER_DTYPE.itemsize),
-                ("field descriptors", HEADER_DTYPE.itemsize, self.head - HEADER_DTYPE.itemsize),
-                ("metadata", self.head, self.metadata_end - self.head),
-                ("coding", self.coding_at, self.coding_end - self.coding_at),
-                ("origin index", self.coding_end, self.alloc - self.coding_end),
-                ("allocation table", self.alloc, self.size - self.alloc),
-            ]
-            where = place_of_damage(crc, stored, [part for part in parts if part[2]])
-            self._refuse(f"the checksum of its tables is {crc:08x}, stored is {stored:08x}: damage in its {where}")
+            coding = "coding, " if self.coding_at < self.coding_end else ""
+            index = "origin index, " if self.coding_end < self.alloc else ""
+            parts = f"header, field descriptors, metadata, {coding}{index}or allocation table"
+            self._refuse(f"the checksum of its tables is {crc:08x}, stored is {stored:08x}: damage in its {parts}")
         return sums[:-1]
 
     def _crc_of(self, start: int, end: int, crc: int) -> int:
@@ -329,7 +335,7 @@ def sample_checksum(memmap: np.ndarray, regions: Sequence[Regions], i: int) -> i
     crc = 0
     for pointers, sizes in regions:
         start = int(pointers[i])
-        crc = zlib.crc32(memmap[start : start + int(sizes[i])], crc)
+        crc = zlib.crc32(memmap[start : start + int(sizes[i])].data, crc)
     return crc
 
 

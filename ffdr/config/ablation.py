@@ -1,25 +1,24 @@
-"""Options of grids of runs, and of the comparison with published figures."""
+"""Options of grids of runs, and of the comparison with published results."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ffdr.config.choices import TASKS
-from ffdr.config.files import MOST_PROCESSES
-from ffdr.config.learning import switched
-from ffdr.util.errors import UserError, between, one_of
+from ffdr.config.options import Between, OneOf, Options, Processes, switched
+from ffdr.util.errors import UserError, one_of
 
 
 @dataclass(frozen=True)
-class AblateOptions:
-    """``ffdr ablate``: a grid of training runs, each trained, examined and kept once; tables and plots of them."""
+class AblateOptions(Options, section="ablate"):
+    """``ffdr ablate``: a grid of training runs, each trained, evaluated and kept once, with tables and plots."""
 
     out: str = ""
     """folder of the tables and plots"""
     work: str = ""
-    """folder of the runs and of what is made for them; empty: runs/ and the last part of ablate.out"""
+    """folder of the runs and of what they need; empty: runs/ and the last part of ablate.out"""
     data: str = "."
     """folder that {data} stands for in the grid's paths; {work} stands for ablate.work"""
     prepare: tuple[str, ...] = field(default=(), metadata={"lines": True})
@@ -34,21 +33,20 @@ class AblateOptions:
     compare: str = ""
     """AXIS=POINT that is set against the other points of its axis, paired by train.seed"""
     test: str = ""
-    """image beton on which every model is examined; empty: the last validation of its run counts"""
+    """image beton on which every model is evaluated; empty: the last validation of its run counts"""
     corruptions: bool = False
-    """examine on corrupted images, too, made as ffdr eval does (not ImageNet-C)"""
-    jobs: int = 0
-    """runs at a time; 0: one a GPU, or one on a CPU"""
-    threads: int = 0
-    """threads of each; 0: its share of the cores. On a CPU another number rounds differently"""
+    """also evaluate on corrupted images, made as ffdr eval does (not ImageNet-C)"""
+    jobs: Processes = 0
+    """runs at a time; 0: one per GPU, or one on a CPU"""
+    threads: Processes = 0
+    """threads per run; 0: its share of the cores. On a CPU another number rounds differently"""
     dry_run: bool = False
     """only list the runs"""
 
     def __post_init__(self) -> None:
-        between("ablate.jobs", self.jobs, 0, MOST_PROCESSES)
-        between("ablate.threads", self.threads, 0, MOST_PROCESSES)
+        super().__post_init__()
         if not self.axes:
-            raise UserError("ablate.axes: there is no grid; give one, such as --config-file rcfg/ablate/digits.yaml")
+            raise UserError("ablate.axes: there is no grid; give one, such as --config-file ablate/digits")
         if not self.out:
             raise UserError("ablate.out: give the folder of the tables, for example --ablate.out=results/digits")
         for text in (*self.only, *([self.compare] if self.compare else [])):
@@ -61,33 +59,30 @@ class AblateOptions:
 
 
 @dataclass(frozen=True)
-class ReportOptions:
-    """``ffdr report``: a run beside the published figures for its model."""
+class ReportOptions(Options, section="report"):
+    """``ffdr report``: a run compared with the published results for its model."""
 
     file: str = ""
     """folder of a run, or the JSON report of ffdr eval"""
-    reference: str = "results/reference/imagenet.csv"
-    """table of published figures"""
+    reference: str = ""
+    """table of published results; empty: the one that comes with ffdr, of ImageNet or of the digits"""
     model: str = ""
     """timm model to look up; empty: the run's own"""
-    task: str = ""
+    task: Annotated[str, OneOf(TASKS, or_empty=True)] = ""
     """erm, kd or dr: how the model was trained; empty: the run's own"""
-    epochs: int = 0
-    """of training; 0: the run's own. A report of ffdr eval does not know them"""
+    epochs: Annotated[int, Between(0, 10**6)] = 0
+    """epochs of training; 0: the run's own. A report of ffdr eval does not hold them"""
     averaged: str = ""
     """yes or no: whether the weights are averaged ones (train.ema); empty: what the run says"""
     out: str = ""
     """Markdown file to write; empty: none"""
 
     def __post_init__(self) -> None:
-        if not self.file:
-            raise UserError("report.file: give the folder of a run, or the JSON report of ffdr eval")
-        if self.task:
-            one_of("report.task", self.task, TASKS)
+        super().__post_init__()
+        self.need("file", what="give the folder of a run, or the JSON report of ffdr eval")
         averaged = {"on": "yes", "off": "no"}.get(switched(self.averaged), self.averaged)
         object.__setattr__(self, "averaged", averaged)
         one_of("report.averaged", averaged, ("", "yes", "no"))
-        between("report.epochs", self.epochs, 0, 10**6)
         if self.out and not self.out.endswith(".md"):
             raise UserError(f"report.out: {self.out} does not end in .md")
         if self.out and not Path(self.out).parent.is_dir():

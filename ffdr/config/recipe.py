@@ -8,45 +8,28 @@ validation ends with status 0. Here every key must be known, every value must be
 
 from __future__ import annotations
 
-import ast
-import inspect
 import os
 import re
-import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, fields
 from decimal import Decimal
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from fastargs import Param, Section
 from fastargs.config import Config
 from fastargs.validation import Checker
 
-from ffdr.config.verbs import RECIPES
-from ffdr.config.yaml_file import (
-    MOST_LEVELS,
-    Reading,
-    Text,
-    without_marks,
-)
-from ffdr.util.errors import UserError, nearest
-from ffdr.util.text import brief, printable, split_list
-
-R = TypeVar("R")
+from ffdr.config.settings import UNFIT, Files, Settings, known_keys, recipe_path, require_known, require_value
+from ffdr.config.verbs import RECIPES, sections
+from ffdr.config.yaml_file import Text, without_marks
+from ffdr.util.errors import UserError
+from ffdr.util.shipped import recipe_file
+from ffdr.util.text import brief, split_list
 
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _PREFIXED = re.compile(r"[-+]?0[xob][0-9a-f_]+", re.IGNORECASE)
 _POWER = re.compile(r"[-+]?\d+(\.\d+)?e\+?\d{1,2}", re.IGNORECASE)
-_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udc7f\udd00-\udfff]")
-"""What no name of a file has that anyone wants: controls of a terminal, of lines, of the direction of writing, and
-halves of characters, but for those that stand for bytes which are not UTF-8."""
-_LONGEST_PATH = 4096
-"""Characters that Linux takes."""
-Settings = dict[str, tuple[str, Any]]
-"""dotted key → (where it is set, value)"""
 
 
 class _Typed(Checker):
@@ -68,7 +51,7 @@ class _Typed(Checker):
     def has_unfit(self, value: Any) -> bool:
         """Whether a text in it has characters that no option takes."""
         if isinstance(value, str):
-            return bool(_UNFIT.search(re.sub(r"[\t\r\n]", " ", value) if self.lines else value))
+            return bool(UNFIT.search(re.sub(r"[\t\r\n]", " ", value) if self.lines else value))
         parts = list(value.items()) if isinstance(value, dict) else value
         return isinstance(parts, (list, tuple)) and any(map(self.has_unfit, parts))
 
@@ -128,7 +111,7 @@ def parse(verb: str, arguments: Sequence[str], also: Sequence[tuple[str, Any]] =
     """The recipe of a verb from its command line: ``--config-file`` YAMLs in order, then dotted flags.
 
     Args:
-        verb: a key of ``ffdr.config.RECIPES``.
+        verb: a key of ``ffdr.config.verbs.RECIPES``.
         arguments: what follows the verb, such as ``["--config-file", "x.yaml", "--train.epochs=16"]``.
         also: further (key, value) pairs that win over files and flags; for callers in Python.
         files: those of this verb that were read already; for many recipes that share some.
@@ -136,17 +119,16 @@ def parse(verb: str, arguments: Sequence[str], also: Sequence[tuple[str, Any]] =
     Raises:
         UserError: an unknown key or wrong value, with its place, what is allowed and the nearest spelling.
     """
-    recipe_class = RECIPES[verb]
-    known = _known_keys(recipe_class)
+    known = known_keys(verb)
     paths, flags = _split(arguments, verb, known)
     files = files or Files(verb, or_pipes=True)
     settings: Settings = {}
     for path in paths:
-        settings |= files.settings(_path(path, "--config-file"))
+        settings |= files.settings(recipe_file(recipe_path(path, "--config-file")))
     for key, _ in also:
-        _require_known(key, known, "call", verb)
+        require_known(key, known, "call", verb)
     settings |= {key: ("command line", value) for key, value in flags} | {key: ("call", value) for key, value in also}
-    return _build(recipe_class, settings)
+    return _build(verb, settings)
 
 
 def load(verb: str, file: Path | str, **overrides: Any) -> Any:
@@ -155,18 +137,33 @@ def load(verb: str, file: Path | str, **overrides: Any) -> Any:
     return parse(verb, ["--config-file", str(file)], also)
 
 
-def help_text(verb: str) -> str:
-    """The options of a verb with their defaults, for ``--help``."""
-    lines = []
-    for section, options in _sections(RECIPES[verb]):
-        lines.append(f"\n{section}: {(options.__doc__ or '').strip().splitlines()[0]}")
-        texts = _field_help(options)
-        for field in fields(options):
-            default = "" if field.default in (MISSING, "", ()) else f" [{_spell(field.default)}]"
-            body = textwrap.wrap(texts.get(field.name, "") + default, 78)
-            lines.append(f"  --{section}.{field.name}")
-            lines.extend(f"      {line}" for line in body)
-    return "\n".join(lines)
+def from_call(verb: str, config_file: str | os.PathLike[str], options: Mapping[str, Any]) -> Any:
+    """The recipe of a verb that is called from Python.
+
+    Args:
+        verb: a key of ``RECIPES``.
+        config_file: a recipe in YAML, over whose settings the options win; empty: none.
+        options: those of the verb's own section by their names, and whole sections, as mappings or as options objects.
+
+    Raises:
+        UserError: as ``parse`` does.
+    """
+    classes = sections(verb)
+    also: list[tuple[str, Any]] = []
+    for name, value in options.items():
+        if name not in classes:
+            also.append((f"{verb}.{name}", value))
+        elif isinstance(value, Mapping):
+            also += [(f"{name}.{key}", part) for key, part in value.items()]
+        elif isinstance(value, classes[name]):
+            also += [(f"{name}.{f.name}", getattr(value, f.name)) for f in fields(value)]
+        else:
+            kind = classes[name].__name__
+            raise UserError(f"call: {name}: {brief(value)} is neither a mapping of options nor {kind}")
+    also = [(key, os.fspath(value) if isinstance(value, os.PathLike) else value) for key, value in also]
+    for key, value in also:
+        require_value(key, value, "call")
+    return parse(verb, [f"--config-file={os.fspath(config_file)}"] if config_file else [], also)
 
 
 def _split(arguments: Sequence[str], verb: str, known: dict[str, Field]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -178,9 +175,8 @@ def _split(arguments: Sequence[str], verb: str, known: dict[str, Field]) -> tupl
     files: list[str] = []
     flags: list[tuple[str, str]] = []
     rest = iter(arguments)
-    for number, word in enumerate(rest):
-        if word == "-C":
-            word = "--config-file"
+    for number, given in enumerate(rest):
+        word = "--config-file" if given == "-C" else given
         if not word.startswith("--"):
             if number > 0 or f"{verb}.file" not in known:
                 raise UserError(f"{brief(word)}: options are written --section.name=value")
@@ -189,11 +185,12 @@ def _split(arguments: Sequence[str], verb: str, known: dict[str, Field]) -> tupl
         key = key.replace("-", "_")
         if key != "config_file":
             key = key if "." in key else f"{verb}.{key}"
-            _require_known(key, known, "command line", verb)
+            require_known(key, known, "command line", verb)
         if not equals:
-            value = "true" if key in known and known[key].type == "bool" else next(rest, None)
-            if value is None:
+            following = "true" if key in known and known[key].type == "bool" else next(rest, None)
+            if following is None:
                 raise UserError(f"{word}: a value is missing; write {word}=value")
+            value = following
         if key == "config_file":
             files.append(value)
         elif key in (name for name, _ in flags):
@@ -203,123 +200,16 @@ def _split(arguments: Sequence[str], verb: str, known: dict[str, Field]) -> tupl
     return files, flags
 
 
-class Files:
-    """The recipe files of one verb: each is read once, and all of them within the limits of one recipe."""
-
-    def __init__(self, verb: str, or_pipes: bool = False) -> None:
-        """or_pipes: whether those that are no bases may be pipes, such as a shell's ``<(...)``."""
-        self._verb, self._or_pipes = verb, or_pipes
-        self._known = _known_keys(RECIPES[verb])
-        self._reading = Reading()
-        self._read: dict[str, Settings] = {}
-
-    def settings(self, file: Path, above: tuple[str, ...] = ()) -> Settings:
-        """Dotted key → (file and line, value) of a recipe, over those of its ``base``.
-
-        base: one path, or a list of which the later wins, from the recipe's own folder. above: the recipes it is a base
-        of.
-        """
-        place = os.path.join(os.path.realpath(file.parent), file.name)  # a link's bases lie where the link does
-        if place in above:
-            raise UserError(f"{file}: is its own base")
-        if len(above) >= MOST_LEVELS:
-            raise UserError(f"{file}: more than {MOST_LEVELS} recipes, each the base of another")
-        if place not in self._read:
-            self._read[place] = self._settings(file, (*above, place))
-        return self._read[place]
-
-    def _settings(self, file: Path, above: tuple[str, ...]) -> Settings:
-        content = self._reading.mapping(file, or_pipe=self._or_pipes and len(above) == 1)
-        bases = content.pop("base", [])
-        found: Settings = {}
-        for base in bases if isinstance(bases, list) else [] if _is_null(bases) else [bases]:
-            found |= self.settings(file.parent / _path(base, f"{file}: base"), above)
-        return found | self._own(content, file)
-
-    def _own(self, content: dict, file: Path) -> Settings:
-        """What the file itself sets."""
-        own: Settings = {}
-        lines: dict[str, int] = {}
-        for key, line, value in _flatten(content, self._known):
-            where = f"{file}, line {line}"
-            if (_is_null(value) or value == {}) and _is_section(key, self._known):
-                continue  # all that stands in it may be commented out
-            _require_known(key, self._known, where, self._verb)
-            _require_value(key, value, where)
-            if key in own:
-                raise UserError(f"{where}: {key} stands twice (see line {lines[key]})")
-            own[key], lines[key] = (where, value), line
-        return own
-
-
-def _path(value: Any, where: str) -> Path:
-    if not isinstance(value, str) or _UNFIT.search(value) or len(value) > _LONGEST_PATH:
-        raise UserError(f"{where}: {brief(value)} is not the path of a recipe")
-    return Path(value)
-
-
-def _flatten(content: dict, known: dict[str, Field], prefix: str = "") -> Iterator[tuple[str, int, Any]]:
-    """(dotted key, line, value) of all options; the mapping of an option that is one stays whole."""
-    for key, value in content.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, dict) and value and not (path in known and known[path].type.startswith("dict")):
-            yield from _flatten(value, known, path + ".")
-        else:
-            yield path, getattr(key, "line", 0), value
-
-
-def _is_null(value: Any) -> bool:
-    return value is None or (isinstance(value, Text) and value.is_null)
-
-
-def _is_section(key: str, known: dict[str, Field]) -> bool:
-    return any(name.startswith(f"{key}.") for name in known)
-
-
-def _require_value(key: str, value: Any, where: str) -> None:
-    """Refuse what YAML takes for no value, also inside of lists and mappings."""
-    if _is_null(value):
-        remedy = f" ({value}); leave it out, or quote it: '{value}'" if value else "; give one, or leave it out"
-        raise UserError(f"{where}: {printable(key)} has no value{remedy}")
-    for part in value if isinstance(value, list) else []:
-        _require_value(key, part, where)
-    for name, part in value.items() if isinstance(value, dict) else []:
-        _require_value(f"{key}.{name}", part, where)
-
-
-def _require_known(key: str, known: dict[str, Field], where: str, verb: str) -> None:
-    if key in known:
-        return
-    hint = nearest(key, known)
-    if _is_section(key, known):
-        hint = f": it is a section, whose options are written {key}.name"
-    elif not hint:
-        hint = f" (ffdr {verb} has the sections {', '.join(dict.fromkeys(name.split('.')[0] for name in known))})"
-    raise UserError(f"{where}: unknown key {printable(key)}{hint}")
-
-
-def _sections(recipe_class: type) -> Iterator[tuple[str, type]]:
-    for name, options in get_type_hints(recipe_class).items():
-        assert is_dataclass(options)
-        yield name.rstrip("_"), options  # import_: Python's own word can't name a field
-
-
-def _known_keys(recipe_class: type) -> dict[str, Field]:
-    return {f"{section}.{f.name}": f for section, options in _sections(recipe_class) for f in fields(options)}
-
-
-def _build(recipe_class: type[R], settings: dict[str, tuple[str, Any]]) -> R:
+def _build(verb: str, settings: Settings) -> Any:
     """Declare every option to fastargs, hand it the settings, and read typed values back."""
-    config = Config()
-    for section, options in _sections(recipe_class):
+    config, classes = Config(), sections(verb)
+    for section, options in classes.items():
         kinds = get_type_hints(options)
-        texts = _field_help(options)
-        Section(section, options.__doc__, config).params(
-            **{
-                f.name: Param(_Typed(kinds[f.name], "lines" in f.metadata), texts.get(f.name, ""), _default(f))
-                for f in fields(options)
-            }
-        )
+        params = {
+            f.name: Param(_Typed(kinds[f.name], lines="lines" in f.metadata), default=_default(f))
+            for f in fields(options)
+        }
+        Section(section, "", config).params(**params)
     # fastargs takes the dots in a mapping's keys for sections, so it sees a mapping as pairs.
     config.collect({k: tuple(v.items()) if isinstance(v, dict) else v for k, (_, v) in settings.items()})
     for path in config.validate(mode="errordict"):
@@ -328,12 +218,11 @@ def _build(recipe_class: type[R], settings: dict[str, tuple[str, Any]]) -> R:
         if checker.has_unfit(value):
             raise UserError(f"{where}: {key}: {brief(value)} has control characters, which no option takes")
         raise UserError(f"{where}: {key}: {brief(value)} is not {checker.help()}{_octal_hint(value)}")
-    return recipe_class(
-        *(
-            options(**{f.name: config[section, f.name] for f in fields(options)})
-            for section, options in _sections(recipe_class)
-        )
-    )
+    found: dict[str, Any] = {
+        section: options(**{f.name: config[section, f.name] for f in fields(options)})
+        for section, options in classes.items()
+    }
+    return found[verb] if len(found) == 1 else RECIPES[verb](**found)
 
 
 def _octal_hint(value: Any) -> str:
@@ -345,20 +234,3 @@ def _octal_hint(value: Any) -> str:
 
 def _default(field: Field) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
-
-
-def _spell(value: Any) -> str:
-    if not isinstance(value, (tuple, list)):
-        return str(value)
-    return ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in value)
-
-
-@cache
-def _field_help(options: type) -> dict[str, str]:
-    """The text below each field of an options class, which Python itself throws away."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(options))).body[0].body
-    return {
-        field.target.id: " ".join(inspect.cleandoc(text.value.value).split())
-        for field, text in pairwise(body)
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-    }

@@ -1,22 +1,12 @@
-"""What each verb needs: one class a verb, whose fields are the sections that its recipe may have."""
+"""What each verb needs: the options of its one section, or a recipe of several."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_type_hints
 
 from ffdr.augment.policy import Policy
-from ffdr.config.ablation import AblateOptions, ReportOptions
-from ffdr.config.files import (
-    ExportOptions,
-    ImportOptions,
-    InspectOptions,
-    PackOptions,
-    SplitOptions,
-    SubsetOptions,
-    TranscodeOptions,
-    VerifyOptions,
-    WriteOptions,
-)
+from ffdr.config import ablation, files, measuring
 from ffdr.config.learning import (
     DataOptions,
     EvalOptions,
@@ -26,15 +16,8 @@ from ffdr.config.learning import (
     TeacherOptions,
     TrainOptions,
 )
-from ffdr.config.measuring import BenchOptions, DemoOptions
+from ffdr.config.options import Options
 from ffdr.util.errors import UserError
-
-
-@dataclass(frozen=True)
-class WriteRecipe:
-    """What ``ffdr write`` needs."""
-
-    write: WriteOptions
 
 
 @dataclass(frozen=True)
@@ -48,62 +31,6 @@ class ReinforceRecipe:
     def __post_init__(self) -> None:
         if not self.teacher.models:
             raise UserError("teacher.models: name the teacher, such as --teacher.models=resnet50:teacher.safetensors")
-
-
-@dataclass(frozen=True)
-class ImportRecipe:
-    """What ``ffdr import`` needs."""
-
-    import_: ImportOptions
-
-
-@dataclass(frozen=True)
-class ExportRecipe:
-    """What ``ffdr export`` needs."""
-
-    export: ExportOptions
-
-
-@dataclass(frozen=True)
-class PackRecipe:
-    """What ``ffdr pack`` needs."""
-
-    pack: PackOptions
-
-
-@dataclass(frozen=True)
-class SplitRecipe:
-    """What ``ffdr split`` needs."""
-
-    split: SplitOptions
-
-
-@dataclass(frozen=True)
-class SubsetRecipe:
-    """What ``ffdr subset`` needs."""
-
-    subset: SubsetOptions
-
-
-@dataclass(frozen=True)
-class TranscodeRecipe:
-    """What ``ffdr transcode`` needs."""
-
-    transcode: TranscodeOptions
-
-
-@dataclass(frozen=True)
-class InspectRecipe:
-    """What ``ffdr inspect`` needs."""
-
-    inspect: InspectOptions
-
-
-@dataclass(frozen=True)
-class VerifyRecipe:
-    """What ``ffdr verify`` needs."""
-
-    verify: VerifyOptions
 
 
 @dataclass(frozen=True)
@@ -149,50 +76,28 @@ class EvalRecipe:
             raise UserError("eval.checkpoint: give a trained model, or name one with --model.name")
 
 
-@dataclass(frozen=True)
-class DemoRecipe:
-    """What ``ffdr demo`` needs."""
-
-    demo: DemoOptions
-
-
-@dataclass(frozen=True)
-class BenchRecipe:
-    """What ``ffdr bench`` needs."""
-
-    bench: BenchOptions
-
-
-@dataclass(frozen=True)
-class AblateRecipe:
-    """What ``ffdr ablate`` needs."""
-
-    ablate: AblateOptions
-
-
-@dataclass(frozen=True)
-class ReportRecipe:
-    """What ``ffdr report`` needs."""
-
-    report: ReportOptions
-
-
-RECIPES: dict[str, type] = {
-    "demo": DemoRecipe,
-    "write": WriteRecipe,
+RECIPES: dict[str, type[Options | ReinforceRecipe | TrainRecipe | EvalRecipe]] = {
+    "demo": measuring.DemoOptions,
+    "write": files.WriteOptions,
     "reinforce": ReinforceRecipe,
-    "import": ImportRecipe,
-    "export": ExportRecipe,
-    "pack": PackRecipe,
-    "split": SplitRecipe,
-    "subset": SubsetRecipe,
-    "transcode": TranscodeRecipe,
-    "inspect": InspectRecipe,
-    "verify": VerifyRecipe,
+    "import": files.ImportOptions,
+    "export": files.ExportOptions,
+    "pack": files.PackOptions,
+    "split": files.SplitOptions,
+    "subset": files.SubsetOptions,
+    "transcode": files.TranscodeOptions,
+    "inspect": files.InspectOptions,
+    "verify": files.VerifyOptions,
     "train": TrainRecipe,
     "eval": EvalRecipe,
-    "bench": BenchRecipe,
-    "ablate": AblateRecipe,
-    "report": ReportRecipe,
+    "bench": measuring.BenchOptions,
+    "ablate": ablation.AblateOptions,
+    "report": ablation.ReportOptions,
 }
 """The verbs of the command line."""
+
+
+def sections(verb: str) -> dict[str, type[Options | Policy]]:
+    """The classes of a verb's sections, by their names in recipes and flags."""
+    needed = RECIPES[verb]
+    return {verb: needed} if issubclass(needed, Options) else get_type_hints(needed)

@@ -2,7 +2,7 @@
 
 YAML 1.1, which PyYAML reads, takes ``off`` and ``NO`` for false, ``2024-01-01`` for a date, ``1_000`` and ``017`` for
 numbers, ``12:30`` for one of base 60, and ``1e-3`` for a text. What a scalar is, only the option that it is for can
-say: here all are texts, with their lines and whether they are quoted. So PyYAML only tells what stands in a file, one
+say: here all are texts, with their lines and whether they are quoted. So PyYAML only lists what stands in a file, one
 event after another, and makes no values of it.
 """
 
@@ -38,6 +38,12 @@ _TAGS = {
     yaml.MappingStartEvent: ("!", "tag:yaml.org,2002:map"),
 }
 """Those that say no more than the option does that a value is for."""
+_STARTS = (yaml.ScalarEvent, yaml.SequenceStartEvent, yaml.MappingStartEvent)
+
+
+def _line(mark: Any) -> int:
+    """Of PyYAML's mark in a text, from 1. Those that it leaves out are of objects that were made without a text."""
+    return mark.line + 1
 
 
 class Text(str):
@@ -67,7 +73,7 @@ class Reading:
     def __init__(self) -> None:
         self._files = self._bytes = self._values = 0
 
-    def mapping(self, file: Path, or_pipe: bool = False) -> dict[Text, Any]:
+    def mapping(self, file: Path, or_pipe: bool = False) -> dict[str, Any]:
         """The mapping that a file holds, of ``Text``, lists and mappings. or_pipe: see ``foreign.open_regular``.
 
         Raises:
@@ -92,14 +98,14 @@ class Reading:
 
 
 class _Document:
-    """One file's content, made of the events that PyYAML tells."""
+    """One file's content, made of the events that PyYAML lists."""
 
     def __init__(self, file: Path, text: str, most: int) -> None:
         """most: values that it may have."""
         self.values = 0
         """made so far"""
         self._file, self._most = file, most
-        self._events = self._told(text)
+        self._events = self._parsed(text)
         self._anchored: dict[str, tuple[Any, int, int] | None] = {}
         """value, how many values it is, and by how many levels it is deeper than its own; None: not at its end yet"""
         self._deepest = 0
@@ -118,13 +124,13 @@ class _Document:
             raise self._error(event, "a second document begins")
         return None if isinstance(value, Text) and value.is_null else value
 
-    def _told(self, text: str) -> Iterator[yaml.Event]:
+    def _parsed(self, text: str) -> Iterator[yaml.Event]:
         try:
             yield from yaml.parse(text, yaml.SafeLoader)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            problem = printable(error.problem or error.context)
-            raise UserError(f"{self._file}, line {mark.line + 1}: not YAML: {problem}") from None
+            problem = printable(error.problem or error.context or "")
+            raise UserError(f"{self._file}, line {_line(mark)}: not YAML: {problem}") from None
         except yaml.reader.ReaderError as error:
             code = f"character {error.character:#04x}" if isinstance(error.character, int) else "a character"
             raise UserError(f"{self._file}: not YAML: {code} at {error.position}") from None
@@ -132,7 +138,7 @@ class _Document:
             raise UserError(f"{self._file}: not YAML: a number that is none") from None
 
     def _error(self, event: yaml.Event, problem: str) -> UserError:
-        return UserError(f"{self._file}, line {event.start_mark.line + 1}: {problem}")
+        return UserError(f"{self._file}, line {_line(event.start_mark)}: {problem}")
 
     def _count(self, event: yaml.Event, values: int = 1) -> None:
         self.values += values
@@ -144,13 +150,15 @@ class _Document:
         """The value that begins with this event."""
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event, level)
-        if event.tag not in (None, *_TAGS[type(event)]):
+        assert isinstance(event, _STARTS), "a value begins with one of them"
+        if event.tag is not None and event.tag not in _TAGS[type(event)]:
             tag = printable(event.tag.replace("tag:yaml.org,2002:", "!!"))
             raise self._error(event, f"{tag}: a recipe has no values of such a kind; leave it out")
         if event.anchor is not None:
             self._anchored[event.anchor] = None
         before, around, self._deepest = self.values, self._deepest, level - 1
         self._count(event)
+        value: Text | list[Any] | dict[str, Any]
         if isinstance(event, yaml.ScalarEvent):
             value = self._text(event)
         else:
@@ -177,20 +185,21 @@ class _Document:
         if len(event.value) > MOST_CHARACTERS:
             raise self._error(event, f"a text of more than {MOST_CHARACTERS:,} characters")
         text = Text(event.value)
-        text.line = event.start_mark.line + 1
+        text.line = _line(event.start_mark)
         text.plain = event.style is None and event.tag not in _TEXT
         return text
 
-    def _mapping(self, level: int) -> dict[Text, Any]:
-        found: dict[Text, Any] = {}
-        merged: dict[Text, Any] | None = None
+    def _mapping(self, level: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        lines: dict[str, int] = {}
+        merged: dict[str, Any] | None = None
         for event in self._parts():
             key = self._value(event, level + 1)
             if not isinstance(key, Text):
                 raise self._error(event, "a key is a text, not a list or a mapping")
             if key in found:
-                first = next(other for other in found if other == key).line
-                raise self._error(event, f"key {brief(key)} stands twice (see line {first})")
+                raise self._error(event, f"key {brief(key)} stands twice (see line {lines[key]})")
+            lines[key] = key.line
             found[key] = self._value(next(self._events), level + 1)
             if key == "<<" and key.plain:
                 merged = self._merged(event, found[key])
@@ -199,19 +208,19 @@ class _Document:
         del found["<<"]
         return merged | found
 
-    def _merged(self, event: yaml.Event, value: Any) -> dict[Text, Any]:
+    def _merged(self, event: yaml.Event, value: Any) -> dict[str, Any]:
         """What ``<<`` adds: of several mappings, the earlier wins."""
         parts = value if isinstance(value, list) else [value]
         if not all(isinstance(part, dict) for part in parts):
             raise self._error(event, "<< takes in a mapping, or a list of them")
-        merged: dict[Text, Any] = {}
+        merged: dict[str, Any] = {}
         for part in reversed(parts):
             merged |= part
         return merged
 
     def _alias(self, event: yaml.AliasEvent, level: int) -> Any:
-        name = printable(event.anchor)
-        if event.anchor not in self._anchored:
+        name = printable(event.anchor or "")
+        if event.anchor is None or event.anchor not in self._anchored:
             raise self._error(event, f"*{name}: there is no &{name} above it")
         anchored = self._anchored[event.anchor]
         if anchored is None:

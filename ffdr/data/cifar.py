@@ -8,7 +8,6 @@ own would take the bytes of a file for addresses of objects, if the file says so
 from __future__ import annotations
 
 import codecs
-import hashlib
 import operator
 import pickle
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ffdr.data.source import check_split, need_files
+from ffdr.data.files import damage_named, need_files
+from ffdr.data.source import ArraySource
 from ffdr.util.errors import UserError
 from ffdr.util.foreign import open_regular
 from ffdr.util.text import reason
@@ -27,63 +27,45 @@ _MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
 _NUMBERS = ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8")
 
 
-class Cifar100:
-    """32×32 images with the 100 fine labels. See :class:`ffdr.data.Source`."""
+class Cifar100(ArraySource):
+    """32×32 images with the 100 fine labels; the array is (N, 3, 32, 32) uint8."""
 
     def __init__(self, split: str, images: np.ndarray, labels: np.ndarray, class_names: list[str]) -> None:
-        """images (N, 3, 32, 32) uint8; labels (N,) below the number of names."""
-        self.class_names, self.labels = class_names, labels
-        self._split, self._images = split, images
-
-    def __len__(self) -> int:
-        return len(self.labels)
+        super().__init__(images, labels, class_names)
+        self._split = split
 
     def origin(self, i: int) -> str:
-        """See :class:`ffdr.data.Source`. The dataset's own file names are not unique; the position is."""
+        """``train/00042``: the dataset's own file names are not unique; the position is."""
         return f"{self._split}/{i:05d}"
 
-    def place(self, origin: str) -> str:
-        """See :class:`ffdr.data.Source`."""
-        return origin
-
     def read(self, i: int) -> Image.Image:
-        """See :class:`ffdr.data.Source`."""
+        """The pixels as they are."""
         return Image.fromarray(np.ascontiguousarray(self._images[i].transpose(1, 2, 0)))
-
-    def state(self, index: np.ndarray) -> str:
-        """See :class:`ffdr.data.Source`."""
-        return hashlib.sha256(self._images[index]).hexdigest()
-
-    def file_bytes(self, i: int) -> None:
-        """See :class:`ffdr.data.Source`."""
 
 
 def open_split(path: Path, split: str) -> Cifar100:
     """A split of CIFAR-100: train or test."""
-    check_split("cifar100", split, ("train", "test"))
-    need_files(path, (f"{FOLDER}/{split}", f"{FOLDER}/meta"), "CIFAR-100", "CIFAR100")
-    entry, meta = _load(path / FOLDER / split), _load(path / FOLDER / "meta")
+    folder = need_files(path, FOLDER, (split, "meta"), "CIFAR-100", "CIFAR100")
+    entry, meta = _load(folder / split), _load(folder / "meta")
     try:
         images, labels = _array(entry["data"]), _array(entry["fine_labels"]).astype(np.int64)
         names = list(meta["fine_label_names"])
         if not all(isinstance(name, str) for name in names):
             raise TypeError("a class has no name")
     except (KeyError, OverflowError, TypeError, ValueError) as error:
-        raise UserError(
-            f"write.path: {path / FOLDER}: not CIFAR-100: {type(error).__name__}: {reason(error)}"
-        ) from None
+        raise UserError(f"write.path: {folder}: not CIFAR-100: {type(error).__name__}: {reason(error)}") from None
     good = images.dtype == np.uint8 and labels.ndim == 1 and images.shape == (len(labels), 3072)
     if not (good and len(labels) and labels.min() >= 0 and labels.max() < len(names)):
-        raise UserError(f"write.path: {path / FOLDER}: not CIFAR-100: {images.dtype} data of shape {images.shape}")
+        raise UserError(f"write.path: {folder}: not CIFAR-100: {images.dtype} data of shape {images.shape}")
     return Cifar100(split, images.reshape(-1, 3, 32, 32), labels, names)
 
 
 def _array(value: Any) -> np.ndarray:
-    """What stands for an array, or a list of numbers, as one."""
+    """An unpickled array, or list of whole numbers, as NumPy's."""
     return value.content if isinstance(value, _Array) else np.array([operator.index(number) for number in value])
 
 
-class _Dtype:
+class _NumberType:
     """Stands in for ``numpy.dtype``."""
 
     def __init__(self, name: object, align: object = False, copy: object = True) -> None:
@@ -108,26 +90,27 @@ class _Array:
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, is_fortran, data = state
-        if type(dtype) is not _Dtype:
+        if type(dtype) is not _NumberType:
             raise pickle.UnpicklingError("it holds an array of no kind")
         data = data.encode("latin1") if isinstance(data, str) else data  # Python 2's
         self.content = np.frombuffer(data, dtype.plain).reshape(shape, order="F" if is_fortran else "C")
 
 
-def _scalar(dtype: _Dtype, data: str | bytes) -> int:
+def _scalar(dtype: _NumberType, data: str | bytes) -> int:
     """Stands in for the maker of NumPy's single numbers."""
     data = data.encode("latin1") if isinstance(data, str) else data
     return int(np.frombuffer(data, dtype.plain)[0])
 
 
-_STAND_INS = {"ndarray": None, "dtype": _Dtype, "_reconstruct": _Array, "scalar": _scalar}
+_STAND_INS = {"ndarray": None, "dtype": _NumberType, "_reconstruct": _Array, "scalar": _scalar}
 """For what pickles of arrays name, in one of the modules; which one, depends on the NumPy that wrote them."""
 
 
 class _DataOnly(pickle._Unpickler):
     """Admits what arrays of whole numbers are made of, and nothing else.
 
-    The one that is written in Python: the one in C makes room for the highest number that a value is put aside by.
+    The one that is written in Python: the one in C allocates memory up to the
+    highest number under which a value is stored for later, and a file may say any.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -139,11 +122,9 @@ class _DataOnly(pickle._Unpickler):
 
 
 def _load(file: Path) -> dict[str, Any]:
-    try:
-        with open_regular(file) as handle:
-            entry = _DataOnly(handle, encoding="latin1").load()
-    except Exception as error:  # a broken pickle may raise anything
-        raise UserError(f"write.path: {file}: not a readable CIFAR file: {reason(error)}") from None
+    what = "not a readable CIFAR file"
+    with damage_named(file, what), open_regular(file) as handle:  # a broken pickle may raise anything
+        entry = _DataOnly(handle, encoding="latin1").load()
     if not isinstance(entry, dict):
-        raise UserError(f"write.path: {file}: not a readable CIFAR file: it holds no dictionary")
+        raise UserError(f"write.path: {file}: {what}: it holds no dictionary")
     return entry

@@ -2,56 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ffdr.data.source import check_split
+from ffdr.data.source import ArraySource
 
 SIDE = 32
-"""Pixels a side after enlarging."""
+"""Pixels per side after enlarging."""
 _SHARES = {"test": 500 / 1797, "val": 200 / 1797}
 """Parts of every class; the rest is train: 1,098 images, 199 val, 500 test."""
 
 
-class Digits:
-    """8×8 images with 17 levels of grey, enlarged bicubically to 32×32 RGB. See :class:`ffdr.data.Source`."""
+class Digits(ArraySource):
+    """8×8 images with 17 levels of grey, enlarged bicubically to 32×32 RGB; the array is (N, 8, 8) uint8 in 0..16."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, index: np.ndarray) -> None:
-        """images (N, 8, 8) uint8 in 0..16; labels (N,); index (N,) positions in scikit-learn's order."""
-        self.class_names = [str(digit) for digit in range(10)]
-        self.labels = labels.astype(np.int64)
-        self._images, self._index = images, index
-
-    def __len__(self) -> int:
-        return len(self.labels)
+        """index: (N,) positions in scikit-learn's order."""
+        super().__init__(images, labels, [str(digit) for digit in range(10)])
+        self._index = index
 
     def origin(self, i: int) -> str:
-        """See :class:`ffdr.data.Source`."""
+        """``digits/0042``: the position in scikit-learn's order, whatever the split."""
         return f"digits/{self._index[i]:04d}"
 
-    def place(self, origin: str) -> str:
-        """See :class:`ffdr.data.Source`."""
-        return origin
-
     def read(self, i: int) -> Image.Image:
-        """See :class:`ffdr.data.Source`."""
+        """Levels spread to 0..255, then enlarged."""
         grey = np.rint(self._images[i] * (255 / 16)).astype(np.uint8)
         return Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB")
 
-    def state(self, index: np.ndarray) -> str:
-        """See :class:`ffdr.data.Source`."""
-        return hashlib.sha256(self._images[index]).hexdigest()
-
-    def file_bytes(self, i: int) -> None:
-        """See :class:`ffdr.data.Source`."""
-
 
 def open_split(path: Path, split: str) -> Digits:
-    """The digits of a split: train, val or test."""
-    check_split("digits", split, ("train", "val", "test"))
+    """The digits of a split: train, val or test. path: of no use."""
     from sklearn.datasets import load_digits
 
     images, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
@@ -67,13 +51,10 @@ def split_digits(labels: np.ndarray) -> dict[str, np.ndarray]:
     """
     parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}
     for digit in np.unique(labels):
-        members = sorted(np.flatnonzero(labels == digit).tolist(), key=_hash)
+        members = np.flatnonzero(labels == digit).tolist()
+        members.sort(key=lambda position: blake2b(b"digits/%04d" % position, digest_size=8).digest())
         test, val = (round(len(members) * _SHARES[name]) for name in ("test", "val"))
         parts["test"] += members[:test]
         parts["val"] += members[test : test + val]
         parts["train"] += members[test + val :]
     return {name: np.array(sorted(members)) for name, members in parts.items()}
-
-
-def _hash(position: int) -> bytes:
-    return hashlib.blake2b(f"digits/{position:04d}".encode(), digest_size=8).digest()

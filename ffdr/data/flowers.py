@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ffdr.data.source import FileSource, check_split, need_files
+from ffdr.data.files import damage_named, need_files
+from ffdr.data.source import FileSource
 from ffdr.util.errors import UserError
 from ffdr.util.foreign import read_bytes
-from ffdr.util.text import reason
 
 FOLDER = "flowers-102"
 _NAMES = (
@@ -42,18 +42,16 @@ _NUMBERS = {"double", "single"} | {f"{sign}int{bits}" for sign in ("", "u") for 
 
 def open_split(path: Path, split: str) -> FileSource:
     """A split of Flowers-102: train, val (1,020 images each) or test (6,149)."""
-    check_split("flowers102", split, _SPLITS)
-    files = [f"{FOLDER}/{name}" for name in ("jpg", "imagelabels.mat", "setid.mat")]
-    need_files(path, files, "Flowers-102", "Flowers102")
-    labels = _variable(path / FOLDER / "imagelabels.mat", "labels") - 1
-    images = _variable(path / FOLDER / "setid.mat", _SPLITS[split])
+    folder = need_files(path, FOLDER, ("jpg", "imagelabels.mat", "setid.mat"), "Flowers-102", "Flowers102")
+    labels = _variable(folder / "imagelabels.mat", "labels") - 1
+    images = _variable(folder / "setid.mat", _SPLITS[split])
     if not (len(images) and images.min() >= 1 and images.max() <= len(labels)):
-        raise UserError(f"write.path: {path / FOLDER}: setid.mat names images that imagelabels.mat does not have")
+        raise UserError(f"write.path: {folder}: setid.mat names images that imagelabels.mat does not have")
     labels = labels[images - 1]
     if not 0 <= labels.min() <= labels.max() < len(CLASSES):
-        raise UserError(f"write.path: {path / FOLDER}: imagelabels.mat has labels outside of 1 to {len(CLASSES)}")
+        raise UserError(f"write.path: {folder}: imagelabels.mat has labels outside of 1 to {len(CLASSES)}")
     names = [f"jpg/image_{image:05d}.jpg" for image in images.tolist()]
-    return FileSource(path / FOLDER, names, labels, CLASSES)
+    return FileSource(folder, names, labels, CLASSES)
 
 
 def _variable(file: Path, name: str) -> np.ndarray:
@@ -61,12 +59,9 @@ def _variable(file: Path, name: str) -> np.ndarray:
     from scipy.io import loadmat, whosmat
 
     content = BytesIO(read_bytes(file, _MOST))
-    try:
+    with damage_named(file, f"no readable variable {name}"):  # SciPy raises many kinds on a broken file
         # Looked at first: an array of cells is made as large as it says, however short its file is.
         for found, shape, kind in whosmat(content):
             if found == name and (kind not in _NUMBERS or math.prod(shape) > _MOST):
                 raise ValueError(f"it is {'×'.join(map(str, shape))} of the kind {kind}")
-        values = loadmat(content, variable_names=[name])[name]
-        return values.astype(np.int64).reshape(-1)
-    except Exception as error:  # SciPy raises many kinds on a broken file
-        raise UserError(f"write.path: {file}: no readable variable {name}: {reason(error)}") from None
+        return loadmat(content, variable_names=[name])[name].astype(np.int64).reshape(-1)

@@ -1,4 +1,4 @@
-"""Folders of images, a subfolder a class, in the order of ``torchvision.datasets.ImageFolder``.
+"""Folders of images, one subfolder per class, in the order of ``torchvision.datasets.ImageFolder``.
 
 The order matters: the archives of published reinforcements name an image by nothing but its number in it.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ffdr.data.source import FileSource
 from ffdr.util.errors import UserError, nearest
-from ffdr.util.text import printable
+from ffdr.util.text import first_few, printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """File names that count, in any case (torchvision's IMG_EXTENSIONS)."""
@@ -24,14 +24,14 @@ def open_split(path: Path, split: str) -> FileSource:
     if not folder.is_dir():
         found = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
         raise UserError(
-            f"write.split: {path} has no folder {split!r}, only {_some(found)}{nearest(split, found)}; "
+            f"write.split: {path} has no folder {split!r}, only {first_few(found)}{nearest(split, found)}; "
             "an empty split takes the path itself"
         )
     return open_folder(folder, "write.path")
 
 
 def open_folder(folder: Path, key: str) -> FileSource:
-    """The images below ``folder``, a subfolder a class. key: the option that named it, for messages.
+    """The images below ``folder``, one subfolder per class. key: the option that named it, for messages.
 
     Raises:
         UserError: no class, one without images, a link by which a folder would be read twice or without end, an image
@@ -39,7 +39,7 @@ def open_folder(folder: Path, key: str) -> FileSource:
     """
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     if not classes:
-        raise UserError(f"{key}: {folder} has no subfolders; there must be one a class")
+        raise UserError(f"{key}: {folder} has no subfolders; there must be one per class")
     names: list[str] = []
     labels: list[int] = []
     empty = []
@@ -51,7 +51,7 @@ def open_folder(folder: Path, key: str) -> FileSource:
         if not files:
             empty.append(name)
     if empty:
-        raise UserError(f"{key}: {folder}: no images ({', '.join(EXTENSIONS)}) of {_some(empty)}")
+        raise UserError(f"{key}: {folder}: no images ({', '.join(EXTENSIONS)}) of {first_few(empty)}")
     return FileSource(folder, names, labels, classes)
 
 
@@ -97,9 +97,3 @@ class _Walk:
         if there in self._followed or f"{here}/".startswith(f"{there.rstrip('/')}/"):
             raise UserError(f"{self._key}: {printable(str(path))} is a link to a folder that is read anyway")
         self._followed.add(there)
-
-
-def _some(names: list[str], limit: int = 5) -> str:
-    """The first few names."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return (", ".join(map(printable, names[:limit])) or "none") + more

@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ffdr.data.source import FileSource, check_split, need_files
+from ffdr.data.files import damage_named, need_files
+from ffdr.data.source import FileSource
 from ffdr.util.errors import UserError
 from ffdr.util.foreign import read_json
-from ffdr.util.text import reason
 
 FOLDER = "food-101"
 
 
 def open_split(path: Path, split: str) -> FileSource:
     """A split of Food-101: train (75,750 images) or test (25,250), in torchvision's order."""
-    check_split("food101", split, ("train", "test"))
-    need_files(path, (f"{FOLDER}/meta/{split}.json", f"{FOLDER}/images"), "Food-101", "Food101")
-    file = path / FOLDER / "meta" / f"{split}.json"
-    try:
+    folder = need_files(path, FOLDER, (f"meta/{split}.json", "images"), "Food-101", "Food101")
+    file = folder / "meta" / f"{split}.json"
+    with damage_named(file, "not a list of images per class", (ValueError, AttributeError, TypeError)):
         images = read_json(file)
         names = [f"images/{image}.jpg" for members in images.values() for image in members]
         classes = sorted(images)
@@ -26,10 +25,8 @@ def open_split(path: Path, split: str) -> FileSource:
         labels = [number_of[name] for name, members in images.items() for _ in members]
         if b"\0" in os.fsencode("".join(names)):  # it also refuses halves of characters
             raise ValueError("a null character")
-    except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"write.path: {file}: not a list of images a class: {reason(error)}") from None
     if any(".." in Path(name).parts for name in names):
         raise UserError(f"write.path: {file}: an image lies outside of the dataset's folder")
     if not names:
         raise UserError(f"write.path: {file}: no images")
-    return FileSource(path / FOLDER, names, labels, classes)
+    return FileSource(folder, names, labels, classes)

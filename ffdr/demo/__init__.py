@@ -1,1 +1,1 @@
-"""``ffdr demo``: the whole path on scikit-learn's handwritten digits, and what came of it."""
+"""``ffdr demo``: the whole path on scikit-learn's handwritten digits, and its results."""

@@ -7,27 +7,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 
 from ffdr.ablate.scores import (
     JUDGED,
     METRICS,
     Difference,
+    Metric,
     as_text,
     mean_and_half_width,
     sentence,
 )
-from ffdr.util.atomic import atomic_path, atomic_write
-from ffdr.util.pictures import Picture
+from ffdr.util.atomic import atomic_write
+from ffdr.util.pictures import PAGE, colour_of, drawing, keep_to_percent, marker_of
 from ffdr.util.text import table_lines
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
 TASKS = ("erm", "kd", "dr")
+_PLOTTED = ("top1", "ece", "corruption_top1")
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
-"""For erm, kd, dr and teacher: one report a run, in the order of the seeds."""
+"""For erm, kd, dr and teacher: one report per run, in the order of the seeds."""
 
 
 def summarise(runs: Runs) -> dict[str, dict[str, Any]]:
@@ -47,7 +46,7 @@ def summarise(runs: Runs) -> dict[str, dict[str, Any]]:
 
 
 def compare(runs: Runs) -> list[str]:
-    """One sentence a metric: DR against ERM and KD, paired by seed, saying so where DR does not win."""
+    """One sentence per metric: DR against ERM and KD, paired by seed, saying so where DR does not win."""
     sentences = []
     for key in JUDGED:
         ours, *others = ([run[key] for run in runs[task]] for task in ("dr", "erm", "kd"))
@@ -77,29 +76,52 @@ def write_summary(file: Path, runs: Runs, setting: Sequence[str], environment: M
 
 
 def plot(file: Path, runs: Runs) -> None:
-    """Bars of accuracy, calibration and robustness, and accuracy under each corruption."""
-    summary = summarise(runs)
-    names, colours = [*TASKS, "teacher"], ["tab:gray", "tab:orange", "tab:blue", "tab:green"]
-    figure = plt.figure(figsize=(11, 6.5), constrained_layout=True, FigureClass=Picture)
-    grid = figure.add_gridspec(2, 3)
-    for column, metric in enumerate(("top1", "ece", "corruption_top1")):
-        axes = figure.add_subplot(grid[0, column])
-        heading, scale = METRICS[metric].heading, METRICS[metric].scale
-        heights = [scale * summary[name][metric] for name in names]
-        errors = [scale * summary[name].get(f"{metric}_interval", 0) for name in names]
-        axes.bar([name.upper() if name in TASKS else name for name in names], heights, yerr=errors, color=colours)
-        axes.set_title(heading)
-        if metric != "ece":
-            axes.set_ylim(max(0, min(heights) - 15), 100)
-    axes = figure.add_subplot(grid[1, :])
+    """Accuracy, calibration and robustness, each run as a faint dot; below, accuracy under each corruption."""
+    names = [*TASKS, "teacher"]
+    labels = [name.upper() if name in TASKS else name for name in names]
+    with drawing(file, PAGE, 4.4) as figure:
+        grid = figure.add_gridspec(2, len(_PLOTTED), height_ratios=(1, 1.05))
+        for column, key in enumerate(_PLOTTED):
+            axes = figure.add_subplot(grid[0, column])
+            _draw_scores(axes, METRICS[key], {name: [run[key] for run in runs[name]] for name in names})
+            axes.set_xticks(range(len(names)), labels)
+        axes = figure.add_subplot(grid[1, :])
+        _draw_corruptions(axes, runs, dict(zip(names, labels, strict=True)))
+        axes.legend(ncols=len(names), loc="lower right", bbox_to_anchor=(1, 1))
+
+
+def _draw_scores(axes: Axes, metric: Metric, values: Mapping[str, Sequence[float]]) -> None:
+    """Mean with interval of each name at 0, 1, …."""
+    for number, (name, found) in enumerate(values.items()):
+        scores, colour = [metric.scale * value for value in found], colour_of(name, number)
+        mean, half = mean_and_half_width(scores)
+        axes.errorbar([number], [mean], [half or 0], fmt=marker_of(number), color=colour)
+        axes.scatter([number + 0.22] * len(scores), scores, 6, colour, alpha=0.35, linewidths=0)
+    axes.set_xlim(-0.5, len(values) - 0.5)
+    axes.set_ylabel(metric.heading)
+    axes.grid(axis="y")
+    keep_to_percent(axes, from_zero=not metric.more)
+
+
+def _draw_corruptions(axes: Axes, runs: Runs, names: Mapping[str, str]) -> None:
+    """Mean over the severities with interval over the runs, side by side. names: with what the legend calls them."""
     corruptions = list(runs["dr"][0]["corruptions"])
-    for offset, (name, colour) in enumerate(zip(names, colours, strict=True)):
-        heights = [100 * np.mean([np.mean(run["corruptions"][c]) for run in runs[name]]) for c in corruptions]
-        axes.bar(np.arange(len(corruptions)) + 0.2 * (offset - 1.5), heights, 0.2, color=colour, label=name)
-    axes.set_xticks(range(len(corruptions)), [c.replace("_", " ") for c in corruptions], rotation=30, ha="right")
-    axes.set_title("top-1 under corruption, mean of 5 severities, %")
-    axes.set_ylim(0, 118)
-    axes.legend(ncols=4, loc="upper right")
-    with atomic_path(file) as picture:
-        figure.savefig(picture, dpi=110)
-    plt.close(figure)
+    for number, (name, label) in enumerate(names.items()):
+        each = [[100 * float(np.mean(run["corruptions"][key])) for run in runs[name]] for key in corruptions]
+        means, halves = zip(*map(mean_and_half_width, each), strict=True)
+        axes.errorbar(
+            np.arange(len(corruptions)) + 0.17 * (number - (len(names) - 1) / 2),
+            means,
+            [half or 0 for half in halves],
+            fmt=marker_of(number),
+            color=colour_of(name, number),
+            elinewidth=0.8,
+            label=label,
+        )
+    for place in range(1, len(corruptions), 2):
+        axes.axvspan(place - 0.5, place + 0.5, color="#f5f5f5", linewidth=0, zorder=0)
+    axes.set_xticks(range(len(corruptions)), [key.replace("_", " ") for key in corruptions], rotation=30, ha="right")
+    axes.set_xlim(-0.5, len(corruptions) - 0.5)
+    axes.set_ylabel("top-1, % (mean of severities)")
+    axes.set_ylim(0, 100)
+    axes.grid(axis="y")

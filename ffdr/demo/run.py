@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -15,36 +14,29 @@ from ffdr.config import recipe
 from ffdr.config.files import WriteOptions
 from ffdr.config.measuring import DemoOptions
 from ffdr.demo import report
-from ffdr.evaluate.feeding import feeding_text
+from ffdr.evaluate.settings import settings_text
 from ffdr.inspect.grid import draw_views
 from ffdr.loader.dataset import ReinforcedDataset
 from ffdr.reinforce.generate import generate
 from ffdr.train.run import run as train
 from ffdr.util.environment import environment
-from ffdr.util.errors import UserError
+from ffdr.util.foreign import read_json
 from ffdr.util.opening import own_folder
-from ffdr.util.text import RCFG as RECIPES
+from ffdr.util.shipped import recipes
 from ffdr.util.text import command, join_list, say
 from ffdr.write.images import write_images
 
-RCFG = RECIPES / "digits"
 TEACHERS = ("test_efficientnet", "test_convnext", "test_mambaout")
 PER_CLASS = 10
 """Training images of each class that the students have; the teachers had the whole split."""
 RESOLUTION = 32
-"""Pixels of the views that the students learn from, are examined on, and that are drawn."""
+"""Pixels of the views that the students learn from, are evaluated on, and that are drawn."""
 
 Run = dict[str, Any]
 
 
 def run_demo(options: DemoOptions) -> None:
-    """Run it all and leave summary.json, table.md, plot.png and views.png in ``options.out``.
-
-    Raises:
-        UserError: the recipes are not there.
-    """
-    if not RCFG.is_dir():
-        raise UserError(f"{RCFG}: the demo's recipes are missing; run it from a checkout")
+    """Run it all and leave summary.json, table.md, plot.png and views.png in ``options.out``."""
     work, out = Path(options.work), Path(options.out)
     work.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -99,7 +91,7 @@ def reinforce(work: Path, images: Path, models: str) -> tuple[Path, float]:
     out = work / "small+.beton"
     options = recipe.load(
         "reinforce",
-        RCFG / "reinforce.yaml",
+        recipes() / "digits" / "reinforce.yaml",
         reinforce__images=str(images),
         reinforce__out=str(out),
         reinforce__overwrite=True,
@@ -113,8 +105,12 @@ def reinforce(work: Path, images: Path, models: str) -> tuple[Path, float]:
 def train_students(
     options: DemoOptions, work: Path, images: Path, reinforced: Path, models: str, suite: EvaluationSuite
 ) -> dict[str, list[Run]]:
-    """The same student by each task, once a seed, examined."""
-    special = {"erm": {}, "kd": {"teacher__models": models}, "dr": {"data__reinforced": str(reinforced)}}
+    """The same student by each task, once per seed, with its scores."""
+    special: dict[str, dict[str, Any]] = {
+        "erm": {},
+        "kd": {"teacher__models": models},
+        "dr": {"data__reinforced": str(reinforced)},
+    }
     runs: dict[str, list[Run]] = {task: [] for task in special}
     with tqdm(total=options.seeds * len(special), desc="students", unit="run") as bar:
         for seed in range(options.seeds):
@@ -132,16 +128,16 @@ def setting(
     options: DemoOptions, dataset: ReinforcedDataset, runs: dict[str, list[Run]], reinforcing: float
 ) -> list[str]:
     """What a reader must know to read the table."""
-    plan = json.loads((Path(options.work) / "dr-0" / "options.json").read_text())
+    plan = read_json(Path(options.work) / "dr-0" / "options.json")
     header = dataset.reinforced.header
     return [
         f"Students: {plan['model']['name']} on {len(dataset)} training images, {plan['train']['epochs']} epochs of "
         f"{len(dataset) // plan['train']['batch_size']} steps, the same for every task; {options.seeds} seeds.",
         f"Teacher: {', '.join(TEACHERS)}, averaged; trained on the whole training split of 1,098 images, "
         "of which the students' images are a part. It has seen more data than they have, as the paper's teachers had.",
-        f"Reinforced beton: {header.views} views an image, all {header.topk} probabilities; made once for all seeds in "
-        f"{reinforcing:.0f} s, which the training times below don't contain.",
-        f"Test: {runs['dr'][0]['images']} images, fed at {feeding_text(runs['dr'][0])}; corruptions: 15 kinds × 5 "
+        f"Reinforced beton: {header.views} views per image, all {header.topk} probabilities; made once for all seeds "
+        f"in {reinforcing:.0f} s, which the training times below don't contain.",
+        f"Test: {runs['dr'][0]['images']} images, fed at {settings_text(runs['dr'][0])}; corruptions: 15 kinds × 5 "
         "severities made here, not ImageNet-C.",
         "Training times and rates count the first epoch, in which kernels may be compiled, at the rate of the others.",
         "Settings were chosen without the test split.",
@@ -151,7 +147,12 @@ def setting(
 def _recipe(name: str, images: Path, out: Path, **overrides: Any) -> Any:
     own_folder(out)  # what an earlier run has left there is removed
     return recipe.load(
-        "train", RCFG / f"{name}.yaml", data__train=str(images), train__out=str(out), train__resume=False, **overrides
+        "train",
+        recipes() / "digits" / f"{name}.yaml",
+        data__train=str(images),
+        train__out=str(out),
+        train__resume=False,
+        **overrides,
     )
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -44,15 +43,15 @@ def _by_value(part: str) -> tuple[int, str]:
     return len(digits) if part.isdecimal() else 0, digits
 
 
-_ORDERS: dict[str, Callable[[str], object]] = {
-    "sorted as text": str,
-    "sorted by number": lambda name: [_by_value(part) for part in re.split(r"(\d+)", name)],
-    "sorted without regard to case": str.casefold,
+_ORDERS: dict[str, Callable[[Iterable[str]], list[str]]] = {
+    "sorted as text": sorted,
+    "sorted by number": lambda names: sorted(names, key=lambda name: [_by_value(x) for x in re.split(r"(\d+)", name)]),
+    "sorted without regard to case": lambda names: sorted(names, key=str.casefold),
 }
 
 
 def check_classes(info: ModelInfo, names: Sequence[str], where: object, key: str, remedy: str = "") -> None:
-    """Refuse a model whose class N is not the data's class N, as far as can be told: by the digest of the class names
+    """Refuse a model whose class N is not the data's class N, as far as that shows: by the digest of the class names
     that it was trained with; without one, ImageNet's classes in another order than timm's.
 
     Args:
@@ -66,8 +65,8 @@ def check_classes(info: ModelInfo, names: Sequence[str], where: object, key: str
     """
     if info.classes:
         if info.classes != class_digest(names):
-            order = next((how for how in _ORDERS if _in_order(names, how) == info.classes), "")
-            order = f": the same names, but {order}" if order else ""
+            known = [how for how, order in _ORDERS.items() if class_digest(order(names)) == info.classes]
+            order = f": the same names, but {known[0]}" if known else ""
             raise UserError(
                 f"{where}: its class names are not those that {info.name} was trained with{order} "
                 f"({key}=any if class N still means the same)"
@@ -85,11 +84,6 @@ def check_classes(info: ModelInfo, names: Sequence[str], where: object, key: str
             f"{where}: its classes are ImageNet's synsets, but not in timm's order, which is sorted ({key}=any if "
             f"{info.name} was trained so)"
         )
-
-
-def _in_order(names: Sequence[str], how: str) -> str:
-    """Digest of the names in one of ``_ORDERS``."""
-    return class_digest(sorted(names, key=_ORDERS[how]))
 
 
 @cache
@@ -164,7 +158,8 @@ def real_labels(file: str, names: Sequence[str]) -> np.ndarray:
         has = f"{len(labels):,} entries" if isinstance(labels, list) else brief(labels)
         raise UserError(f"{file}: {has} instead of ReaL's {VAL_IMAGES:,} lists of class numbers")
     for number, own in enumerate(labels, 1):
-        if not _is_label_list(own):
+        is_list = isinstance(own, list) and len(own) <= _MOST_LABELS
+        if not is_list or any(type(n) is not int or not 0 <= n < NUM_CLASSES for n in own):
             raise UserError(f"{file}: {brief(own)} of image {number:,} is no list of class numbers below {NUM_CLASSES}")
     own = [labels[_val_number(name) - 1] for name in names]
     most = max(map(len, own), default=0)
@@ -228,8 +223,3 @@ class ObjectNet:
 def _timm_table(name: str) -> str:
     """A file among timm's own tables."""
     return (resources.files("timm.data") / "_info" / name).read_text(encoding="utf-8")
-
-
-def _is_label_list(value: Any) -> bool:
-    fits = isinstance(value, list) and len(value) <= _MOST_LABELS
-    return fits and all(type(n) is int and 0 <= n < NUM_CLASSES for n in value)

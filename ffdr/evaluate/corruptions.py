@@ -96,8 +96,12 @@ def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return rng.standard_normal(shape, dtype=np.float32)
 
 
-def _clouds(rng: np.random.Generator, height: int, width: int, roughness: float) -> np.ndarray:
-    """Cloudy noise (H, W) float32 in [0, 1]: octaves of random grids, each twice as fine and weaker by roughness."""
+def _clouds(rng: np.random.Generator, shape: tuple[int, ...], roughness: float) -> np.ndarray:
+    """Cloudy noise (H, W) float32 in [0, 1]: octaves of random grids, each twice as fine and weaker by roughness.
+
+    shape: of the image, (H, W, 3).
+    """
+    height, width, _ = shape
     total, weight, cells = np.zeros((height, width), np.float32), 1.0, 2
     while cells <= max(2, max(height, width) // 2):
         grid = rng.random((cells + 1, cells + 1), dtype=np.float32)
@@ -198,8 +202,8 @@ def _zoom_blur(image: np.ndarray, s: int, rng: np.random.Generator) -> np.ndarra
 def _snow(image: np.ndarray, s: int, rng: np.random.Generator) -> np.ndarray:
     """A paler scene behind flakes that fall aslant."""
     side = _side(image)
-    flakes = (rng.random(image.shape[:2], dtype=np.float32) < (0.03, 0.05, 0.07, 0.09, 0.11)[s]).astype(np.float32)
-    flakes = cv2.GaussianBlur(flakes, (0, 0), 0.4 + 0.004 * side)
+    seeds = (rng.random(image.shape[:2], dtype=np.float32) < (0.03, 0.05, 0.07, 0.09, 0.11)[s]).astype(np.float32)
+    flakes = cv2.GaussianBlur(seeds, (0, 0), 0.4 + 0.004 * side)
     flakes = cv2.filter2D(flakes, -1, _line(0.05 * side, rng.uniform(np.pi / 4, 3 * np.pi / 4)), borderType=_BORDER)
     pale = (0.10, 0.17, 0.24, 0.31, 0.38)[s]
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)[:, :, None]
@@ -209,7 +213,7 @@ def _snow(image: np.ndarray, s: int, rng: np.random.Generator) -> np.ndarray:
 
 def _frost(image: np.ndarray, s: int, rng: np.random.Generator) -> np.ndarray:
     """Bluish white crystals: the ridges of cloudy noise, over a dimmed scene."""
-    ridges = 1 - np.abs(2 * _clouds(rng, *image.shape[:2], roughness=0.7) - 1)
+    ridges = 1 - np.abs(2 * _clouds(rng, image.shape, roughness=0.7) - 1)
     cover = (0.35, 0.48, 0.60, 0.70, 0.80)[s] * ridges[:, :, None] ** 2
     return (1 - cover) * image + cover * np.array([215, 230, 245], np.float32)
 
@@ -217,7 +221,7 @@ def _frost(image: np.ndarray, s: int, rng: np.random.Generator) -> np.ndarray:
 def _fog(image: np.ndarray, s: int, rng: np.random.Generator) -> np.ndarray:
     """Light grey clouds, denser the more severe, that also take contrast away."""
     density = (0.28, 0.40, 0.52, 0.63, 0.74)[s]
-    cover = density * (0.6 + 0.4 * _clouds(rng, *image.shape[:2], roughness=0.5))[:, :, None]
+    cover = density * (0.6 + 0.4 * _clouds(rng, image.shape, roughness=0.5))[:, :, None]
     return (1 - cover) * image + cover * 225
 
 
@@ -245,7 +249,7 @@ def _elastic(image: np.ndarray, s: int, rng: np.random.Generator) -> np.ndarray:
     side = _side(image)
     field = _normal(rng, (*image.shape[:2], 2))
     field = cv2.GaussianBlur(field, (0, 0), 0.06 * side, borderType=_BORDER)
-    field *= (0.012, 0.019, 0.027, 0.036, 0.046)[s] * side / max(float(field.std()), 1e-6)
+    field = field * ((0.012, 0.019, 0.027, 0.036, 0.046)[s] * side / max(float(field.std()), 1e-6))
     return _shifted(image, field[:, :, 0], field[:, :, 1])
 
 
@@ -261,7 +265,9 @@ def _pixelate(image: np.ndarray, s: int, rng: np.random.Generator) -> np.ndarray
 def _jpeg(image: np.ndarray, s: int, rng: np.random.Generator) -> np.ndarray:
     quality = (50, 32, 20, 12, 7)[s]
     encoded = cv2.imencode(".jpg", image[:, :, ::-1], (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
-    return cv2.imdecode(encoded, cv2.IMREAD_COLOR)[:, :, ::-1]
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    assert decoded is not None  # OpenCV reads what it has just written
+    return decoded[:, :, ::-1]
 
 
 CORRUPTIONS: dict[str, _Corrupt] = {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,11 +17,10 @@ from tqdm import tqdm
 from ffdr.beton.read import ImageBeton
 from ffdr.data.folder import open_folder
 from ffdr.data.source import FileSource
-from ffdr.evaluate.folders import FolderLoader, PixelLoader
-from ffdr.evaluate.metrics import predict
+from ffdr.evaluate.folders import BatchFormat, FolderLoader, PixelLoader
+from ffdr.evaluate.metrics import EvaluationLoader, predict
 from ffdr.loader.loader import ReinforcedLoader
 from ffdr.loader.order import rank_and_world_size
-from ffdr.loader.protocol import BatchLoader
 from ffdr.loader.targets import SparseTargets
 from ffdr.models.build import ModelInfo
 from ffdr.models.compiling import FixedBatch
@@ -53,11 +52,10 @@ def center_share(resolution: int, crop_pct: float) -> float:
 
 
 class BatchScorer(Protocol):
-    """What looks at the answers, such as a ``scoring.Scorer``."""
+    """What is handed the outputs, such as a ``scoring.Scorer``."""
 
     def update(self, logits: torch.Tensor, index: torch.Tensor) -> None:
         """Count a batch. logits: (B, C) on any device; index: (B,) int64 numbers of the images, on the CPU."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Evaluator:
     flip: bool = False
     """average the outputs for an image and its mirror image"""
     workers: int = 0
-    """decoding threads; 0: one a core"""
+    """decoding threads; 0: one per core"""
     shared: bool = True
     """share the images with the other ranks of torch.distributed, where there are some"""
     progress: bool = False
@@ -86,40 +84,51 @@ class Evaluator:
 
     def loader(
         self, images: Images, center: float | None = None, border: int = 0, dtype: torch.dtype | None = None
-    ) -> BatchLoader:
+    ) -> EvaluationLoader:
         """Batches of the evaluation view, of this rank's share.
 
         center: crop_pct, if not the model's. border: pixels to cut off first (folders only). dtype: of the batches;
         None: what the model's first layer would make of them.
         """
         rank, ranks = rank_and_world_size(None, None) if self.shared else (0, 1)
-        fed = {
-            **self._fed(math.ceil(len(images.labels) / ranks), dtype),
-            "center": center_share(self.info.resolution, self.info.center if center is None else center),
-            "workers": self.workers,
-            "rank": rank,
-            "world_size": ranks,
-        }
-        if isinstance(images, ImageBeton):
-            return ReinforcedLoader(
-                images, resolution=self.info.resolution, mean=self.info.mean, std=self.info.std, **fed
+        share = center_share(self.info.resolution, self.info.center if center is None else center)
+        batches = self._batches(math.ceil(len(images.labels) / ranks), dtype)
+        if isinstance(images, FileSource):
+            return FolderLoader(
+                images,
+                self.info,
+                batches,
+                center=share,
+                border=border,
+                workers=self.workers,
+                rank=rank,
+                world_size=ranks,
             )
-        return FolderLoader(images, self.info, border=border, **fed)
+        return ReinforcedLoader(
+            images,
+            batch_size=batches.size,
+            resolution=self.info.resolution,
+            center=share,
+            mean=self.info.mean,
+            std=self.info.std,
+            device=batches.device,
+            dtype=batches.dtype,
+            workers=self.workers,
+            rank=rank,
+            world_size=ranks,
+        )
 
-    def pixel_loader(self, pixels: np.ndarray, labels: np.ndarray) -> BatchLoader:
+    def pixel_loader(self, pixels: np.ndarray, labels: np.ndarray) -> EvaluationLoader:
         """Batches of views that are made already, not shared by ranks. pixels: (N, H, W, 3) uint8; labels: (N,)."""
-        return PixelLoader(pixels, labels, self.info, **self._fed(len(pixels)))
+        return PixelLoader(pixels, labels, self.info, self._batches(len(pixels)))
 
-    def _fed(self, images: int, dtype: torch.dtype | None = None) -> dict[str, Any]:
-        """What all loaders have in common. images: of this rank."""
-        return {
-            "batch_size": max(1, min(self.batch_size, images)),
-            "device": self.device,
-            "dtype": dtype or (self.dtype if self.device.type == "cuda" else None) or torch.float32,
-        }
+    def _batches(self, images: int, dtype: torch.dtype | None = None) -> BatchFormat:
+        """images: of this rank."""
+        dtype = dtype or (self.dtype if self.device.type == "cuda" else None) or torch.float32
+        return BatchFormat(max(1, min(self.batch_size, images)), self.device, dtype)
 
-    def score(self, loader: BatchLoader, scorers: Mapping[str, BatchScorer], title: str = "") -> None:
-        """One pass over the images, its answers shown to all scorers."""
+    def score(self, loader: EvaluationLoader, scorers: Mapping[str, BatchScorer], title: str = "") -> None:
+        """One pass over the images, whose outputs all scorers are handed."""
         with tqdm(total=len(loader), desc=title, unit="batch", disable=None if self.progress else True) as bar:
 
             def receive(logits: torch.Tensor, _: SparseTargets, index: torch.Tensor) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,15 +23,25 @@ from ffdr.loader.order import Place
 from ffdr.loader.protocol import Batch
 from ffdr.loader.targets import SparseTargets
 from ffdr.models.build import ModelInfo
-from ffdr.util.cores import thread_count
+from ffdr.util.machine import thread_count
 from ffdr.util.text import reason
 
 _AHEAD = 3
 """Batches that are decoded in advance."""
 
 
+class BatchFormat(NamedTuple):
+    """What the batches of a pass are."""
+
+    size: int
+    """images per batch"""
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+    """normalised where it is floating; torch.uint8: pixels as they are"""
+
+
 class FolderLoader:
-    """The evaluation view of every image of a source, once and in order: a ``BatchLoader`` that only evaluates.
+    """The evaluation view of every image of a source, once and in order (a ``metrics.EvaluationLoader``).
 
     Of several ranks each takes every ``world_size``-th batch. Yields images (B, 3, H, W) in channels_last format on the
     device, normalised in a floating ``dtype`` or as they are in torch.uint8; targets with the label; index (B,) int64.
@@ -41,10 +52,8 @@ class FolderLoader:
         self,
         source: Source,
         info: ModelInfo,
+        batches: BatchFormat,
         *,
-        batch_size: int,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
         center: float = 0.875,
         border: int = 0,
         workers: int = 0,
@@ -52,21 +61,21 @@ class FolderLoader:
         world_size: int | None = None,
     ) -> None:
         """info: resolution, mean and std. center: share of the resized short side that the view keeps. border: pixels
-        that are cut off each side of the file's image first. workers: decoding threads; 0: one a core. rank,
+        that are cut off each side of the file's image first. workers: decoding threads; 0: one per core. rank,
         world_size: of this process among those that share the images; None: as torch.distributed has it when it is
         first needed."""
         self.source = source
         self._shape = (info.resolution, info.resolution, 3)
         self.num_images, self.num_classes = len(source), len(source.class_names)
-        self.device, self.border = torch.device(device), border
-        self._finish = _Finish(info, self.device, dtype)
+        self.device, self.border = batches.device, border
+        self._to_batch = _ToBatch(info, batches)
         self._pinned = self.device.type == "cuda"
         self._view = center_view(center)
         self._workers = thread_count(workers, gpu=self.device.type == "cuda")
-        self._batch_size, self._place = batch_size, Place(rank, world_size)
+        self._batch_size, self._place = batches.size, Place(rank, world_size)
 
     def __len__(self) -> int:
-        """Batches of a pass, on this rank."""
+        """Batches per pass, on this rank."""
         return len(self._starts())
 
     def __iter__(self) -> Iterator[Batch]:
@@ -77,7 +86,7 @@ class FolderLoader:
             for start in self._starts():
                 index = np.arange(start, min(start + self._batch_size, self.num_images))
                 pixels = torch.empty(len(index), *self._shape, dtype=torch.uint8, pin_memory=self._pinned)
-                parts = [pool.submit(self._fill, i, row) for i, row in zip(index, pixels.numpy(), strict=True)]
+                parts = [pool.submit(self._fill, int(i), row) for i, row in zip(index, pixels.numpy(), strict=True)]
                 ahead.append((index, pixels, parts))
                 if len(ahead) > _AHEAD:
                     yield self._finished(*ahead.popleft())
@@ -93,24 +102,21 @@ class FolderLoader:
 
     def _fill(self, number: int, out: np.ndarray) -> None:
         """Read one image and make its view in ``out`` (H, W, 3)."""
-        image = self.source.read(int(number))
-        try:
-            out[:] = render(self._inner(np.asarray(image)), self._view, self._shape[0])
-        except ValueError as error:
-            origin = self.source.origin(int(number))
-            raise ReadError(origin, reason(error), self.source.place(origin)) from error
-
-    def _inner(self, pixels: np.ndarray) -> np.ndarray:
-        """An image (height, width, 3) without its border."""
+        pixels, border = np.asarray(self.source.read(number)), self.border
         height, width, _ = pixels.shape
-        if min(height, width) <= 2 * self.border:
-            raise ValueError(f"{width}×{height} pixels leave nothing within a border of {self.border}")
-        return pixels[self.border : height - self.border, self.border : width - self.border]
+        try:
+            if min(height, width) <= 2 * border:
+                raise ValueError(f"{width}×{height} pixels leave nothing within a border of {border}")
+            inner = pixels[border : height - border, border : width - border]
+            out[:] = render(inner, self._view, self._shape[0])
+        except ValueError as error:
+            origin = self.source.origin(number)
+            raise ReadError(origin, reason(error), self.source.place(origin)) from error
 
     def _finished(self, index: np.ndarray, pixels: torch.Tensor, parts: list[Future]) -> Batch:
         for part in parts:
             part.result()
-        return self._finish(pixels, self.source.labels, index)
+        return self._to_batch(pixels, self.source.labels, index)
 
     def set_epoch(self, epoch: int) -> None:
         """Every pass is the same."""
@@ -119,41 +125,31 @@ class FolderLoader:
 class PixelLoader:
     """Views that lie in memory, once and in order, as a ``FolderLoader`` hands them out; not shared by ranks."""
 
-    def __init__(
-        self,
-        pixels: np.ndarray,
-        labels: np.ndarray,
-        info: ModelInfo,
-        *,
-        batch_size: int,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, info: ModelInfo, batches: BatchFormat) -> None:
         """pixels: (N, H, W, 3) uint8; labels: (N,) int64."""
         self.pixels, self.labels = pixels, labels
         self.num_images, self.num_classes = len(pixels), info.num_classes
-        self._finish = _Finish(info, torch.device(device), dtype)
-        self._batches = np.split(np.arange(len(pixels)), range(batch_size, len(pixels), batch_size))
+        self._to_batch = _ToBatch(info, batches)
+        self._batches = np.split(np.arange(len(pixels)), range(batches.size, len(pixels), batches.size))
 
     def __len__(self) -> int:
-        """Batches of a pass."""
+        """Batches per pass."""
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
         for index in self._batches:
-            yield self._finish(torch.from_numpy(self.pixels[index]), self.labels, index)
+            yield self._to_batch(torch.from_numpy(self.pixels[index]), self.labels, index)
 
     def set_epoch(self, epoch: int) -> None:
         """Every pass is the same."""
 
 
-class _Finish:
-    """Makes pixels a batch on the device."""
+class _ToBatch:
+    """From pixels to a batch on the device, normalised where it is floating."""
 
-    def __init__(self, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> None:
-        """dtype: of the batches, normalised where it is floating."""
-        self.device, self.dtype = device, dtype
-        scale, shift = (255 * torch.tensor(x, device=device).view(1, 3, 1, 1) for x in (info.std, info.mean))
+    def __init__(self, info: ModelInfo, batches: BatchFormat) -> None:
+        self.device, self.dtype = batches.device, batches.dtype
+        scale, shift = (255 * torch.tensor(x, device=self.device).view(1, 3, 1, 1) for x in (info.std, info.mean))
         self._scale, self._shift = 1 / scale, shift
 
     def __call__(self, pixels: torch.Tensor, labels: np.ndarray, index: np.ndarray) -> Batch:

@@ -1,21 +1,22 @@
 """Accuracy and calibration of a model on a loader.
 
-Shape suffixes: B images, C classes, T most probable classes, M labels an image.
+Shape suffixes: B images, C classes, T most probable classes, M labels per image.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from ffdr.loader.protocol import BatchLoader
+from ffdr.loader.protocol import Batch
 from ffdr.loader.targets import SparseTargets
 from ffdr.models.build import best_device
 from ffdr.util.errors import UserError
@@ -32,9 +33,24 @@ class Result:
     scores: dict[str, float]
     """top1, top5, nll, brier, ece and images; see ``Scores``"""
     bins: np.ndarray
-    """(15, 3) float64, a row for each bin of confidence: images, sum of their confidences, those answered rightly"""
+    """(15, 3) float64, a row for each bin of confidence: images, sum of their confidences, correct predictions"""
     classes: np.ndarray
-    """(C, 2) float64, a row for each class: images, those answered rightly"""
+    """(C, 2) float64, a row for each class: images, correct predictions"""
+
+
+class EvaluationLoader(Protocol):
+    """What evaluation needs of a loader: batches of one dataset. Every ``BatchLoader`` is one."""
+
+    num_classes: int
+
+    def __len__(self) -> int:
+        """Batches per pass."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of a pass."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next pass is this epoch, from its first batch."""
 
 
 class Scores:
@@ -87,7 +103,7 @@ class Scores:
     def result(self) -> Result:
         """All that was counted, over all ranks.
 
-        Raises UserError without images or for answers not finite.
+        Raises UserError without images or for outputs that are not finite.
         """
         total = torch.cat([part.flatten() for part in self._parts()])
         if dist.is_available() and dist.is_initialized():
@@ -98,7 +114,7 @@ class Scores:
             raise UserError("evaluate: there are no images")
         top1, top5, nll, brier = (sums[1:] / images).tolist()
         if not math.isfinite(nll):
-            raise UserError("evaluate: the model's answers are not finite; its weights or its precision are at fault")
+            raise UserError("evaluate: the model's outputs are not finite; its weights or its precision are at fault")
         ece = float(np.abs(bins[:, 2] - bins[:, 1]).sum() / images)
         scores = {"top1": top1, "top5": top5, "nll": nll, "brier": brier, "ece": ece, "images": images}
         return Result(scores, bins, classes.reshape(-1, 2))
@@ -110,7 +126,7 @@ class Scores:
 
 def predict(
     model: nn.Module,
-    loader: BatchLoader,
+    loader: EvaluationLoader,
     receive: Callable[[torch.Tensor, SparseTargets, torch.Tensor], None],
     dtype: torch.dtype | None = None,
     flip: bool = False,
@@ -137,22 +153,3 @@ def predict(
                 receive(logits, targets, index)
     finally:
         model.train(was_training)
-
-
-def evaluate(
-    model: nn.Module,
-    loader: BatchLoader,
-    num_classes: int | None = None,
-    dtype: torch.dtype | None = None,
-    flip: bool = False,
-    forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> dict[str, float]:
-    """Scores of a model on one pass of a loader (see ``Scores``), by the targets' ``label``.
-
-    num_classes: columns of the model's output, if not the loader's. dtype, flip, forward: see ``predict``. On several
-    ranks (torch.distributed) the scores are those of all images of all ranks, in each of them.
-    Raises UserError as ``Scores.result`` does.
-    """
-    scores = Scores(num_classes or loader.num_classes)
-    predict(model, loader, lambda logits, targets, _: scores.update(logits, targets.label), dtype, flip, forward)
-    return scores.compute()

@@ -8,21 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ffdr.evaluate.feeding import feeding_text
 from ffdr.evaluate.metrics import ECE_BINS
-from ffdr.util.atomic import atomic_path, atomic_write
-from ffdr.util.text import MOST_LINE, printable, readable
+from ffdr.evaluate.settings import settings_text
+from ffdr.util.atomic import atomic_write
+from ffdr.util.text import MOST_LINE, printable, readable, warn
 
 Report = dict[str, Any]
-"""How the model was fed (``feeding.KEYS``; model, parameters, compiled); then the scores of one data set and ``data``,
-its path, or of a suite ``sets`` and ``missing`` (``suite.run_suite``). What a set's scores say of feeding wins."""
+"""Settings (``settings.KEYS``; model, parameters, compiled); then the scores of one data set and ``data``,
+its path, or of a suite ``sets`` and ``missing`` (``suite.run_suite``). A set's own settings win."""
 
 _PERCENT = (("top1", "top-1"), ("top5", "top-5"), ("ece", "ECE"))
 _PLAIN = (("nll", "NLL"), ("brier", "Brier"))
 _TIMM = ("model", "top1", "top1_err", "top5", "top5_err", "param_count", "img_size", "crop_pct", "interpolation")
 """Columns of timm's results CSVs: percent; millions of parameters."""
 _OURS = ("set", "images", "nll", "brier", "ece", "mce", "top1_gap", "precision", "flip_average", "averaged")
-"""Columns behind them, as fractions and nats but the gap, which is in percent like timm's; and how the model was fed,
+"""Columns behind them, as fractions and nats but the gap, which is in percent like timm's; and settings,
 true or false, averaged empty where unknown."""
 _SPELLED = {True: "true", False: "false", None: ""}
 
@@ -34,7 +34,7 @@ def rows(report: Report) -> dict[str, Report]:
 
 def as_text(report: Report) -> str:
     """The report as lines for a terminal."""
-    view = f"{printable(report['model'])} at {feeding_text(report)}"
+    view = f"{printable(report['model'])} at {settings_text(report)}"
     if "sets" in report:
         return "\n".join([view, *_suite_lines(report)])
     lines = [f"{view}, on {printable(report['data'])}, {report['images']} images"]
@@ -102,23 +102,25 @@ def write_csv(path: Path, report: Report) -> None:
 
 
 def plot(path: Path, report: Report) -> None:
-    """Reliability diagram and confidence histogram of every set, side by side."""
-    from ffdr.util.pictures import Picture  # half a second, and only where a plot is asked for
+    """Reliability diagram and confidence histogram of every set, side by side; a line where no set has any."""
+    from ffdr.util.pictures import COLOURS, NEUTRAL, drawing  # half a second, and only where a plot is asked for
 
     drawn = {name: scores for name, scores in rows(report).items() if "reliability" in scores}
-    figure = Picture(figsize=(3.2 * max(len(drawn), 1), 4.8), layout="constrained")
-    axes = figure.subplots(2, max(len(drawn), 1), squeeze=False, sharex=True, height_ratios=(2, 1))
-    places = [(number + 0.5) / ECE_BINS for number in range(ECE_BINS)]
-    for (above, below), (name, scores) in zip(axes.T, drawn.items(), strict=False):
-        accuracy = [part["accuracy"] or 0 for part in scores["reliability"]]
-        share = [part["images"] / scores["images"] for part in scores["reliability"]]
-        above.bar(places, accuracy, width=1 / ECE_BINS, edgecolor="white")
-        above.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--")
-        above.set(title=f"{readable(Path(name).name)}, ECE {scores['ece']:.2%}", xlim=(0, 1), ylim=(0, 1))
-        below.bar(places, share, width=1 / ECE_BINS, edgecolor="white", color="grey")
-        below.set(xlabel="confidence", ylim=(0, None))
-    axes[0, 0].set_ylabel("accuracy")
-    axes[1, 0].set_ylabel("share of images")
-    figure.suptitle(report["model"])
-    with atomic_path(path) as file:
-        figure.savefig(file, format="png", dpi=100)
+    if not drawn:
+        warn(f"{path}: no set has confidences to draw; not written")
+        return
+    places = [100 * (number + 0.5) / ECE_BINS for number in range(ECE_BINS)]
+    bars = {"width": 100 / ECE_BINS, "edgecolor": "white", "linewidth": 0.5}
+    with drawing(path, 0.6 + 2.1 * len(drawn), 3.4) as figure:
+        panels = figure.subplots(2, len(drawn), squeeze=False, sharex=True, sharey="row", height_ratios=(2, 1))
+        for (above, below), (name, scores) in zip(panels.T, drawn.items(), strict=True):
+            accuracy = [100 * (part["accuracy"] or 0) for part in scores["reliability"]]
+            above.bar(places, accuracy, **bars, color=COLOURS[0])
+            above.plot([0, 100], [0, 100], color="#222222", linewidth=0.8, linestyle="--")
+            above.set(title=f"{readable(Path(name).name)}, ECE {scores['ece']:.2%}", xlim=(0, 100), ylim=(0, 100))
+            share = [100 * part["images"] / scores["images"] for part in scores["reliability"]]
+            below.bar(places, share, **bars, color=NEUTRAL)
+            below.set(xlabel="confidence, %", ylim=(0, None))
+        panels[0, 0].set_ylabel("accuracy, %")
+        panels[1, 0].set_ylabel("images, %")
+        figure.suptitle(report["model"])

@@ -15,7 +15,7 @@ from ffdr.util.errors import UserError
 def evaluate_corruptions(
     evaluator: Evaluator, images: np.ndarray | CorruptedImages, labels: np.ndarray
 ) -> dict[str, Any]:
-    """Top-1 per corruption and severity, of a model that is fed as the evaluator feeds it.
+    """Top-1 per corruption and severity, with the evaluator's settings.
 
     images: (N, H, W, 3) uint8, or a ``CorruptedImages`` of them, which several models can share. labels: (N,) class
     ids.
@@ -36,7 +36,7 @@ def evaluate_corruptions(
 
 
 class _Hits:
-    """How many answers are right, on this rank alone."""
+    """How many predictions are correct, on this rank alone."""
 
     def __init__(self, labels: np.ndarray) -> None:
         self.labels = torch.from_numpy(np.asarray(labels))

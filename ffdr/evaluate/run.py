@@ -17,18 +17,12 @@ from ffdr.config.learning import EvalOptions, ModelOptions, SuiteOptions
 from ffdr.evaluate.classes import check_classes, synsets
 from ffdr.evaluate.corruptions import NAMES, SEVERITIES
 from ffdr.evaluate.evaluator import Evaluator, Images, open_images
-from ffdr.evaluate.feeding import INTERPOLATION, KEYS, run_of, run_options, validation_feeding
 from ffdr.evaluate.report import Report, as_text, plot, write_csv
 from ffdr.evaluate.robustness import evaluate_corruptions
 from ffdr.evaluate.scoring import Scorer
-from ffdr.evaluate.suite import check_model, plan_suite, run_suite
-from ffdr.models.build import (
-    ModelInfo,
-    autocast_dtype,
-    best_device,
-    load_model,
-    load_named,
-)
+from ffdr.evaluate.settings import INTERPOLATION, KEYS, run_of, run_options, validation_settings
+from ffdr.evaluate.suite import OpenedSuite, check_model, open_suite, run_suite
+from ffdr.models.build import ModelInfo, autocast_dtype, best_device, load_model, load_named
 from ffdr.models.compiling import pays, set_backends
 from ffdr.models.timm_names import config_of, eval_size
 from ffdr.util.atomic import atomic_write
@@ -36,13 +30,7 @@ from ffdr.util.errors import UserError
 from ffdr.util.machine import machine_memory
 from ffdr.util.opening import check_final
 from ffdr.util.ranks import Ranks
-from ffdr.util.text import (
-    byte_size,
-    command,
-    join_list,
-    say,
-    warn,
-)
+from ffdr.util.text import byte_size, command, join_list, say, warn
 
 
 def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions | None = None) -> Report:
@@ -62,27 +50,35 @@ def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions |
         if file:
             check_final(Path(file))
     with Ranks.join() as ranks:
-        plan = None if options.data else plan_suite(suite)
-        for remark in plan.remarks() if plan and ranks.rank == 0 else ():
-            warn(f"ffdr eval: {remark}")
-        images = open_images(options.data, "eval.data") if options.data else None
-        count = len(images.labels) if plan is None else plan.num_images
-        count *= 1 + len(NAMES) * len(SEVERITIES) * options.corruptions
-        evaluator = _evaluator(options, model_options, ranks, count)
-        if plan:
-            check_model(evaluator.info, any_names=options.classes == "any")
-            scores = run_suite(evaluator, plan)
+        opened = open_images(options.data, "eval.data") if options.data else open_suite(suite)
+        if isinstance(opened, OpenedSuite):
+            count = opened.num_images
+            for remark in opened.remarks() if ranks.rank == 0 else ():
+                warn(f"ffdr eval: {remark}")
         else:
-            scores = {"data": options.data, **_on_data(evaluator, images, options, ranks.rank)}
-        report = _feeding(evaluator, options.checkpoint or model_options.checkpoint) | scores
+            count = len(opened.labels)
+        count *= 1 + len(NAMES) * len(SEVERITIES) * options.corruptions
+        evaluator = _load_evaluator(options, model_options, ranks, count)
+        if isinstance(opened, OpenedSuite):
+            check_model(evaluator.info, any_names=options.classes == "any")
+            scores = run_suite(evaluator, opened)
+        else:
+            scores = {"data": options.data, **_on_data(evaluator, opened, options, ranks.rank)}
+        report = _settings(evaluator, options.checkpoint or model_options.checkpoint) | scores
         if ranks.rank == 0:
-            _tell(report, options)
+            say(as_text(report))
+            if options.json:
+                atomic_write(Path(options.json), json.dumps(report, indent=2) + "\n")
+            if options.csv:
+                write_csv(Path(options.csv), report)
+            if options.plot:
+                plot(Path(options.plot), report)
             say(_closing(report, options, model_options, suite))
         return report
 
 
-def _evaluator(options: EvalOptions, model_options: ModelOptions, ranks: Ranks, num_images: int) -> Evaluator:
-    """Load the model and say how it is fed; a line on standard error where timm would feed it otherwise.
+def _load_evaluator(options: EvalOptions, model_options: ModelOptions, ranks: Ranks, num_images: int) -> Evaluator:
+    """Load the model, with its settings; a line on standard error where timm evaluates it with others.
 
     num_images: that it will be shown.
     """
@@ -93,17 +89,13 @@ def _evaluator(options: EvalOptions, model_options: ModelOptions, ranks: Ranks, 
     if options.checkpoint:
         model, info = load_model(options.checkpoint, options.resolution)
     else:
-        model, info = load_named(
-            model_options.name,
-            model_options.checkpoint,
-            resolution=options.resolution,
-            options=model_options.options,
-        )
+        name, weights = model_options.name, model_options.checkpoint
+        model, info = load_named(name, weights, resolution=options.resolution, options=model_options.options)
     _check_batch(min(options.batch_size, max(1, num_images)), info.resolution)
     if ranks.rank == 0 and not info.classes:
         _warn_of_other_view(info)
     return Evaluator(
-        model.to(device, memory_format=torch.channels_last),
+        model.to(device).to(memory_format=torch.channels_last),
         info,
         device,
         options.batch_size,
@@ -116,7 +108,7 @@ def _evaluator(options: EvalOptions, model_options: ModelOptions, ranks: Ranks, 
 
 
 def _check_batch(images: int, resolution: int) -> None:
-    """Raise UserError for a batch that leaves no memory for what the model makes of it, whoever asks for its size."""
+    """Raise UserError for a batch that leaves no memory for the model's maps, whoever asks for its size."""
     size, has = images * resolution**2 * 3 * 5, machine_memory()  # as bytes, and as float32
     if size > has / 2:
         raise UserError(
@@ -152,10 +144,10 @@ def _on_data(evaluator: Evaluator, images: Images, options: EvalOptions, rank: i
     return report
 
 
-def _feeding(evaluator: Evaluator, weights: str | Path = "") -> Report:
-    """weights: the file that they come from, whose run says whether they are averaged."""
+def _settings(evaluator: Evaluator, weights: str | Path = "") -> Report:
+    """What a report says before the scores. weights: their file, whose run says whether they are averaged."""
     info, folder = evaluator.info, run_of(Path(weights))
-    run = validation_feeding(run_options(folder)) if folder else {}
+    run = validation_settings(run_options(folder)) if folder else {}
     return {
         "model": info.name,
         "resolution": info.resolution,
@@ -169,36 +161,22 @@ def _feeding(evaluator: Evaluator, weights: str | Path = "") -> Report:
     }
 
 
-def _tell(report: Report, options: EvalOptions) -> None:
-    say(as_text(report))
-    if options.json:
-        atomic_write(Path(options.json), json.dumps(report, indent=2) + "\n")
-    if options.csv:
-        write_csv(Path(options.csv), report)
-    if options.plot:
-        plot(Path(options.plot), report)
-
-
 def _closing(report: Report, options: EvalOptions, model: ModelOptions, suite: SuiteOptions) -> str:
     """What was written where, and the command that comes next."""
     written = [file for file in (options.json, options.csv, options.plot) if file]
     said = f"{', '.join(written)}: scores of {report['model']}" if written else "nothing was written"
+    others = (*_flags("model.", model), *_flags("suite.", suite))
     if not options.json:
-        then = _again(replace(options, json="REPORT.json"), model, suite)
+        then = command("eval", *_flags("", replace(options, json="REPORT.json")), *others)
     elif "sets" in report or report.get("per_class", {}).keys() == set(synsets()):
         then = command("report", options.json)
     elif not options.corruptions:
-        then = _again(replace(options, corruptions=True), model, suite)
+        then = command("eval", *_flags("", replace(options, corruptions=True)), *others)
     elif Path(options.data).is_dir():
         then = command("write", "--source=imagefolder", f"--path={options.data}", "--split=", "--out=IMAGES.beton")
     else:
         then = command("inspect", options.data)
     return f"{said}; next: {then}"
-
-
-def _again(options: EvalOptions, model: ModelOptions, suite: SuiteOptions) -> str:
-    """The command line of an evaluation."""
-    return command("eval", *_flags("", options), *_flags("model.", model), *_flags("suite.", suite))
 
 
 def _flags(section: str, options: Any) -> Iterator[str]:
@@ -211,21 +189,22 @@ def _flags(section: str, options: Any) -> Iterator[str]:
             yield f"--{section}{field.name}={join_list(value) if isinstance(value, tuple) else value}"
 
 
-def examiner(model: nn.Module, info: ModelInfo, batch_size: int = 256, flip: bool = False) -> Evaluator:
-    """Feeds the model in float32 on the best device, on the evaluation view that its info says."""
+def build_evaluator(model: nn.Module, info: ModelInfo, batch_size: int = 256, flip: bool = False) -> Evaluator:
+    """Runs the model in float32 on the best device, on the evaluation view that its info says."""
     device = best_device()
-    return Evaluator(model.to(device, memory_format=torch.channels_last), info, device, batch_size, flip=flip)
+    model = model.to(device).to(memory_format=torch.channels_last)
+    return Evaluator(model, info, device, batch_size, flip=flip)
 
 
-def examine(evaluator: Evaluator, images: ImageBeton) -> Report:
-    """Accuracy and calibration (``metrics.Scores``), and how the model was fed."""
+def evaluate_images(evaluator: Evaluator, images: ImageBeton) -> Report:
+    """Accuracy and calibration (``metrics.Scores``), and the settings."""
     info = evaluator.info
     _check_classes(info, images, images.path)
     scorer = Scorer(images.labels, images.class_names, info.num_classes)
     evaluator.score(evaluator.loader(images), {"data": scorer})
     scores = {key: value for key, value in scorer.report().items() if isinstance(value, int | float)}
-    fed = {key: value for key, value in _feeding(evaluator).items() if key in ("model", *KEYS)}
-    return {**fed, "data": str(images.path), **scores}
+    settings = {key: value for key, value in _settings(evaluator).items() if key in ("model", *KEYS)}
+    return {**settings, "data": str(images.path), **scores}
 
 
 def evaluation_pixels(images: Images, info: ModelInfo, workers: int = 0) -> tuple[np.ndarray, np.ndarray]:

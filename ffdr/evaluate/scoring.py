@@ -1,4 +1,4 @@
-"""How the answers to a set of images are marked: which images count, which classes are admitted, what is right.
+"""How a model's outputs on a set of images are scored: which images count, which classes are admitted, what is right.
 
 Shape suffixes: N images of the set, B of a batch, C classes of the model, P classes of the set, G classes of the model
 that stand for one of the set's.
@@ -16,7 +16,7 @@ from ffdr.evaluate.metrics import NO_LABEL, Scores
 
 
 class Scorer:
-    """Marks one pass over a set; several can look at the same pass, each with its own labels and classes."""
+    """Scores one pass over a set; several can share a pass, each with its own labels and classes."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Scorer:
     ) -> None:
         """labels: (N,) int64 class of each image, or (N, M) of which each is right; an image whose first is
         ``NO_LABEL`` is left out. class_names: of the set's classes. num_classes: C. columns: (P,) or (P, G) classes of
-        the model that the set's are: all others are masked, and of G classes the most probable one speaks for the
+        the model that the set's are: all others are masked, and of G classes the most probable one stands for the
         set's; None: all C. published: images that the set has when it is whole; 0: unknown.
         """
         self.labels, self.class_names, self.published = labels, class_names, published

@@ -1,36 +1,38 @@
-"""ImageNet's evaluation sets, each scored as those who publish figures on it do.
+"""ImageNet's evaluation sets, each scored as in published results.
 
 - ``val``: the validation set; ``real``: the same images by the labels of "Are we done with ImageNet?", any of which is
   right, without the images that have none.
 - ``v2``, ``v2_threshold``, ``v2_top``: ImageNetV2. Its folders 0 … 999 are class numbers, which don't sort as text.
 - ``a``, ``r``: 200 classes; the model's other 800 are masked. With ``val``, ``a_clean`` and ``r_clean`` are scored as
-  well: the validation images of the same 200 classes under the same mask, beside which the gap is told.
+  well: the validation images of the same 200 classes under the same mask, to which the gap is reported.
 - ``sketch``: all 1,000 classes.
 - ``objectnet``: the objects that ImageNet has, too (113), all else masked; of an object's ImageNet classes the most
-  probable one speaks for it. Two pixels are cut off each side: the red border that marks the set's images.
+  probable one stands for it. Two pixels are cut off each side: the red border that marks the set's images.
 - ``c``: ImageNet-C as released, 224 px images shown whole (centre crop, no resize to 256). mCE is the mean over the 15
   corruptions of the error summed over severities, divided by AlexNet's (Hendrycks & Dietterich, 2019).
 
 Classes are found by the names of the folders (of a beton: of its classes), so a set that lacks some still scores right;
-how many images it has of the published ones is told. ImageNet-C must have all its 75 parts, of the same images. What
-can't be the set is refused: other classes, more images than were published, another set's file names.
+how many images it has of the published ones is reported. ImageNet-C must have all its 75 parts, of the same images.
+What can't be the set is refused: other classes, more images than were published, another set's file names.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ffdr.config.learning import SuiteOptions
+from ffdr.data.folder import open_folder
 from ffdr.data.source import FileSource
 from ffdr.evaluate.classes import NUM_CLASSES, TIMM, ObjectNet, class_numbers, places, real_labels, subset, synsets
 from ffdr.evaluate.evaluator import Evaluator, Images, open_images
 from ffdr.evaluate.metrics import NO_LABEL
+from ffdr.evaluate.report import Report
 from ffdr.evaluate.scoring import Scorer
 from ffdr.models.build import ModelInfo, class_digest
 from ffdr.util.errors import UserError
@@ -53,7 +55,7 @@ _FILES = {
     "v2": re.compile(r"[0-9a-f]{40}\.jpeg"),
     "sketch": re.compile(r"sketch_\d+\.JPEG"),
 }
-"""How the files of the sets of 1,000 classes are named, by which one is told from another."""
+"""How the files of the sets of 1,000 classes are named, which distinguishes the sets."""
 ALEXNET_ERROR = {
     "gaussian_noise": 0.886428,
     "shot_noise": 0.894468,
@@ -77,24 +79,23 @@ _OBJECTNET_BORDER = 2
 _WHOLE = 1.0
 """Crop of ImageNet-C's images."""
 
-Report = dict[str, Any]
-
 
 @dataclass(frozen=True)
-class Pass:
-    """Images that the model is shown once, and all that is scored on its answers."""
+class ScoredPass:
+    """Images that the model is shown once, and all that scores its outputs."""
 
     images: Images
     scorers: dict[str, Scorer]
     border: int = 0
+    """pixels that are cut off each side of an image first"""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a suite comes to on this machine."""
+class OpenedSuite:
+    """The sets of a suite that this machine has, opened and checked."""
 
-    passes: list[Pass] = field(default_factory=list)
-    cells: dict[str, list[Pass]] = field(default_factory=dict)
+    passes: list[ScoredPass] = field(default_factory=list)
+    corrupted: dict[str, list[ScoredPass]] = field(default_factory=dict)
     """corruption → its five severities; empty: no ImageNet-C"""
     missing: dict[str, str] = field(default_factory=dict)
     """set → why it can't be scored"""
@@ -102,48 +103,49 @@ class Plan:
     @property
     def num_images(self) -> int:
         """How many images the model will be shown."""
-        cells = [cell for cells in self.cells.values() for cell in cells]
-        return sum(len(one.images.labels) for one in (*self.passes, *cells))
+        return sum(len(one.images.labels) for one in (*self.passes, *chain(*self.corrupted.values())))
 
     def remarks(self) -> Iterator[str]:
-        """What is left out, in lines: sets that are missing, and images of the published ones."""
+        """Lines about what is left out: sets that are missing, and images of the published ones."""
         for name, why in self.missing.items():
             yield f"suite.{name} is left out: {why}"
         scorers = {name: scorer for one in self.passes for name, scorer in one.scorers.items()}
-        if self.cells:
-            scorers |= next(iter(self.cells.values()))[0].scorers
+        if self.corrupted:
+            scorers |= next(iter(self.corrupted.values()))[0].scorers
         for name, scorer in scorers.items():
             if scorer.published and scorer.count != scorer.published:
                 yield f"suite.{name}: scored on {scorer.count:,} of the published set's {scorer.published:,} images"
 
 
-def plan_suite(suite: SuiteOptions) -> Plan:
-    """Open the sets that are there, and tell those that aren't.
+def open_suite(suite: SuiteOptions) -> OpenedSuite:
+    """Open the sets that are there, and list those that aren't.
 
     Raises:
         UserError: a set that is there but isn't what it should be, or none that is there.
     """
-    plan = Plan()
-    here = {}
+    opened = OpenedSuite()
+    here: dict[str, str] = {}
     for name, path in asdict(suite).items():
         if path and not Path(path).expanduser().exists() and (name, path) != ("real", TIMM):
-            plan.missing[name] = f"there is no {path}"
+            opened.missing[name] = f"there is no {path}"
         elif path:
             here[name] = str(Path(path).expanduser())
     if "real" in here and "val" not in here:
-        plan.missing["real"] = "its images are those of val, which is not there"
+        opened.missing["real"] = "its images are those of val, which is not there"
     for name in [name for name in here if name not in ("real", "c")]:
-        plan.passes.append(_open_objectnet(Path(here[name])) if name == "objectnet" else _open_set(name, here, plan))
+        one = _open_objectnet(Path(here[name])) if name == "objectnet" else _open_set(name, here, opened.missing)
+        opened.passes.append(one)
     if "c" in here:
-        plan.cells.update(_open_corrupted(Path(here["c"])))
-    if not plan.passes and not plan.cells:
-        raise UserError("suite: no set is there: " + "; ".join(f"{name}: {why}" for name, why in plan.missing.items()))
-    return plan
+        opened.corrupted.update(_open_corrupted(Path(here["c"])))
+    if not opened.passes and not opened.corrupted:
+        missing = "; ".join(f"{name}: {why}" for name, why in opened.missing.items())
+        raise UserError(f"suite: no set is there: {missing}")
+    return opened
 
 
 def check_model(info: ModelInfo, any_names: bool = False) -> None:
-    """Refuse a model whose classes are not ImageNet's 1,000, as far as can be told. any_names: they may be called
-    otherwise."""
+    """Refuse a model whose classes are not ImageNet's 1,000, as far as that shows. any_names: they may have other
+    names."""
     if info.num_classes != NUM_CLASSES:
         raise UserError(f"suite: ImageNet's sets need {NUM_CLASSES:,} classes, but {info.name} has {info.num_classes}")
     if info.classes and info.classes != class_digest(synsets()) and not any_names:
@@ -153,34 +155,34 @@ def check_model(info: ModelInfo, any_names: bool = False) -> None:
         )
 
 
-def run_suite(evaluator: Evaluator, plan: Plan) -> Report:
+def run_suite(evaluator: Evaluator, opened: OpenedSuite) -> Report:
     """Scores of every set (``Scorer.report``), and which are missing: {"sets": {name: …}, "missing": {name: why}}.
 
     Of ``a`` and ``r`` gap is the top-1 that they lack to their clean images; of ``c`` see ``corruption_errors``,
     center is the share of each image that is shown, and images are those of each of its 75 parts.
     """
     sets: dict[str, Report] = {}
-    for one in plan.passes:
+    for one in opened.passes:
         loader = evaluator.loader(one.images, border=one.border)
         evaluator.score(loader, one.scorers, ", ".join(one.scorers))
         sets |= {name: scorer.report() for name, scorer in one.scorers.items()}
     for name in ("a", "r"):
         if name in sets and f"{name}_clean" in sets:
             sets[name]["gap"] = sets[f"{name}_clean"]["top1"] - sets[name]["top1"]
-    if plan.cells:
-        reports = {
-            name: [_cell_report(evaluator, cell, f"c: {name} {severity}") for severity, cell in enumerate(cells, 1)]
-            for name, cells in plan.cells.items()
-        }
-        errors = {name: [1 - report["top1"] for report in parts] for name, parts in reports.items()}
-        one = next(iter(reports.values()))[0]
+    if opened.corrupted:
+        errors: dict[str, list[float]] = {}
+        for name, passes in opened.corrupted.items():
+            for severity, one in enumerate(passes, 1):
+                evaluator.score(evaluator.loader(one.images, center=_WHOLE), one.scorers, f"c: {name} {severity}")
+                report = one.scorers["c"].report()
+                errors.setdefault(name, []).append(1 - report["top1"])
         sets["c"] = corruption_errors(errors) | {"center": _WHOLE}
-        sets["c"] |= {key: one[key] for key in ("images", "published_images")}
-    return {"sets": sets, "missing": plan.missing}
+        sets["c"] |= {key: report[key] for key in ("images", "published_images")}  # the same in all parts
+    return {"sets": sets, "missing": opened.missing}
 
 
-def corruption_errors(errors: dict[str, Sequence[float]]) -> Report:
-    """Top-1 errors of each corruption by severity, as figures on ImageNet-C are told.
+def corruption_errors(errors: Mapping[str, Sequence[float]]) -> Report:
+    """Top-1 errors of each corruption by severity, in the form in which results on ImageNet-C are published.
 
     mce: mean over the corruptions of their ce, which is the error over all severities divided by AlexNet's (1 is
     AlexNet's; papers print 100 times that); top1: mean accuracy, not normalised; errors, ce: by corruption.
@@ -194,7 +196,7 @@ def corruption_errors(errors: dict[str, Sequence[float]]) -> Report:
     }
 
 
-def _open_corrupted(root: Path) -> dict[str, list[Pass]]:
+def _open_corrupted(root: Path) -> dict[str, list[ScoredPass]]:
     """The 75 parts of ImageNet-C, which must be of the same images: else there is no mCE."""
     paths = {name: _severities(root, name) for name in ALEXNET_ERROR}
     absent = [f"{name}/{s}" for name, found in paths.items() for s in SEVERITIES if s not in found]
@@ -202,9 +204,10 @@ def _open_corrupted(root: Path) -> dict[str, list[Pass]]:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise UserError(f"suite.c: mCE needs 15 corruptions at 5 severities; {root} has no {absent[0]}{more}")
     first = paths["gaussian_noise"][1]
-    cells, counts = {}, None
+    passes: dict[str, list[ScoredPass]] = {}
+    counts = None
     for name, found in paths.items():
-        cells[name] = []
+        passes[name] = []
         for path in found.values():
             images = open_images(path, "suite.c")
             scorer = Scorer(_numbers(images, f"suite.c: {path}"), synsets(), NUM_CLASSES, published=PUBLISHED["c"])
@@ -215,9 +218,9 @@ def _open_corrupted(root: Path) -> dict[str, list[Pass]]:
                     f"suite.c: every part must hold the same images, but of {synsets()[number]} {path} has "
                     f"{own[number]} and {first} {counts[number]}"
                 )
-            cells[name].append(Pass(images, {"c": scorer}))
+            passes[name].append(ScoredPass(images, {"c": scorer}))
     _check_count("c", scorer.count, first)
-    return cells
+    return passes
 
 
 def _severities(root: Path, name: str) -> dict[int, Path]:
@@ -229,12 +232,6 @@ def _severities(root: Path, name: str) -> dict[int, Path]:
     return {severity: path for severity, path in forms if path.exists()}
 
 
-def _cell_report(evaluator: Evaluator, cell: Pass, title: str) -> Report:
-    """Scores on one corruption at one severity."""
-    evaluator.score(evaluator.loader(cell.images, center=_WHOLE), cell.scorers, title)
-    return cell.scorers["c"].report()
-
-
 def _check_count(name: str, count: int, path: object) -> None:
     if count > PUBLISHED[name]:
         raise UserError(f"suite.{name}: {path} has {count:,} images, but the published set has {PUBLISHED[name]:,}")
@@ -242,15 +239,20 @@ def _check_count(name: str, count: int, path: object) -> None:
 
 def _check_files(name: str, images: Images) -> None:
     """Refuse the images of another set that has 1,000 classes, too, by the name of the first."""
-    file = images.origin(0) if isinstance(images, FileSource) else ""
+    if not isinstance(images, FileSource):
+        return
+    file = images.origin(0)
     for other, pattern in _FILES.items():
         if pattern.fullmatch(Path(file).name) and not name.startswith(other):
             path = images.place(file)
             raise UserError(f"suite.{name}: {path} is named as an image of another set (suite.{other})")
 
 
-def _open_set(name: str, here: dict[str, str], plan: Plan) -> Pass:
-    """A set with a folder for each class, and with val what else its answers tell."""
+def _open_set(name: str, here: dict[str, str], missing: dict[str, str]) -> ScoredPass:
+    """A set with a folder for each class, and with val the sets that are scored on the same outputs.
+
+    here: name → path of the sets that are there. missing: gets what can't be scored, and why.
+    """
     path = here[name]
     images = open_images(path, f"suite.{name}")
     numbers = _numbers(images, f"suite.{name}: {path}")
@@ -260,7 +262,7 @@ def _open_set(name: str, here: dict[str, str], plan: Plan) -> Pass:
         strangers = numbers[scorer.labels == NO_LABEL]
         if len(strangers):
             raise UserError(f"suite.{name}: {path}: {synsets()[strangers[0]]} is not one of the set's 200 classes")
-        return Pass(images, {name: scorer})
+        return ScoredPass(images, {name: scorer})
     _check_files(name, images)
     scorers = {name: Scorer(numbers, synsets(), NUM_CLASSES, published=PUBLISHED[name])}
     if name == "val":
@@ -270,8 +272,8 @@ def _open_set(name: str, here: dict[str, str], plan: Plan) -> Pass:
             labels = real_labels(here["real"], files)
             scorers["real"] = Scorer(labels, synsets(), NUM_CLASSES, published=PUBLISHED["real"])
         elif "real" in here:
-            plan.missing["real"] = "its labels go by file name, which a beton does not keep; give val as a folder"
-    return Pass(images, scorers)
+            missing["real"] = "its labels go by file name, which a beton does not keep; give val as a folder"
+    return ScoredPass(images, scorers)
 
 
 def _masked(name: str, numbers: np.ndarray, published: int = 0) -> Scorer:
@@ -280,12 +282,12 @@ def _masked(name: str, numbers: np.ndarray, published: int = 0) -> Scorer:
     return Scorer(places(numbers, chosen), names, NUM_CLASSES, np.array(chosen), published)
 
 
-def _open_objectnet(root: Path) -> Pass:
+def _open_objectnet(root: Path) -> ScoredPass:
     for part in ("images", "mappings"):
         if not (root / part).is_dir():
             raise UserError(f"suite.objectnet: {root} has no folder {part}, as the published set does")
     objects = ObjectNet.read(root / "mappings")
-    everything = open_images(root / "images", "suite.objectnet")
+    everything = open_folder(root / "images", "suite.objectnet")
     place = {folder: number for number, folder in enumerate(objects.folders)}
     labels = np.array([place.get(name, NO_LABEL) for name in everything.class_names])[everything.labels]
     shared = np.flatnonzero(labels != NO_LABEL)
@@ -295,7 +297,7 @@ def _open_objectnet(root: Path) -> Pass:
     _check_count("objectnet", len(origins), root)
     images = FileSource(everything.root, origins, labels[shared], list(objects.folders))
     scorer = Scorer(images.labels, objects.folders, NUM_CLASSES, objects.columns(), PUBLISHED["objectnet"])
-    return Pass(images, {"objectnet": scorer}, border=_OBJECTNET_BORDER)
+    return ScoredPass(images, {"objectnet": scorer}, border=_OBJECTNET_BORDER)
 
 
 def _numbers(images: Images, where: object) -> np.ndarray:

@@ -1,63 +1,61 @@
-"""Pictures of images with their views and what the teacher said of them."""
+"""Pictures of images with their views and what the teacher predicts for them."""
 
 from __future__ import annotations
 
 import math
 import textwrap
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 
 from ffdr.augment.view import FLIP, FRACTION, OPS
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton
-from ffdr.util.atomic import atomic_path
-from ffdr.util.pictures import Picture, legible
+from ffdr.util.pictures import PAGE, drawing, legible
 from ffdr.util.text import MOST_SHOWN
 
 if TYPE_CHECKING:
     from ffdr.loader.dataset import ReinforcedDataset
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 _NAME = 16
 """Characters of a class name that fit."""
-_LINE = 32
+_LINE = 26
 """Characters that fit below a view."""
+_TEXT = 6
+"""Points of the texts."""
 
 
 def draw_views(file: Path, dataset: ReinforcedDataset, resolution: int, images: int = 6, views: int = 5) -> None:
     """Evenly spaced images, each with its first views at ``resolution`` pixels and the teacher's top-3 for them."""
     views, images = min(views, dataset.num_views), min(images, len(dataset))
-    figure, axes = _figure(images, views + 1)
     names = dataset.images.class_names
-    for row, image in enumerate(np.linspace(0, len(dataset) - 1, images).astype(int).tolist()):
-        _show(axes[row, 0], decode_image(dataset.images, image), f"label {_name(names, dataset.images.labels[image])}")
-        for view in range(views):
-            pixels, targets = dataset.view(image, view, resolution)
-            best = zip(targets.ids[0][:3].tolist(), targets.log_probs[0][:3].exp().tolist(), strict=True)
-            _show(axes[row, view + 1], pixels, "\n".join(f"{_name(names, c)}: {100 * p:.0f}%" for c, p in best))
-            words = textwrap.fill(describe(dataset.reinforced.views(image)[view]), _LINE)
-            axes[row, view + 1].set_xlabel(words, fontsize=7)
-    _save(figure, file)
+    with _grid(file, images, views + 1, lines=6) as axes:
+        for row, image in enumerate(np.linspace(0, len(dataset) - 1, images).astype(int).tolist()):
+            pixels = decode_image(dataset.images, image)
+            _show(axes[row, 0], pixels, f"label {_name(names, dataset.images.labels[image])}")
+            for view in range(views):
+                pixels, targets = dataset.view(image, view, resolution)
+                best = zip(targets.ids[0][:3].tolist(), targets.log_probs[0][:3].exp().tolist(), strict=True)
+                said = "\n".join(f"{_name(names, label)}: {100 * share:.0f} %" for label, share in best)
+                _show(axes[row, view + 1], pixels, said)
+                words = textwrap.fill(describe(dataset.reinforced.views(image)[view]), _LINE)
+                axes[row, view + 1].set_xlabel(words, fontsize=_TEXT, labelpad=2)
 
 
 def draw_images(file: Path, images: ImageBeton, shown: int = 30) -> None:
     """Evenly spaced images with their labels."""
     shown = min(shown, len(images))
     columns = min(6, shown)
-    figure, axes = _figure(math.ceil(shown / columns), columns)
-    for axis, image in zip(axes.flat, np.linspace(0, len(images) - 1, shown).astype(int).tolist(), strict=False):
-        _show(axis, decode_image(images, image), f"{image}: {_name(images.class_names, images.labels[image])}")
-    for axis in axes.flat[shown:]:
-        axis.axis("off")
-    _save(figure, file)
+    with _grid(file, math.ceil(shown / columns), columns, lines=3) as axes:
+        for axis, image in zip(axes.flat, np.linspace(0, len(images) - 1, shown).astype(int).tolist(), strict=False):
+            _show(axis, decode_image(images, image), f"{image}: {_name(images.class_names, images.labels[image])}")
+        for axis in axes.flat[shown:]:
+            axis.axis("off")
 
 
 def describe(record: np.void) -> str:
@@ -77,20 +75,21 @@ def describe(record: np.void) -> str:
     return ", ".join(words)
 
 
-def _figure(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
-    size = (2 * columns, 2.35 * rows)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=size, constrained_layout=True, squeeze=False, FigureClass=Picture
-    )
-    for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-    return figure, axes
+@contextmanager
+def _grid(file: Path, rows: int, columns: int, lines: float) -> Iterator[np.ndarray]:
+    """The axes, (rows, columns), of a picture whose squares have so many lines of text around them."""
+    side = PAGE / max(columns, 4)
+    with drawing(file, side * columns, (side + 1.3 * lines * _TEXT / 72) * rows) as figure:
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for axis in axes.flat:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        yield axes
 
 
 def _show(axis: Axes, pixels: np.ndarray, title: str) -> None:
     axis.imshow(pixels)
-    axis.set_title(title, fontsize=8)
+    axis.set_title(title, fontsize=_TEXT, pad=3)
 
 
 def _name(names: tuple[str, ...], number: int) -> str:
@@ -109,9 +108,3 @@ def _cut(name: str) -> str:
 def _width(text: str) -> int:
     """In Latin characters: those of Chinese, Japanese and Korean are twice as wide."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
-
-
-def _save(figure: Figure, file: Path) -> None:
-    with atomic_path(file) as picture:
-        figure.savefig(picture, dpi=90, format="png")
-    plt.close(figure)

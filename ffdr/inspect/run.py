@@ -20,49 +20,48 @@ RESOLUTION = 224
 
 
 def inspect(options: InspectOptions) -> None:
-    """Print what a file holds, and draw a picture of it if one is asked for.
+    """Print what a file holds, and draw a picture of it with ``grid``.
 
     Raises:
         UserError: an unreadable file; images that are not those of the views; a picture that can't be made or written.
     """
-    _check_grid(options.grid)
+    if options.grid:
+        _check_grid(options.grid)
     path = Path(options.file)
     tables = read_tables(path)
-    has_views = tables.spec("aug_params") is not None
-    has_images = tables.spec("image") is not None or not has_views
-    if has_images and options.images:
-        raise UserError(f"inspect.images: {path} holds its own images; leave it out")
-    if options.grid and not has_images and not options.images:
-        raise UserError(f"inspect.grid: {path} holds views without images; give the images with --images=X.beton")
     own_images, reinforced = contents_of(tables)
+    if own_images is not None and options.images:
+        raise UserError(f"inspect.images: {path} holds its own images; leave it out")
     images = ImageBeton.open(options.images) if options.images else own_images
     if reinforced is not None and images is not None:
         check_same_images(path, reinforced.header, images)
+    if options.grid and images is None:
+        raise UserError(f"inspect.grid: {path} holds views without images; give the images with --images=X.beton")
+    kind = "reinforced beton" if own_images is None else "image beton" if reinforced is None else "merged beton"
     facts: dict[str, Any] = {
         "path": str(path),
-        "kind": "packed beton" if has_images and has_views else "reinforced beton" if has_views else "image beton",
+        "kind": kind,
         "file": file_facts(tables),
-        "images": image_facts(own_images) if own_images else None,
-        "reinforced": reinforced_facts(reinforced, images) if reinforced else None,
+        "images": None if own_images is None else image_facts(own_images),
+        "reinforced": None if reinforced is None else reinforced_facts(reinforced, images),
     }
-    if options.grid:
+    if options.grid and images is not None:
         _draw(Path(options.grid), images, reinforced)
     if options.json:
         print(json.dumps(facts, indent=2))
         return
     say(render(facts))
     drawn = f", drawn in {options.grid}" if options.grid else ""
-    say(f"\n{path}: {facts['kind']}{drawn}; next: {command('verify', path)}")
+    say(f"\n{path}: {kind}{drawn}; next: {command('verify', path)}")
 
 
 def _check_grid(grid: str) -> None:
     """Refuse a picture that could not be written, before anything slow."""
-    if grid and not grid.endswith(".png"):
+    if not grid.endswith(".png"):
         raise UserError(f"inspect.grid: {grid} does not end in .png")
-    if grid and not Path(grid).parent.is_dir():
+    if not Path(grid).parent.is_dir():
         raise UserError(f"inspect.grid: there is no folder {Path(grid).parent}")
-    if grid:
-        check_final(Path(grid))
+    check_final(Path(grid))
 
 
 def _draw(file: Path, images: ImageBeton, reinforced: ReinforcedBeton | None) -> None:

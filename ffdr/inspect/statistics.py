@@ -1,12 +1,11 @@
 """Facts about the images and the views of a beton, as plain JSON data.
 
-N images, K views an image, T stored teacher entries a view (top-k), C classes; n images are read at a time.
+N images, K views per image, T stored teacher entries per view (top-k), C classes; n images are read at a time.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,18 +15,21 @@ from ffdr.augment.view import CENTER, FLIP, FRACTION, OPS, share_of_first
 from ffdr.beton.header import UNUSED
 from ffdr.beton.layout import DCT, JPG, RAW
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.beton.tables import Tables
+from ffdr.beton.tables import BetonTables
+from ffdr.codec.dct.coding import Coding
 from ffdr.codec.dct.format import INLINE, RECORD_DTYPE, SAMPLING_NAMES
 from ffdr.util.text import brief
 
 SAMPLED = 20_000
-"""Images at most whose views, or whose packed coefficients' records, are read."""
+"""Images at most whose views, or whose coefficients' records, are read."""
 _SAMPLED_VIEWS = 1 << 23
 """Views at most that are read; bounds the memory."""
 _CHUNK_VIEWS = 1 << 15
 _MODES = {JPG: "jpg", RAW: "raw", DCT: "dct"}
 _MANIFEST = ("source", "split", "mean", "std", "coefficients", "options", "versions")
-"""What the manifest says that is not told elsewhere."""
+"""What nothing but the manifest says."""
+
+_SHARES = ("flip", "erase", "mix", "mixup", "cutmix")
 
 
 def spread(values: np.ndarray) -> dict[str, float]:
@@ -37,7 +39,7 @@ def spread(values: np.ndarray) -> dict[str, float]:
     return {"mean": mean, "min": low, "p5": p5, "p25": p25, "median": median, "p75": p75, "p95": p95, "max": high}
 
 
-def file_facts(tables: Tables) -> dict[str, Any]:
+def file_facts(tables: BetonTables) -> dict[str, Any]:
     """Header facts of any beton."""
     return {
         "bytes": len(tables.memmap),
@@ -59,7 +61,7 @@ def image_facts(images: ImageBeton) -> dict[str, Any]:
         "bytes": int(images.data_size.sum()),
         "bytes_an_image": spread(images.data_size.astype(np.float64)),
         "modes": {_MODES.get(mode, str(mode)): n for mode, n in zip(modes.tolist(), frequencies.tolist(), strict=True)},
-        "packed": packed_facts(images) if images.coding else None,
+        "packed": None if images.coding is None else coefficient_facts(images, images.coding),
         "width": spread(images.sizes[:, 0]),
         "height": spread(images.sizes[:, 1]),
         "original_width": spread(images.original_sizes[:, 0]),
@@ -72,21 +74,21 @@ def image_facts(images: ImageBeton) -> dict[str, Any]:
     }
 
 
-def packed_facts(images: ImageBeton) -> dict[str, Any]:
-    """The coding, and what the records of packed images say; of many images, evenly spaced ones are read."""
-    packed = np.flatnonzero(images.modes == DCT)
-    sampled = min(len(packed), SAMPLED)
+def coefficient_facts(images: ImageBeton, coding: Coding) -> dict[str, Any]:
+    """The coding, and what the records of coefficient images say; of many images, evenly spaced ones are read."""
+    found = np.flatnonzero(images.modes == DCT)
+    sampled = min(len(found), SAMPLED)
     samplings, inline = Counter[str](), 0
-    for i in packed[np.arange(sampled) * len(packed) // max(1, sampled)].tolist():
+    for i in found[np.arange(sampled) * len(found) // max(1, sampled)].tolist():
         record = images.data(i)[: RECORD_DTYPE.itemsize].view(RECORD_DTYPE)[0]
         known = record["sampling"] < len(SAMPLING_NAMES)
         samplings[SAMPLING_NAMES[record["sampling"]] if known else "unknown"] += 1
         inline += int(record["quant"] == INLINE)
     return {
-        "count": len(packed),
-        "bytes": int(images.data_size[packed].sum()),
-        "coding_bytes": len(images.coding.pack()),
-        "quantisation_sets": len(images.coding.quant),
+        "count": len(found),
+        "bytes": int(images.data_size[found].sum()),
+        "coding_bytes": len(coding.pack()),
+        "quantisation_sets": len(coding.quant),
         "sampled_images": sampled,
         "samplings": dict(samplings),
         "own_quantisation": inline,
@@ -94,14 +96,14 @@ def packed_facts(images: ImageBeton) -> dict[str, Any]:
 
 
 def manifest_facts(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What only the manifest knows."""
+    """What only the manifest says."""
     skipped = manifest.get("skipped")
     facts = {key: _shallow(manifest[key]) for key in _MANIFEST if key in manifest}
     return {**facts, "skipped": len(skipped) if isinstance(skipped, list) else 0}
 
 
 def _shallow(value: Any, levels: int = 6) -> Any:
-    """The same, with what nests deeper told in a few words."""
+    """The same, with what nests deeper in brief."""
     if levels and isinstance(value, dict):
         return {key: _shallow(part, levels - 1) for key, part in value.items()}
     if levels and isinstance(value, list):
@@ -116,15 +118,17 @@ def reinforced_facts(reinforced: ReinforcedBeton, images: ImageBeton | None) -> 
     """
     header = reinforced.header
     sampled = max(1, min(header.num_images, SAMPLED, _SAMPLED_VIEWS // header.views))
+    spaced = np.arange(sampled) * header.num_images // sampled
+    step = max(1, _CHUNK_VIEWS // header.views)
     tally = _Tally(header.mixes)
-    for index in _chunks(header.num_images, sampled, header.views):
-        records = np.stack([reinforced.views(i) for i in index.tolist()])
+    for index in (spaced[at : at + step] for at in range(0, sampled, step)):
+        views = np.stack([reinforced.views(i) for i in index.tolist()])
         ids, log_probs = (np.stack(parts) for parts in zip(*map(reinforced.logits, index.tolist()), strict=True))
         tally.damaged += sum(not reinforced.is_intact(i) for i in index.tolist())
-        tally.count_views(records)
+        tally.count_views(views)
         tally.count_teacher(ids, log_probs, header.num_classes)
         if images is not None:
-            tally.count_agreement(index, records, ids, images.labels)
+            tally.count_agreement(index, views, ids, images.labels)
     return {
         "count": header.num_images,
         "fingerprint": header.fingerprint,
@@ -142,13 +146,6 @@ def reinforced_facts(reinforced: ReinforcedBeton, images: ImageBeton | None) -> 
     }
 
 
-def _chunks(count: int, sampled: int, views: int) -> Iterator[np.ndarray]:
-    """Numbers (n,) of ``sampled`` evenly spaced images out of ``count``, in portions of a bounded number of views."""
-    index = np.arange(sampled) * count // sampled
-    step = max(1, _CHUNK_VIEWS // views)
-    yield from (index[at : at + step] for at in range(0, sampled, step))
-
-
 @dataclass
 class _Tally:
     """Counts over all views that were read."""
@@ -156,41 +153,33 @@ class _Tally:
     mixes: bool
     views: int = 0
     damaged: int = 0
-    """Samples whose checksum is wrong."""
-    cropped: int = 0
+    """samples whose checksum is wrong"""
     crop_area: float = 0.0
-    flipped: int = 0
-    erased: int = 0
-    mixed_up: int = 0
-    cut: int = 0
-    mixed: int = 0
-    duplicates: int = 0
+    """summed over the cropped views, as shares of their images"""
+    counts: Counter[str] = field(default_factory=Counter)
+    """views that are or have something, by what it is"""
     agreeing: int = 0
     compared: int = 0
-    with_op: np.ndarray = field(default_factory=lambda: np.zeros(len(OPS), np.int64))
     entropies: list[np.ndarray] = field(default_factory=list)
     residuals: list[np.ndarray] = field(default_factory=list)
 
-    def count_views(self, records: np.ndarray) -> None:
+    def count_views(self, views: np.ndarray) -> None:
         """Count records (n, K)."""
-        first = records["first"] if self.mixes else records
+        first = views["first"] if self.mixes else views
         cropped = (first["flags"] & CENTER) == 0
-        areas = first["crop_w"].astype(np.float64) * first["crop_h"] / FRACTION**2
-        self.views += first.size
-        self.cropped += int(cropped.sum())
-        self.crop_area += float(areas[cropped].sum())
-        self.flipped += int(((first["flags"] & FLIP) != 0).sum())
-        self.erased += int((first["erase_h"] != 0).sum())
-        for op in range(len(OPS)):
-            self.with_op[op] += int(((first["op0"] == op) | (first["op1"] == op)).sum())
+        masks = {"crop": cropped, "flip": (first["flags"] & FLIP) != 0, "erase": first["erase_h"] != 0}
+        masks |= {name: (first["op0"] == op) | (first["op1"] == op) for op, name in enumerate(OPS)}
         if self.mixes:
-            mixed_up, cut = records["mix"]["mixup"] != FRACTION, records["mix"]["cut_h"] != 0
-            self.mixed_up += int(mixed_up.sum())
-            self.cut += int(cut.sum())
-            self.mixed += int((mixed_up | cut).sum())
-        size = records.dtype.itemsize
-        for raw in (image.tobytes() for image in records):
-            self.duplicates += records.shape[1] - len({raw[at : at + size] for at in range(0, len(raw), size)})
+            mixup, cutmix = views["mix"]["mixup"] != FRACTION, views["mix"]["cut_h"] != 0
+            masks |= {"mixup": mixup, "cutmix": cutmix, "mix": mixup | cutmix}
+        self.counts.update({name: int(mask.sum()) for name, mask in masks.items()})
+        self.views += views.size
+        areas = first["crop_w"].astype(np.float64) * first["crop_h"] / FRACTION**2
+        self.crop_area += float(areas[cropped].sum())
+        size = views.dtype.itemsize
+        for raw in (image.tobytes() for image in views):
+            different = {raw[at : at + size] for at in range(0, len(raw), size)}
+            self.counts["duplicate"] += views.shape[1] - len(different)
 
     def count_teacher(self, ids: np.ndarray, log_probs: np.ndarray, num_classes: int) -> None:
         """Entropy and residual mass of teacher entries (n, K, T)."""
@@ -208,29 +197,27 @@ class _Tally:
         self.entropies.append(entropy.astype(np.float32).ravel())
         self.residuals.append(residual.astype(np.float32).ravel())
 
-    def count_agreement(self, index: np.ndarray, records: np.ndarray, ids: np.ndarray, labels: np.ndarray) -> None:
+    def count_agreement(self, index: np.ndarray, views: np.ndarray, ids: np.ndarray, labels: np.ndarray) -> None:
         """Compare the teacher's best class (n, K) with the label; of two mixed images, of the one that shows more."""
-        wanted = np.repeat(labels[index][:, None], records.shape[1], axis=1)
+        wanted = np.repeat(labels[index][:, None], views.shape[1], axis=1)
         if self.mixes:
-            mix = records["mix"]
+            mix = views["mix"]
             wanted = np.where(share_of_first(mix) >= 0.5, wanted, labels[mix["partner"]])
         self.agreeing += int((ids[..., 0] == wanted).sum())
         self.compared += wanted.size
 
     def view_facts(self) -> dict[str, Any]:
         """Shares of all views, and counts."""
-        facts: dict[str, Any] = {
+        shares = {name: self.counts[name] / self.views for name in (*OPS, *_SHARES, "duplicate")}
+        return {
             "views": self.views,
-            "crop_area_mean": self.crop_area / self.cropped if self.cropped else None,
-            "flip_share": self.flipped / self.views,
-            "erase_share": self.erased / self.views,
-            "mix_share": self.mixed / self.views,
-            "mixup_share": self.mixed_up / self.views,
-            "cutmix_share": self.cut / self.views,
-            "op_share": {OPS[op]: float(self.with_op[op] / self.views) for op in range(1, len(OPS))},
+            "crop_area_mean": self.crop_area / self.counts["crop"] if self.counts["crop"] else None,
+            **{f"{name}_share": shares[name] for name in _SHARES},
+            "op_share": {name: shares[name] for name in OPS[1:]},
+            "duplicates": self.counts["duplicate"],
+            "duplicate_share": shares["duplicate"],
+            "damaged_samples": self.damaged,
         }
-        facts |= {"duplicates": self.duplicates, "duplicate_share": self.duplicates / self.views}
-        return {**facts, "damaged_samples": self.damaged}
 
     def teacher_facts(self) -> dict[str, Any]:
         """Entropy in nats of the distribution that the entries stand for, mass that they leave out, agreement."""

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from ffdr.util.text import MOST_LINE, brief, printable
+from ffdr.util.text import MOST_LINE, brief, first_few, printable
 
 _PARTS = 40
 """Of a list or dictionary that are shown."""
-Rows = list[tuple[str, str]]
+Section = list[tuple[str, str]]
+"""Names and values."""
 
 
 def render(facts: Mapping[str, Any]) -> str:
@@ -18,10 +19,13 @@ def render(facts: Mapping[str, Any]) -> str:
     parts = [("", _file(facts["file"]))]
     if facts["images"]:
         parts.append(("images", _images(facts["images"])))
-    if facts["reinforced"]:
-        reinforced = facts["reinforced"]
+    reinforced = facts["reinforced"]
+    if reinforced:
+        views, sampled, count = reinforced["view_statistics"], reinforced["sampled_images"], reinforced["count"]
+        some = f", those of {sampled:,} evenly spaced images out of {count:,}"
+        sample = f"{views['views']:,} views{some}" if sampled < count else f"all {views['views']:,} views"
         parts.append(("views", _header(reinforced)))
-        parts.append((f"statistics of {_sample(reinforced)}", _views(reinforced["view_statistics"])))
+        parts.append((f"statistics of {sample}", _views(views)))
         parts.append(("teacher on these views", _teacher(reinforced["teacher_statistics"])))
     shown = [(title, [(printable(name), printable(value, MOST_LINE)) for name, value in rows]) for title, rows in parts]
     width = max(len(name) for _, rows in shown for name, _ in rows)
@@ -32,91 +36,77 @@ def render(facts: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _file(facts: Mapping[str, Any]) -> Rows:
+def _file(facts: Mapping[str, Any]) -> Section:
     return [
         ("size", f"{facts['bytes']:,} bytes, pages of {facts['page_size']:,}"),
-        ("fields", _list([f"{name} (type {number})" for name, number in facts["fields"].items()])),
+        ("fields", first_few([f"{name} (type {number})" for name, number in facts["fields"].items()], 10)),
         ("checksums", "yes" if facts["checksums"] else "none: not written by ffdr"),
     ]
 
 
-def _images(facts: Mapping[str, Any]) -> Rows:
-    empty = facts["classes_without_images"]
-    rows = [
+def _images(facts: Mapping[str, Any]) -> Section:
+    empty, manifest = facts["classes_without_images"], facts["manifest"]
+    return [
         ("count", f"{facts['count']:,}"),
         ("fingerprint", facts["fingerprint"]),
         ("modes", ", ".join(f"{mode} {count:,}" for mode, count in facts["modes"].items())),
         ("stored", f"{facts['bytes']:,} bytes"),
-        ("bytes an image", _spread(facts["bytes_an_image"], "{:,.0f}")),
-        *_packed(facts["packed"]),
+        ("bytes per image", _spread(facts["bytes_an_image"], "{:,.0f}")),
+        *(_coefficients(facts["packed"]) if facts["packed"] else ()),
         ("width", _spread(facts["width"], "{:.0f}")),
         ("height", _spread(facts["height"], "{:.0f}")),
         ("original width", _spread(facts["original_width"], "{:.0f}")),
         ("original height", _spread(facts["original_height"], "{:.0f}")),
         ("classes", f"{facts['classes']:,}"),
-        ("images a class", _spread(facts["images_a_class"], "{:,.0f}")),
-        ("classes without images", f"{len(empty):,}{': ' if empty else ''}{_list(empty)}"),
+        ("images per class", _spread(facts["images_a_class"], "{:,.0f}")),
+        ("classes without images", f"{len(empty):,}" + (f": {first_few(empty, 10)}" if empty else "")),
+        *([("manifest", "none")] if manifest is None else _entries("manifest", manifest)),
     ]
-    manifest = facts["manifest"]
-    if manifest is None:
-        return [*rows, ("manifest", "none")]
-    for key, value in manifest.items():
-        rows.append((f"manifest: {key}", _plain(value)))
-    return rows
 
 
-def _packed(facts: Mapping[str, Any] | None) -> Rows:
-    if facts is None:
-        return []
+def _coefficients(facts: Mapping[str, Any]) -> Section:
     some = "" if facts["sampled_images"] == facts["count"] else f" of {facts['sampled_images']:,} that were read"
     samplings = ", ".join(f"{name} {count:,}" for name, count in facts["samplings"].items())
     sets = f"{facts['quantisation_sets']:,} sets of quantisation tables"
     return [
-        ("packed", f"{facts['count']:,} images, {facts['bytes']:,} bytes"),
+        ("coefficient images", f"{facts['count']:,} images, {facts['bytes']:,} bytes"),
         ("codebooks", f"{facts['coding_bytes']:,} bytes with {sets}"),
         ("samplings", (samplings or "none") + some),
         ("own quantisation tables", f"{facts['own_quantisation']:,}{some}"),
     ]
 
 
-def _header(facts: Mapping[str, Any]) -> Rows:
+def _header(facts: Mapping[str, Any]) -> Section:
     return [
         ("images", f"{facts['count']:,}"),
         ("images' fingerprint", facts["fingerprint"]),
-        ("views an image", f"{facts['views']:,}"),
-        ("teacher entries a view", f"top {facts['topk']:,} of {facts['classes']:,} classes"),
-        ("bytes a view", f"{facts['bytes_a_view']:.1f}"),
+        ("views per image", f"{facts['views']:,}"),
+        ("teacher entries per view", f"top {facts['topk']:,} of {facts['classes']:,} classes"),
+        ("bytes per view", f"{facts['bytes_a_view']:.1f}"),
         ("teachers", ", ".join(map(printable, facts["teachers"]))),
         ("teachers' resolution", f"{facts['resolution']} pixels" if facts["resolution"] else "each its own"),
         ("seed", str(facts["seed"])),
-        *((f"policy: {key}", _plain(value)) for key, value in facts["policy"].items()),
+        *_entries("policy", facts["policy"]),
     ]
 
 
-def _sample(facts: Mapping[str, Any]) -> str:
-    views = f"{facts['view_statistics']['views']:,} views"
-    if facts["sampled_images"] == facts["count"]:
-        return f"all {views}"
-    return f"{views}, those of {facts['sampled_images']:,} evenly spaced images out of {facts['count']:,}"
-
-
-def _views(facts: Mapping[str, Any]) -> Rows:
+def _views(facts: Mapping[str, Any]) -> Section:
     area = facts["crop_area_mean"]
     ops = sorted(facts["op_share"].items(), key=lambda pair: -pair[1])
+    mixes = f"mixup {_share(facts['mixup_share'])}, cutmix {_share(facts['cutmix_share'])}"
+    duplicates = f"{facts['duplicates']:,} views equal to an earlier one of their image"
     return [
         ("mean crop area", "no crops" if area is None else f"{_share(area)} of the image with its border"),
         ("flipped", _share(facts["flip_share"])),
         ("erased", _share(facts["erase_share"])),
-        ("mixed", f"{_share(facts['mix_share'])} (mixup {_share(facts['mixup_share'])}, "
-                  f"cutmix {_share(facts['cutmix_share'])})"),
+        ("mixed", f"{_share(facts['mix_share'])} ({mixes})"),
         ("operations", ", ".join(f"{name} {_share(share)}" for name, share in ops if share) or "none"),
-        ("duplicates", f"{facts['duplicates']:,} views equal to an earlier one of their image "
-                       f"({_share(facts['duplicate_share'])})"),
+        ("duplicates", f"{duplicates} ({_share(facts['duplicate_share'])})"),
         ("samples whose checksum is wrong", f"{facts['damaged_samples']:,}"),
-    ]  # fmt: skip
+    ]
 
 
-def _teacher(facts: Mapping[str, Any]) -> Rows:
+def _teacher(facts: Mapping[str, Any]) -> Section:
     agreement = facts["top1_agreement"]
     return [
         ("agreement with labels", "unknown without --images" if agreement is None else f"{_share(agreement)} (top-1)"),
@@ -136,8 +126,8 @@ def _share(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def _list(values: Sequence[str], shown: int = 10) -> str:
-    return _joined([printable(value) for value in values[:shown]], len(values))
+def _entries(title: str, facts: Mapping[str, Any]) -> Section:
+    return [(f"{title}: {key}", _plain(value)) for key, value in facts.items()]
 
 
 def _joined(shown: Sequence[str], count: int) -> str:

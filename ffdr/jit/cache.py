@@ -22,9 +22,10 @@ def keep_well(compiled: Any, folders: Sequence[Path]) -> None:
 
     folders: of the sources that its machine code is made of.
     """
-    cache = getattr(compiled, "_cache", None)
+    # Private names; without them the cache is merely less careful.
+    cache: Any = getattr(compiled, "_cache", None)
     numbas = getattr(cache, "_cache_file", None)
-    if isinstance(numbas, IndexDataCacheFile):  # private names; without them the cache is merely less careful
+    if isinstance(numbas, IndexDataCacheFile):
         stamp = tuple(_digest(folder) for folder in folders)
         cache._cache_file = KernelFile(numbas._cache_path, numbas._index_name.removesuffix(".nbi"), stamp)
 
@@ -34,13 +35,13 @@ class KernelFile(IndexDataCacheFile):
 
     Numba numbers them, by an index that is read, changed and written without a lock. Two processes that compile one
     function for different types at the same time write both to number 1, and from then on one's index leads to the
-    other's machine code: a crash or a wrong result, at every start. A name of its own needs no lock.
+    other's machine code: a crash or a wrong result, at every start. A name of its own needs neither lock nor index,
+    which could not be read either once a record that earlier sources passed to kernels has another name.
     """
 
     def save(self, key: Any, data: Any) -> None:
         """Keep a compilation, and drop those of earlier sources."""
         self._save_data(self._name(key), data)
-        self._save_index({**self._load_index(), key: self._name(key)})
         for path in Path(self._cache_path).glob(f"{self._base}.*.nbc"):
             if not path.name.startswith(self._prefix):
                 with suppress(OSError):  # another process was quicker
@@ -72,8 +73,8 @@ def _short(*values: Any) -> str:
 
 @functools.cache
 def _digest(folder: Path) -> str:
-    """Fingerprint of the Python sources of one folder."""
-    sources = sorted(folder.glob("*.py"))
+    """Fingerprint of the Python sources in a folder and those below it."""
+    sources = sorted(folder.rglob("*.py"))
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
 
 

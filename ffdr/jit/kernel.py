@@ -17,15 +17,14 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from ffdr.jit.cache import keep_well, private_folder
+from ffdr.jit.ir import I8, I64, Code, Value, instruction
 
 _PACKAGE = Path(__file__).parents[1]
 _AUGMENT = _PACKAGE / "augment"
-_SHARED = [Path(__file__).parent, _AUGMENT, _PACKAGE / "codec" / "dct", _PACKAGE / "codec" / "jpeg"]
+_SHARED = [Path(__file__).parent, _AUGMENT, _PACKAGE / "codec"]
 """Rooms whose kernels those of other rooms call."""
 
 
@@ -44,7 +43,8 @@ def kernel(function: Callable[..., Any], parallel: bool = False, inlined: bool =
     except RuntimeError as error:
         if "no locator" not in str(error):
             raise
-        numba.config.CACHE_DIR = private_folder()  # that of all kernels from now on
+        # That of all kernels from now on.
+        numba.config.CACHE_DIR = private_folder()  # type: ignore[attr-defined] # Numba sets its names at run time
         compiled = njit(function)
     own = Path(function.__code__.co_filename).parent
     keep_well(compiled, _SHARED[:2] if own == _AUGMENT else [*dict.fromkeys([*_SHARED, own])])
@@ -74,25 +74,16 @@ inlined_kernel = functools.partial(kernel, inlined=True)
 """The same for a small kernel that becomes part of its callers: a loop that calls it can still become SIMD code."""
 
 
-@intrinsic
-def _pointer(typingctx: Any, address: Any) -> Any:
-    """The address (uint64) as an untyped pointer, as ``numba.carray`` takes it."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], ir.PointerType(ir.IntType(8)))
-
-    return types.voidptr(types.uint64), code
+@instruction(types.voidptr, types.uint64)
+def _pointer(code: Code, address: Value) -> Value:
+    """The address as an untyped pointer, as ``numba.carray`` takes it."""
+    return code.b.inttoptr(address, I8.as_pointer())
 
 
-@intrinsic
-def take_number(typingctx: Any, counter: Any) -> Any:
+@instruction(types.int64, types.uint64)
+def take_number(code: Code, counter: Value) -> Value:
     """The int64 at an address (uint64), which is one more afterwards: no two threads take the same number."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        number = ir.IntType(64)
-        return builder.atomic_rmw("add", builder.inttoptr(arguments[0], number.as_pointer()), number(1), "monotonic")
-
-    return types.int64(types.uint64), code
+    return code.b.atomic_rmw("add", code.b.inttoptr(counter, I64.as_pointer()), I64(1), "monotonic")
 
 
 @kernel

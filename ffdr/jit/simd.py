@@ -1,21 +1,12 @@
-"""Vector code for the resize, as portable LLVM IR: what the auto-vectoriser does not find by itself.
-
-Numba compiles a function marked ``intrinsic`` by calling its code generator, which emits LLVM instructions on vectors
-of fixed length. LLVM turns them into whatever the processor has (AVX2 and AVX-512 on x86, NEON on ARM, scalar code
-elsewhere) with the same results everywhere. Nothing here is aligned, checked or saturating; the callers prove that
-addresses and ranges are right.
-"""
+"""The two passes of the resize, as vector code: what the auto-vectoriser does not find by itself."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-_I8, _I16, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+from ffdr.jit.ir import I8, I16, I32, Code, Value, constant, instruction
 
 LANES = 32
 """Bytes of a row that ``blend_rows`` makes at a time."""
@@ -23,65 +14,34 @@ GROUP = 4
 """Pixels that ``blend_columns`` makes at a time."""
 
 
-def _vector(element: ir.Type, values: list[int]) -> ir.Constant:
-    return ir.Constant(ir.VectorType(element, len(values)), values)
-
-
-def _load(builder: Any, address: Any, kind: ir.Type) -> Any:
-    return builder.load(builder.inttoptr(address, ir.PointerType(kind)), align=1)
-
-
-def _store(builder: Any, value: Any, address: Any) -> None:
-    builder.store(value, builder.inttoptr(address, ir.PointerType(value.type)), align=1)
-
-
-def _splat(builder: Any, value: Any, count: int) -> Any:
-    kind = ir.VectorType(value.type, count)
-    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), _vector(_I32, [0] * count))
-
-
-def _shuffle(builder: Any, first: Any, second: Any, order: list[int]) -> Any:
-    return builder.shuffle_vector(first, second, _vector(_I32, order))
-
-
-@intrinsic
-def blend_rows(typingctx: Any, target: Any, source: Any, stride: Any, weights: Any, taps: Any) -> Any:
+@instruction(types.void, types.uint64, types.uint64, types.uint64, types.uint64, types.int64)
+def blend_rows(code: Code, target: Value, source: Value, stride: Value, weights: Value, taps: Value) -> None:
     """Weighted sum of ``taps`` rows, 32 bytes of each, into 32 int16 at ``target`` in units of 1/128.
 
     target, source, weights: addresses (uint64); stride: bytes from row to row (uint64); taps: int64; weights: for each
     row the same number twice, uint16 in units of 1/32768, summing to at most 32768. Products are cut to 1/128; half a
-    unit a tap makes up for it on average, and is too little to change a plain copy.
+    unit per tap makes up for it on average, and is too little to change a plain copy.
     """
-    half = LANES // 2
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        to, from_, step, factors, count = arguments
-        short, wide = ir.VectorType(_I16, half), ir.VectorType(_I32, half)
-        bias = _splat(builder, builder.trunc(builder.lshr(count, ir.Constant(_I64, 1)), _I16), half)
-        totals = [cgutils.alloca_once_value(builder, bias) for _ in range(2)]
-        with cgutils.for_range(builder, count) as loop:
-            address = builder.add(from_, builder.mul(loop.index, step))
-            # Loaded anew for each block: a weight widened outside the loop would hide from LLVM that this is a 16-bit
-            # multiply-high, one instruction instead of six.
-            where = builder.add(factors, builder.shl(loop.index, ir.Constant(_I64, 2)))
-            weight = builder.bitcast(_splat(builder, _load(builder, where, _I32), half // 2), short)
-            for part, total in enumerate(totals):
-                place = builder.add(address, ir.Constant(_I64, part * half))
-                values = builder.zext(_load(builder, place, ir.VectorType(_I8, half)), short)
-                scaled = builder.shl(values, _vector(_I16, [8] * half))
-                product = builder.mul(builder.zext(scaled, wide), builder.zext(weight, wide))
-                high = builder.trunc(builder.lshr(product, _vector(_I32, [16] * half)), short)
-                builder.store(builder.add(builder.load(total), high), total)
+    b, half = code.b, LANES // 2
+    short = ir.VectorType(I16, half)
+    bias = code.splat(b.trunc(b.lshr(taps, taps.type(1)), I16), half)
+    totals = [cgutils.alloca_once_value(b, bias) for _ in range(2)]
+    with cgutils.for_range(b, taps) as loop:
+        row = code.at(source, b.mul(loop.index, stride))
+        # Loaded anew for each block: a weight widened outside the loop would hide from LLVM that this is a 16-bit
+        # multiply-high, one instruction instead of six.
+        weight = code.load(code.at(weights, b.shl(loop.index, taps.type(2))), I32)
+        factors = b.bitcast(code.splat(weight, half // 2), short)
         for part, total in enumerate(totals):
-            _store(builder, builder.load(total), builder.add(to, ir.Constant(_I64, part * LANES)))
-        return context.get_dummy_value()
+            levels = b.zext(code.load(code.at(row, part * half), ir.VectorType(I8, half)), short)
+            scaled = b.shl(levels, constant(I16, [8] * half))
+            b.store(b.add(b.load(total), code.high_product(scaled, factors, signed=False)), total)
+    for part, total in enumerate(totals):
+        code.store(b.load(total), code.at(target, part * LANES))
 
-    return types.void(types.uint64, types.uint64, types.uint64, types.uint64, types.int64), code
 
-
-@intrinsic
-def blend_columns(typingctx: Any, target: Any, row: Any, starts: Any, weights: Any, pairs: Any) -> Any:
+@instruction(types.void, types.uint64, types.uint64, types.uint64, types.uint64, types.int64)
+def blend_columns(code: Code, target: Value, row: Value, starts: Value, weights: Value, pairs: Value) -> None:
     """Four neighbouring output pixels from a row of int16 RGB pixels, 12 bytes; writes 16 bytes at ``target``.
 
     row: address of the row, in units of 1/128; starts: address of four int32, bytes from there to the first pixel
@@ -89,66 +49,27 @@ def blend_columns(typingctx: Any, target: Any, row: Any, starts: Any, weights: A
     four pixels (a, b) four times over; pairs: pairs of taps, int64. Sums are rounded to whole grey levels. Reads
     12 * pairs + 4 bytes from each start on; the last four bytes written are noise that the next pixels overwrite.
     """
-    lanes = 8 * GROUP
-    # r0 g0 b0 r1 g1 b1 . . of every pixel to r0 r1 g0 g1 b0 b1 . .
+    b, lanes = code.b, 8 * GROUP
+    # A pair of taps of one output is a load of eight int16, two pixels and two lanes of noise:
+    #
+    #   loaded    r0 g0 b0 r1 g1 b1  .  .
+    #   shuffled  r0 r1 g0 g1 b0 b1  .  .      so that (a, b) · (first, second) is a multiply-add of neighbours
+    #
+    # All four outputs' loads are joined to one vector of 32 lanes, and their sums, r g b . each, closed up to r g b
+    # r g b r g b r g b at the end. All lanes stay in use, the noise goes last: were some dropped, LLVM would take the
+    # multiply-add apart.
     order = [8 * pixel + lane for pixel in range(GROUP) for lane in (0, 3, 1, 4, 2, 5, 6, 7)]
-    # r g b . of every pixel to r g b r g b r g b r g b . . . . All lanes stay in use: were some dropped, LLVM would
-    # take the multiply-add apart.
     compact = [4 * pixel + lane for pixel in range(GROUP) for lane in range(3)] + [3, 7, 11, 15]
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        to, from_, offsets, factors, count = arguments
-        eight, wide = ir.VectorType(_I16, 8), ir.VectorType(_I32, lanes)
-        places = [
-            builder.add(from_, builder.zext(_load(builder, builder.add(offsets, ir.Constant(_I64, 4 * i)), _I32), _I64))
-            for i in range(GROUP)
-        ]
-        total = cgutils.alloca_once_value(builder, _vector(_I32, [1 << 20] * (lanes // 2)))
-        with cgutils.for_range(builder, count) as loop:
-            along = builder.mul(loop.index, ir.Constant(_I64, 12))
-            parts = [_load(builder, builder.add(place, along), eight) for place in places]
-            halves = [_shuffle(builder, parts[i], parts[i + 1], list(range(16))) for i in (0, 2)]
-            pixels = _shuffle(builder, *halves, order)
-            where = builder.add(factors, builder.shl(loop.index, ir.Constant(_I64, 6)))
-            weight = _load(builder, where, ir.VectorType(_I16, lanes))
-            product = builder.mul(builder.sext(pixels, wide), builder.sext(weight, wide))
-            even, odd = (_shuffle(builder, product, product, list(range(i, lanes, 2))) for i in range(2))
-            builder.store(builder.add(builder.load(total), builder.add(even, odd)), total)
-        grey = builder.lshr(builder.load(total), _vector(_I32, [21] * (lanes // 2)))
-        levels = builder.trunc(grey, ir.VectorType(_I8, lanes // 2))
-        _store(builder, _shuffle(builder, levels, levels, compact), to)
-        return context.get_dummy_value()
-
-    return types.void(types.uint64, types.uint64, types.uint64, types.uint64, types.int64), code
-
-
-@intrinsic
-def copy_word(typingctx: Any, target: Any, source: Any) -> Any:
-    """Copy four bytes between two addresses (uint64)."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _store(builder, _load(builder, arguments[1], _I32), arguments[0])
-        return context.get_dummy_value()
-
-    return types.void(types.uint64, types.uint64), code
-
-
-@intrinsic
-def fused(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c in float32 with one rounding."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.fma(*arguments)
-
-    return types.float32(types.float32, types.float32, types.float32), code
-
-
-@intrinsic
-def nearest(typingctx: Any, value: Any) -> Any:
-    """A float32 rounded to the nearest integer, half to even."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        function = builder.module.declare_intrinsic("llvm.rint", [_F32])
-        return builder.call(function, arguments)
-
-    return types.float32(types.float32), code
+    places = [code.at(row, code.number(code.at(starts, 4 * i), I32)) for i in range(GROUP)]
+    total = cgutils.alloca_once_value(b, constant(I32, [1 << 20] * (lanes // 2)))
+    with cgutils.for_range(b, pairs) as loop:
+        along = b.mul(loop.index, pairs.type(12))
+        parts = [code.load(code.at(place, along), ir.VectorType(I16, 8)) for place in places]
+        pixels = code.shuffle(code.joined(*parts[:2]), code.joined(*parts[2:]), order)
+        factors = code.load(code.at(weights, b.shl(loop.index, pairs.type(6))), ir.VectorType(I16, lanes))
+        product = b.mul(code.extended(pixels, I32), code.extended(factors, I32))
+        even, odd = (code.shuffle(product, product, range(i, lanes, 2)) for i in range(2))
+        b.store(b.add(b.load(total), b.add(even, odd)), total)
+    grey = b.lshr(b.load(total), constant(I32, [21] * (lanes // 2)))
+    levels = b.trunc(grey, ir.VectorType(I8, lanes // 2))
+    code.store(code.shuffle(levels, levels, compact), target)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """``ReinforcedLoader``, on first use: most of this room's users need a small part of it."""
+    """``ReinforcedLoader`` on first use, for scripts that import it from here; most users need a part of this room."""
     if name != "ReinforcedLoader":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from ffdr.loader.loader import ReinforcedLoader

@@ -31,7 +31,7 @@ class ReinforcedDataset:
 
     Args:
         images: image beton (path or opened).
-        reinforced: reinforced beton of these images (path or opened); None: the images are a packed beton's.
+        reinforced: reinforced beton of these images (path or opened); None: the images are a merged beton's.
     """
 
     def __init__(self, images: Images, reinforced: str | Path | ReinforcedBeton | None = None) -> None:
@@ -50,7 +50,7 @@ class ReinforcedDataset:
 
     @property
     def num_views(self) -> int:
-        """K, the views an image."""
+        """K, the views per image."""
         return self.reinforced.header.views
 
     def view(self, image: int, view: int, resolution: int = 224) -> tuple[np.ndarray, SparseTargets]:
@@ -64,15 +64,14 @@ class ReinforcedDataset:
         if not 0 <= image < len(self) or not 0 <= view < self.num_views:
             raise IndexError(f"image {image}, view {view}: there are {len(self)} images of {self.num_views} views")
         resolution = view_side(resolution)
-        views, mixes, ids, log_probs = self._source.read(image, view)
+        record = self._source.read(image, view)
         with self._replayer(resolution) as replayer:
-            pixels = replayer.one(image, views, mixes)
+            pixels = replayer.one(image, record.views, record.mixes)
         labels = self.images.labels
-        parts = [torch.from_numpy(x) for x in (ids.astype(np.int64), log_probs, labels[[image]])]
-        if self._source.mixes:
-            share = share_of_first(mixes).astype(np.float32)
-            parts += [torch.from_numpy(labels[mixes["partner"]]), torch.from_numpy(share)]
-        return pixels, SparseTargets(*parts)
+        parts = [record.ids.astype(np.int64), record.log_probs, labels[[image]]]
+        if self._source.has_mixes:
+            parts += [labels[record.mixes["partner"]], share_of_first(record.mixes).astype(np.float32)]
+        return pixels, SparseTargets(*map(torch.from_numpy, parts))
 
     @contextmanager
     def _replayer(self, resolution: int) -> Iterator[Replayer]:
@@ -109,4 +108,4 @@ def open_reinforced(reinforced: str | Path | ReinforcedBeton, images: ImageBeton
 def _path(key: str, path: Any) -> str | Path:
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         raise UserError(f"{key}: {shown(path)} is neither a path nor an opened beton of that kind")
-    return path
+    return path if isinstance(path, str) else Path(path)

@@ -2,8 +2,17 @@
 
 One decoder serves training, evaluation, the teacher and random access (``Replayer``). It reads the image beton through
 memory addresses, so it works on FFCV's page cache and on a plain memory map alike, and it reports a bad sample by its
-number and stage instead of crashing or handing out stale pixels. Of packed coefficients (``ffdr/dct``), and of a JPEG
-with a row table (``splice.py``), only the part that a view reads is decoded.
+number and stage instead of crashing or handing out stale pixels. Of coefficient images (``codec/dct``), and of a JPEG
+with a row table (``codec/jpeg/splice.py``), only the part that a view reads is decoded::
+
+    stored bytes ── splice ──► JPEG of the part ── libjpeg ──► canvas ──┐
+                 └─ coefficients ────────────────────────────► canvas ──┼─► replay_view ─► out, or the partner's
+                 └─ raw ────────────────────────────────────────────────┘                  view, which is mixed in
+
+**Any bytes.** A file may hold anything, and a record any 24 bytes. So before memory is handed over: a raw image has
+as many bytes as its size says, a JPEG's frame header states the size that the canvas was made for (libjpeg writes as
+many pixels as the header says), ``decode_coefficients`` compares the sizes itself, and ``check_view`` comes before
+``view_region``, which holds only for records that have passed it.
 
 Shapes: B images in the batch, H×W output, T threads.
 """
@@ -17,11 +26,14 @@ from numba import prange, set_num_threads
 
 from ffdr.augment.check import OK, STATUS_TEXT, check_mix, check_view
 from ffdr.augment.geometry import view_region
+from ffdr.augment.laps import DECODE, MIX, OTHER, SPLICE, STAGES, lap, new_laps
+from ffdr.augment.picture import ImagePart
 from ffdr.augment.replay import mix_into, replay_view, scratch_bytes, visible
-from ffdr.augment.view import MIX_DTYPE, VIEW_DTYPE
+from ffdr.augment.view import MIX_DTYPE, VIEW_DTYPE, MixRecord, ViewRecord
 from ffdr.beton.layout import DCT, JPG, RAW
 from ffdr.beton.read import ImageBeton
-from ffdr.codec.dct.blocks import Tables, make_tables
+from ffdr.codec.crop import Crop
+from ffdr.codec.dct.blocks import DecodingTables, make_tables
 from ffdr.codec.dct.decode import CANVAS_SLACK, decode_coefficients
 from ffdr.codec.dct.decode import scratch_bytes as coefficient_scratch_bytes
 from ffdr.codec.jpeg.libjpeg import (
@@ -55,7 +67,7 @@ BAD_COEFFICIENTS = 1003
 _STATUS_TEXT = STATUS_TEXT | {
     BAD_JPEG: "the JPEG is corrupt",
     BAD_RAW_SIZE: "the raw image does not have width × height × 3 bytes",
-    BAD_COEFFICIENTS: "the packed coefficients are corrupt, or of another size",
+    BAD_COEFFICIENTS: "the coefficient image is corrupt, or of another size",
 }
 
 
@@ -65,10 +77,10 @@ class ReplayError(UserError):
     def __init__(self, path: object, sample: int, status: int) -> None:
         super().__init__(f"{path}: sample {sample}: {_STATUS_TEXT[status]}")
         self.sample = sample
-        self._told = (path, sample, status)
+        self._arguments = (path, sample, status)
 
     def __reduce__(self) -> tuple:
-        return (ReplayError, self._told)  # by default pickle would call it with the message alone
+        return (ReplayError, self._arguments)  # by default pickle would call it with the message alone
 
 
 class _Stored(NamedTuple):
@@ -87,118 +99,120 @@ class _Stored(NamedTuple):
     decompress: int
     """address of libjpeg-turbo's function: an argument, because compiled code outlives the process"""
     types: np.ndarray
-    """``Tables``, flat: Numba hands no nested tuples to its threads"""
+    """this and the next four: ``DecodingTables``, flat, because Numba hands no nested tuples to its threads"""
     entries: np.ndarray
     quants: np.ndarray
     first_with_high: int
     fast: bool
-    """whether to unpack them with AVX2, where there is such"""
+    """whether to unpack coefficients with AVX2, where there is such"""
 
 
-class _Workspace(NamedTuple):
-    """Scratch of the kernels, one row a thread."""
+class _Span(NamedTuple):
+    """One stored image."""
 
-    handles: np.ndarray
-    """(T,) uint64, decompressors"""
+    image: int
+    """its number"""
+    address: np.uint64
+    size: int
+    """bytes"""
+
+
+class _Scratch(NamedTuple):
+    """Memory of one thread."""
+
+    handle: np.uint64
+    """a decompressor"""
     canvas: np.ndarray
-    """(T, bytes) uint8, a decoded image"""
+    """(bytes,) uint8, a decoded image"""
     jpeg: np.ndarray
-    """(T, bytes) uint8, the part of a JPEG that a view needs"""
+    """(bytes,) uint8, the part of a JPEG that a view needs"""
     samples: np.ndarray
-    """(T, bytes) uint8 for decode_coefficients"""
-    scratch: np.ndarray
-    """(T, bytes) uint8 for replay_view"""
+    """(bytes,) uint8 for decode_coefficients"""
+    replay: np.ndarray
+    """(bytes,) uint8 for replay_view"""
     partner: np.ndarray
-    """(T, H, W, 3) uint8, the partner's view"""
+    """(H, W, 3) uint8, the partner's view"""
+    laps: np.ndarray | None
+
+
+_Workspace = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""The first six of ``_Scratch`` of all threads: (T, …) each."""
 
 
 @kernel
 def _decode_region(
-    stored: _Stored, mode: int, data: np.ndarray, width: int, height: int, region: tuple, room: _Workspace, thread: int
-) -> tuple[int, int, int, int, int]:
-    """Decode at least ``region`` of an image of width × height pixels to the beginning of the thread's canvas.
+    stored: _Stored, mode: int, data: np.ndarray, width: int, height: int, region: tuple, scratch: _Scratch
+) -> tuple[int, Crop]:
+    """Decode at least ``region`` of an image of width × height pixels to the beginning of the canvas.
 
-    Returns a status and the decoded pixels' left, top, width and height.
+    Returns a status and what was decoded.
     """
-    canvas, jpeg = room.canvas[thread], room.jpeg[thread]
+    canvas, jpeg = scratch.canvas, scratch.jpeg
     if mode == DCT:
-        tables = Tables(stored.types, stored.entries, stored.quants, stored.first_with_high)
-        done, left, top, wide, high = decode_coefficients(
-            data, width, height, region, tables, room.samples[thread], canvas, stored.fast
-        )
-        return (OK if done else BAD_COEFFICIENTS), left, top, wide, high
-    size, left, top, wide, high = splice(data, width, height, region, jpeg)
+        tables = DecodingTables(stored.types, stored.entries, stored.quants, stored.first_with_high, stored.fast)
+        done, crop = decode_coefficients(data, width, height, region, tables, scratch.samples, canvas)
+        lap(scratch.laps, DECODE)
+        return (OK if done else BAD_COEFFICIENTS), crop
+    size, crop = splice(data, width, height, region, jpeg)
+    lap(scratch.laps, SPLICE)
     source, size = (address_of(jpeg), size) if size > 0 else (address_of(data), np.int64(len(data)))
-    handle, function = np.uint64(room.handles[thread]), np.uint64(stored.decompress)
-    failed = decompress(function, handle, source, size, wide, high, address_of(canvas))
-    return (OK if failed == 0 else BAD_JPEG), left, top, wide, high
+    function = np.uint64(stored.decompress)
+    failed = decompress(function, scratch.handle, source, size, crop.width, crop.height, address_of(canvas))
+    lap(scratch.laps, DECODE)
+    return (OK if failed == 0 else BAD_JPEG), crop
 
 
 @kernel
-def _replay_stored(
-    stored: _Stored,
-    image: int,
-    address: int,
-    size: int,
-    views: np.ndarray,
-    row: int,
-    column: int,
-    out: np.ndarray,
-    room: _Workspace,
-    thread: int,
-) -> int:
-    """Pixels of one view of one stored image, whose bytes lie at ``address``. Returns a status, ``OK`` for success."""
-    data = bytes_at(np.uint64(address), np.int64(size))
-    width, height = np.int64(stored.sizes[image, 0]), np.int64(stored.sizes[image, 1])
-    mode = stored.modes[image]
+def _replay_stored(stored: _Stored, span: _Span, view: ViewRecord, out: np.ndarray, scratch: _Scratch) -> int:
+    """Pixels of one view of one stored image. Returns a status, ``OK`` for success."""
+    data = bytes_at(span.address, span.size)
+    width, height = np.int64(stored.sizes[span.image, 0]), np.int64(stored.sizes[span.image, 1])
+    mode = stored.modes[span.image]
+    lap(scratch.laps, OTHER)
     if mode == RAW:
-        if np.int64(size) != width * height * 3:
+        if span.size != width * height * 3:
             return BAD_RAW_SIZE
-        pixels = data.reshape((height, width, 3))
-        return replay_view(pixels, 0, 0, width, height, views, row, column, out, room.scratch[thread])
+        part = ImagePart(data.reshape((height, width, 3)), np.int64(0), np.int64(0), width, height)
+        return replay_view(part, view, out, scratch.replay, scratch.laps)
     if mode == JPG and frame_size(data) != (width, height):
         return BAD_JPEG
-    status = check_view(views, row, column, width, height, out.shape[0], out.shape[1])
+    status = check_view(view, width, height, out.shape[0], out.shape[1])
     if status != OK:
         return status
-    region = view_region(views, row, column, width, height, out.shape[0], out.shape[1])
-    status, left, top, wide, high = _decode_region(stored, mode, data, width, height, region, room, thread)
+    region = view_region(view, width, height, out.shape[0], out.shape[1])
+    status, crop = _decode_region(stored, mode, data, width, height, region, scratch)
     if status != OK:
         return status
-    pixels = room.canvas[thread][: high * wide * 3].reshape((high, wide, 3))
-    return replay_view(pixels, left, top, width, height, views, row, column, out, room.scratch[thread])
+    pixels = scratch.canvas[: crop.height * crop.width * 3].reshape((crop.height, crop.width, 3))
+    return replay_view(ImagePart(pixels, crop.left, crop.top, width, height), view, out, scratch.replay, scratch.laps)
 
 
 @kernel
 def _replay_sample(
-    stored: _Stored,
-    span: np.ndarray,
-    views: np.ndarray,
-    mixes: np.ndarray,
-    row: int,
-    out: np.ndarray,
-    room: _Workspace,
-    thread: int,
+    stored: _Stored, span: np.ndarray, pair: np.ndarray, mix: MixRecord, out: np.ndarray, scratch: _Scratch
 ) -> int:
     """One row of a batch: the image's view, mixed with its partner's; what can't be seen is not decoded.
 
-    Returns a status.
+    span: (3,) of ``Replayer.spans``. pair: (2,) the views of both. Returns a status.
     """
-    image, partner = np.int64(span[0]), np.int64(mixes[row].partner)
-    status = check_mix(mixes, row, len(stored.modes))
+    status = check_mix(mix, len(stored.modes))
     if status != OK:
         return status
-    first, second = visible(mixes, row)
+    first, second = visible(mix)
     if first:
-        status = _replay_stored(stored, image, span[1], span[2], views, row, 0, out, room, thread)
+        own = _Span(np.int64(span[0]), span[1], np.int64(span[2]))
+        status = _replay_stored(stored, own, pair[0], out, scratch)
     if status != OK or not second:
         return status
+    partner = np.int64(mix.partner)
     address = np.uint64(stored.base) + stored.data_ptr[partner]
-    size = stored.data_size[partner]
-    partner_out = room.partner[thread] if first else out
-    status = _replay_stored(stored, partner, address, size, views, row, 1, partner_out, room, thread)
+    other = _Span(partner, address, np.int64(stored.data_size[partner]))
+    other_out = scratch.partner if first else out
+    status = _replay_stored(stored, other, pair[1], other_out, scratch)
     if status == OK and first:
-        mix_into(out, partner_out, mixes, row)
+        lap(scratch.laps, OTHER)
+        mix_into(out, other_out, mix)
+        lap(scratch.laps, MIX)
     return status
 
 
@@ -209,18 +223,31 @@ def _replay_batch(
     views: np.ndarray,
     mixes: np.ndarray,
     out: np.ndarray,
-    room: _Workspace,
+    workspace: _Workspace,
     status: np.ndarray,
 ) -> None:
     """Each thread owns one row of the workspace and takes the next sample when it is done with one: crops differ in
     cost, and a batch is only done when its last thread is."""
     counter = np.zeros(1, np.int64)
-    for thread in prange(len(room.scratch)):
+    handles, canvas, jpeg, samples, replay, partner = workspace
+    for thread in prange(len(handles)):
+        t = np.int64(thread)  # unsigned here, signed elsewhere: Numba would compile all below for either
+        scratch = _Scratch(handles[t], canvas[t], jpeg[t], samples[t], replay[t], partner[t], None)
         place = address_of(counter)
         i = take_number(place)
         while i < len(spans):
-            status[i] = _replay_sample(stored, spans[i], views, mixes, i, out[i], room, thread)
+            status[i] = _replay_sample(stored, spans[i], views[i], mixes[i], out[i], scratch)
             i = take_number(place)
+
+
+@kernel
+def _time_batch(
+    stored: _Stored, spans: np.ndarray, views: np.ndarray, mixes: np.ndarray, scratch: _Scratch, status: np.ndarray
+) -> None:
+    """``_replay_batch`` in one thread, with laps, one view over the other."""
+    out = np.empty_like(scratch.partner)
+    for i in range(len(spans)):
+        status[i] = _replay_sample(stored, spans[i], views[i], mixes[i], out, scratch)
 
 
 class Replayer(OneProcess):
@@ -244,25 +271,33 @@ class Replayer(OneProcess):
         self.threads = threads
         self.shape = (resolution, resolution, 3)
         base = np.uint64(images.memmap.ctypes.data)
-        tables = make_tables(images.coding)
-        self._stored = _Stored(
-            images.modes, images.sizes, images.data_ptr, images.data_size, base, FUNCTION, *tables, not portable
-        )
+        tables = make_tables(images.coding, fast=not portable)
+        self._stored = _Stored(images.modes, images.sizes, images.data_ptr, images.data_size, base, FUNCTION, *tables)
         widths, heights = images.sizes.astype(np.int64).T
-        jpegs, packed = images.modes == JPG, images.modes == DCT
-        largest = int((widths * heights * 3)[jpegs | packed].max(initial=0))
-        longest = int(images.data_size[jpegs].max(initial=0))
-        widest = int(widths[packed].max(initial=0))
-        room = scratch_bytes(int(widths.max()), int(heights.max()), resolution, resolution)
-        self._check_memory(largest + longest + int(room))
-        self._room = _Workspace(
+        is_jpeg, is_dct = images.modes == JPG, images.modes == DCT
+        largest = int((widths * heights * 3)[is_jpeg | is_dct].max(initial=0))
+        longest = int(images.data_size[is_jpeg].max(initial=0))
+        widest = int(widths[is_dct].max(initial=0))
+        scratch = int(scratch_bytes(int(widths.max()), int(heights.max()), resolution, resolution))
+        self._check_memory(largest + longest + scratch)
+        self._workspace: _Workspace = (
             make_handles(threads, self),
             np.zeros((threads, largest + CANVAS_SLACK), np.uint8),
             np.zeros((threads, longest), np.uint8),
             np.zeros((threads, coefficient_scratch_bytes(widest) if widest else 0), np.uint8),
-            np.zeros((threads, room), np.uint8),
+            np.zeros((threads, scratch), np.uint8),
             np.zeros((threads, *self.shape), np.uint8),
         )
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the scratch memory."""
+        return sum(part.nbytes for part in self._workspace)
+
+    def _first_scratch(self, laps: np.ndarray | None) -> _Scratch:
+        """For the calling thread alone."""
+        handle, canvas, jpeg, samples, replay, partner = (part[0] for part in self._workspace)
+        return _Scratch(handle, canvas, jpeg, samples, replay, partner, laps)
 
     def _check_memory(self, per_thread: int) -> None:
         """Refuse images too large for this machine: of one colour, one of gigabytes has a JPEG of a few megabytes."""
@@ -297,10 +332,31 @@ class Replayer(OneProcess):
         status = np.zeros(len(spans), np.int32)
         set_num_threads(self.threads)  # of the calling thread; Numba keeps it per thread
         with numba_threads():
-            _replay_batch(self._stored, spans, views, mixes, out, self._room, status)
+            _replay_batch(self._stored, spans, views, mixes, out, self._workspace, status)
+        self._check_status(spans, status)
+
+    def _check_status(self, spans: np.ndarray, status: np.ndarray) -> None:
         bad = np.flatnonzero(status)
         if len(bad):
             raise ReplayError(self.images.path, int(spans[bad[0], 0]), int(status[bad[0]]))
+
+    def time_stages(self, spans: np.ndarray, views: np.ndarray, mixes: np.ndarray) -> dict[str, float]:
+        """Replay a batch by the calling thread alone, for the time it takes; the pixels are lost.
+
+        Args:
+            spans, views, mixes: as for a batch.
+
+        Returns:
+            Seconds by stage (``ffdr.augment.laps.STAGES``), of all views together. The checks are in none of them.
+
+        Raises:
+            ReplayError, UserError: as for a batch.
+        """
+        self.images.file.check_size()
+        laps, status = new_laps(), np.zeros(len(spans), np.int32)
+        _time_batch(self._stored, spans, views, mixes, self._first_scratch(laps), status)
+        self._check_status(spans, status)
+        return dict(zip(STAGES, (laps[: len(STAGES)] / 1e9).tolist(), strict=True))
 
     def one(self, image: int, views: np.ndarray, mixes: np.ndarray) -> np.ndarray:
         """One view, by the calling thread alone, so that a fork can have it, too: (H, W, 3) uint8.
@@ -313,7 +369,7 @@ class Replayer(OneProcess):
         """
         self.images.file.check_size()
         out, span = np.empty(self.shape, np.uint8), self.spans(np.array([image]))[0]
-        status = _replay_sample(self._stored, span, views, mixes, 0, out, self._room, 0)
+        status = _replay_sample(self._stored, span, views[0], mixes[0], out, self._first_scratch(None))
         if status != OK:
             raise ReplayError(self.images.path, image, int(status))
         return out

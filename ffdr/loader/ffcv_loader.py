@@ -3,7 +3,7 @@
 ``BatchStream`` (``stream.py``) has the thread, the buffers and the consumer; here FFCV has the opened beton, the memory
 manager, the traversal order and the pipeline, which is built once per loader and makes one batch per call::
 
-    image bytes → _Locate (decoder) → (B, 3) spans → Replay (operation) → a Batch
+    image bytes → _Locate (decoder) → (B, 3) spans → Replay (operation) → a HostBatch
 
 What this module relies on, of FFCV 1.0.2 (``lean_ffcv.py`` has what makes FFCV importable, other modules its fields):
 
@@ -43,7 +43,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ffcv.fields import RGBImageField
@@ -65,11 +65,24 @@ from ffdr.beton.read import ImageBeton
 from ffdr.loader.decode import Replayer, blank_views
 from ffdr.loader.order import EpochOrder
 from ffdr.loader.pages import PageCache, PagePlan
-from ffdr.loader.views import ViewSource
+from ffdr.loader.views import ViewBatch, ViewSource
 
-Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""images (B, H, W, 3) uint8, ids (B, T) int32, log_probs (B, T) float32, index (B,) int64, the image that is mixed in
-(B,) int64 and the first one's share of the view (B,) float32: buffers, written again."""
+
+class HostBatch(NamedTuple):
+    """A batch in the buffers of a ``BatchStream``, which are written again. (Buffers: the same of all slots.)"""
+
+    pixels: np.ndarray
+    """(B, H, W, 3) uint8"""
+    ids: np.ndarray
+    """(B, T) int32"""
+    log_probs: np.ndarray
+    """(B, T) float32"""
+    image: np.ndarray
+    """(B,) int64, its number in the beton"""
+    partner: np.ndarray
+    """(B,) int64, that of the image that is mixed in"""
+    share: np.ndarray
+    """(B,) float32, the first image's share of the view"""
 
 
 class Replay(Operation):
@@ -86,30 +99,29 @@ class Replay(Operation):
         """Of the batches to come."""
 
     @property
-    def queries(self) -> tuple[AllocationQuery, ...]:
-        """Shape and dtype of a ``Batch``'s parts, per sample."""
+    def parts(self) -> tuple[tuple[tuple[int, ...], np.dtype], ...]:
+        """Shape, per sample, and dtype of a ``HostBatch``'s parts."""
         entries = (self.views.entries,)
-        shapes = (
-            ("uint8", self.replayer.shape), ("int32", entries), ("float32", entries), ("int64", ()), ("int64", ()),
-            ("float32", ()),
-        )  # fmt: skip
-        return tuple(AllocationQuery(shape, np.dtype(kind)) for kind, shape in shapes)
+        shapes = self.replayer.shape, entries, entries, (), (), ()
+        kinds = "uint8", "int32", "float32", "int64", "int64", "float32"
+        return tuple((shape, np.dtype(kind)) for shape, kind in zip(shapes, kinds, strict=True))
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, tuple[AllocationQuery, ...]]:
-        """Not compiled; a ``Batch``."""
-        images = self.queries[0]
-        return replace(previous_state, jit_mode=False, shape=images.shape, dtype=images.dtype), self.queries
+        """Not compiled; a ``HostBatch``."""
+        parts = self.parts
+        shape, dtype = parts[0]
+        state = replace(previous_state, jit_mode=False, shape=shape, dtype=dtype)
+        return state, tuple(AllocationQuery(*part) for part in parts)
 
     def generate_code(self) -> Callable:
         """Make the batch whose bytes lie at ``spans``."""
 
-        def replay(spans: np.ndarray, batch: Batch) -> Batch:
-            images, ids, log_probs, index, partner, share = batch
-            index[:] = spans[:, 0]
-            views, mixes = blank_views(len(index))
-            self.views.fill(self.epoch, index, views, mixes, ids, log_probs)
-            partner[:], share[:] = mixes["partner"], share_of_first(mixes)
-            self.replayer(spans, views, mixes, images)
+        def replay(spans: np.ndarray, batch: HostBatch) -> HostBatch:
+            batch.image[:] = spans[:, 0]
+            views, mixes = blank_views(len(spans))
+            self.views.fill(self.epoch, batch.image, ViewBatch(views, mixes, batch.ids, batch.log_probs))
+            batch.partner[:], batch.share[:] = mixes["partner"], share_of_first(mixes)
+            self.replayer(spans, views, mixes, batch.pixels)
             return batch
 
         return replay
@@ -206,7 +218,7 @@ class BetonLoader(Loader):
     def __init__(self, images: ImageBeton, order: EpochOrder, replay: Replay, pages: PageCache | None) -> None:
         self.reader = _Opened(images)
         self.memory_manager = _MappedFile(images) if pages is None else _OwnPages(pages)
-        self.traversal_order, self.batch_size = order, order.batch_size
+        self.traversal_order, self.batch_size = order, order.settings.batch_size
         specs = {"image": PipelineSpec("image", decoder=_Locate(), transforms=[replay])}
         find = self.memory_manager.compile_reader()
         with _one_at_a_time:
@@ -222,7 +234,7 @@ class BetonLoader(Loader):
         """Where the bytes of these batches come from, to be entered before the first one is made."""
         return self.memory_manager.schedule_epoch(batches)
 
-    def make(self, number: int, index: np.ndarray, storage: Any, buffers: Batch, slot: int) -> Batch:
+    def make(self, number: int, index: np.ndarray, storage: Any, buffers: HostBatch, slot: int) -> HostBatch:
         """Batch ``number`` of those of ``storage``, whose images are ``index`` (B,), in a slot of the buffers.
 
         As FFCV's ``EpochIterator.run_pipeline``.
@@ -236,7 +248,7 @@ class BetonLoader(Loader):
             "storage_state": storage.state,
             **{f"memory_{node}": None for node in nodes},
             **{f"shared_memory_{node}": None for node in nodes},
-            f"memory_{last}": select_buffer(buffers, slot, len(index)),
+            f"memory_{last}": HostBatch(*select_buffer(buffers, slot, len(index))),
         }
         for stage, results in stages:
             for node, result in zip(results, stage(**arguments), strict=True):

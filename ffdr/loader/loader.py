@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +12,17 @@ import torch
 from ffdr.augment.policy import Policy
 from ffdr.beton.read import ReinforcedBeton
 from ffdr.loader.dataset import Images, open_images, open_reinforced
-from ffdr.loader.order import EpochOrder, Place
-from ffdr.loader.stream import Batch, BatchStream, Pass
-from ffdr.loader.targets import SparseTargets
-from ffdr.loader.views import (
-    DrawnViews,
-    FixedView,
-    SomeStored,
-    StoredViews,
-    ViewSource,
-)
-from ffdr.util.arguments import (
-    fraction,
-    integer,
-    per_channel,
-    shown,
-    switch,
-)
-from ffdr.util.cores import thread_count
+from ffdr.loader.decode import Replayer, view_side
+from ffdr.loader.device import Transfer
+from ffdr.loader.order import EpochOrder, OrderSettings, Place
+from ffdr.loader.protocol import Batch
+from ffdr.loader.settings import DeviceSettings, StreamSettings, channels, checked_device, checked_dtype
+from ffdr.loader.stream import BatchStream, Pass
+from ffdr.loader.views import DrawnViews, FixedView, SomeStored, StoredViews, ViewSource
+from ffdr.util.arguments import fraction, integer, shown, switch
 from ffdr.util.errors import UserError
+from ffdr.util.machine import thread_count
 from ffdr.util.process import OneProcess
-from ffdr.util.text import reason
-
-DeviceBatch = tuple[torch.Tensor, SparseTargets, torch.Tensor]
-"""images (B, 3, H, W), targets, index (B,)"""
-
-
-_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class ReinforcedLoader(OneProcess):
@@ -61,18 +45,18 @@ class ReinforcedLoader(OneProcess):
     batch is shared out, so a rank may have one batch less.
 
     Memory: (``batches_ahead`` + 2) × ``batch_size`` × (3 × ``resolution``² + 8 × T + 20) bytes of buffers, with T
-    target entries an image, and scratch for each decoding thread; with ``os_cache=False`` also the file's pages for the
-    images on their way, of which a random order has nearly all. ``memory_bytes`` is the sum.
+    target entries per image, and scratch for each decoding thread; with ``os_cache=False`` also the file's pages for
+    the images on their way, of which a random order has nearly all. ``memory_bytes`` is the sum.
 
     Args:
         images: image beton (path or opened).
-        reinforced: reinforced beton of these images (path or opened); with a packed beton the same file once more.
-        batch_size: images a batch, on this rank.
+        reinforced: reinforced beton of these images (path or opened); with a merged beton the same file once more.
+        batch_size: images per batch, on this rank.
         resolution: side of the square views, in pixels.
         device: where batches go; of "cuda" the GPU that is current at the first pass.
         dtype: torch.uint8 for the pixels as they are, 0..255; a floating dtype normalises them on the device.
         policy: what may be drawn, for training on labels.
-        reinforced_share: share of samples that show stored views; the others are drawn from ``policy`` and learned by
+        reinforced_share: share of samples that show stored views; the others are drawn from ``policy`` and learned from
             their label (Faghri et al. 2023 have 0.99).
         center: share of the resized short side that the evaluation view keeps.
         seed: of order, draws and choice of views.
@@ -124,40 +108,37 @@ class ReinforcedLoader(OneProcess):
     ) -> None:
         super().__init__()
         self.images = open_images(images)
-        self.seed = integer("seed", seed, 0, 2**63 - 1)
-        self.batch_size = integer("batch_size", batch_size, 1)
-        self.device, self.dtype = _device(device), _dtype(dtype)
-        self.mean = self.images.mean if _is_missing(mean) else per_channel("mean", mean)
-        self.std = self.images.std if _is_missing(std) else per_channel("std", std)
-        self._copy = not switch("reuse_buffers", reuse_buffers)
-        self._labels = self.images.labels
+        self.seed, self.batch_size = integer("seed", seed, 0, 2**63 - 1), integer("batch_size", batch_size, 1)
+        delivery = DeviceSettings(
+            device=checked_device(device),
+            dtype=checked_dtype(dtype),
+            mean=channels("mean", mean, self.images.mean),
+            std=channels("std", std, self.images.std),
+            reuse_buffers=switch("reuse_buffers", reuse_buffers),
+        )
+        self.dtype, self.mean, self.std = delivery.dtype, delivery.mean, delivery.std
         share, center = fraction("reinforced_share", reinforced_share), fraction("center", center, 1e-3)
         views = self._view_source(reinforced, policy, share, center)
-        self._mixes = views.mixes
-        evaluation = reinforced is None and policy is None
-        self._order = EpochOrder(
-            ("sequential" if evaluation else "random") if order is None else order,
-            self.images.data_ptr,
-            self.seed,
-            page_size=self.images.page_size,
+        is_evaluation = reinforced is None and policy is None
+        ordering = OrderSettings(
+            kind=("sequential" if is_evaluation else "random") if order is None else order,
             batch_size=self.batch_size,
-            drop_last=not evaluation if drop_last is None else switch("drop_last", drop_last),
+            drop_last=not is_evaluation if drop_last is None else switch("drop_last", drop_last),
+            seed=self.seed,
             place=Place(rank, world_size),
         )
-        if not switch("os_cache", os_cache) and views.mixes:
-            raise UserError("os_cache=False: a partner's page need not be in memory when images are mixed; use True")
-        self._stream = BatchStream(
-            self.images,
-            views,
-            self._order,
-            resolution,
-            threads=thread_count(integer("workers", workers, 0), gpu=self.device.type == "cuda"),
+        self._order = EpochOrder(ordering, self.images.data_ptr, self.images.page_size)
+        decoding = StreamSettings(
+            order=ordering,
+            resolution=view_side(resolution),
+            threads=thread_count(integer("workers", workers, 0), gpu=delivery.device.type == "cuda"),
             batches_ahead=integer("batches_ahead", batches_ahead, 1),
-            os_cache=os_cache,
+            os_cache=switch("os_cache", os_cache),
         )
-        self._normalisation: tuple[torch.Tensor, torch.Tensor] | None = None
-        """what to subtract and by what to multiply, (1, 3, 1, 1) on the device; made with the first pass"""
-        self._side: torch.cuda.Stream | None = None
+        if views.has_mixes and not decoding.os_cache:
+            raise UserError("os_cache=False: a partner's page need not be in memory when images are mixed; use True")
+        self._stream = BatchStream(self.images, views, self._order, decoding)
+        self._transfer = Transfer(delivery, self.images.labels, views.has_mixes)
         self._next = self._at = (0, 0)  # (epoch, batches handed out): of the coming pass, of the current one
         self._current: Pass | None = None
 
@@ -174,7 +155,7 @@ class ReinforcedLoader(OneProcess):
             self.num_classes = self.images.num_classes
             if policy is not None:
                 return DrawnViews(policy, self.seed, self.images)
-            return FixedView(self._labels, center)
+            return FixedView(self.images.labels, center)
         if (policy is not None) != (share < 1):
             raise UserError(
                 "reinforced, policy: a reinforced beton already holds drawn views; give one of both, or "
@@ -188,8 +169,13 @@ class ReinforcedLoader(OneProcess):
         return SomeStored(stored, DrawnViews(policy, self.seed, self.images), share, self.seed)
 
     @property
+    def device(self) -> torch.device:
+        """Where batches go; of "cuda" the GPU, once it is known."""
+        return self._transfer.device
+
+    @property
     def num_images(self) -> int:
-        """Images in the file, each shown once an epoch (less an incomplete last batch, if that is dropped)."""
+        """Images in the file, each shown once per epoch (less an incomplete last batch, if that is dropped)."""
         return self.images.num_images
 
     @property
@@ -201,11 +187,11 @@ class ReinforcedLoader(OneProcess):
         """Batches in a full epoch, on this rank."""
         return len(self._order)
 
-    def __iter__(self) -> Iterator[DeviceBatch]:
+    def __iter__(self) -> Iterator[Batch]:
         current, at = self._begin()
-        ahead = self._copied_ahead(current) if self.device.type == "cuda" else self._taken(current)
+        batches = self._transfer.batches(current)
         try:
-            for batch in ahead:
+            for batch in batches:
                 # Counted before it is handed out: a state taken in the loop's body includes the batch at hand.
                 at = (at[0], at[1] + 1)
                 self._count(current, at)
@@ -213,15 +199,15 @@ class ReinforcedLoader(OneProcess):
             if at[1] == len(self):  # the last batch of all ranks may have no part for this one
                 self._count(current, (at[0] + 1, 0))
         finally:
-            ahead.close()
+            batches.close()
             current.close()
 
     def _begin(self) -> tuple[Pass, tuple[int, int]]:
         """The coming pass, and where it begins, at once for all threads: what another thread reads ends."""
         self.check_process()
         with self._stream.lock:
-            self._order.place.confirm()
-            self._settle_device()
+            self._order.settings.place.confirm()
+            self._transfer.settle()
             at = self._next
             self._current = self._stream.begin(*at, self.device)
             self._at, self._next = at, (at[0] + 1, 0)
@@ -232,63 +218,6 @@ class ReinforcedLoader(OneProcess):
         with self._stream.lock:
             if self._current is current:
                 self._at = at
-
-    def _settle_device(self) -> None:
-        """With the first pass: a process may choose its GPU after it has built the loader."""
-        if self._normalisation is not None:
-            return
-        if self.device.type == "cuda":
-            if self.device.index is None:
-                self.device = torch.device("cuda", torch.cuda.current_device())
-            # One for all passes: the caching allocator keeps the memory of each stream apart.
-            self._side = torch.cuda.Stream(self.device)
-        mean, std = (255.0 * torch.tensor(x, device=self.device).view(1, 3, 1, 1) for x in (self.mean, self.std))
-        self._normalisation = mean, 1.0 / std
-        if self._side is not None:
-            self._side.wait_stream(torch.cuda.current_stream(self.device))  # which has these made
-
-    def _taken(self, current: Pass) -> Generator[DeviceBatch, None, None]:
-        while (batch := current.take(self._to_device)) is not None:
-            yield batch
-
-    def _copied_ahead(self, current: Pass) -> Generator[DeviceBatch, None, None]:
-        """One batch ahead of the consumer, on a stream of its own: copies and normalisation go on beside the step."""
-        side = self._side
-        ready: tuple[DeviceBatch, torch.cuda.Event] | None = None
-        try:
-            while True:
-                with torch.cuda.stream(side):
-                    batch = current.take(self._to_device)
-                    following = None if batch is None else (batch, side.record_event())
-                if ready is not None:
-                    yield _handed_over(*ready)
-                if following is None:
-                    return
-                ready = following
-        finally:
-            side.synchronize()  # nothing of this pass is under way when its memory is let go
-
-    def _to_device(self, batch: Batch) -> DeviceBatch:
-        pixels, ids, log_probs, index, partner, share = (torch.from_numpy(part) for part in batch)
-        index = index.clone()
-        # The buffers are pinned for a GPU, so they travel as they are and are converted there. The copies
-        # matter on a CPU too: the next batch overwrites the buffers.
-        targets = SparseTargets(
-            ids.to(self.device, non_blocking=True).long(),
-            log_probs.to(self.device, non_blocking=True, copy=True),
-            self._labels_of(index),
-            *((self._labels_of(partner), share.to(self.device, non_blocking=True, copy=True)) if self._mixes else ()),
-        )
-        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        if self.dtype is not torch.uint8:
-            mean, scale = self._normalisation
-            images = torch.sub(images, mean).mul_(scale).to(self.dtype)
-        elif self._copy and self.device.type == "cpu":
-            images = images.clone(memory_format=torch.channels_last)
-        return images, targets, index
-
-    def _labels_of(self, index: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(self._labels[index.numpy()]).to(self.device, non_blocking=True)
 
     def set_epoch(self, epoch: int) -> None:
         """The next pass is this epoch, from its first batch."""
@@ -304,6 +233,13 @@ class ReinforcedLoader(OneProcess):
         """
         self._stream.set_resolution(resolution)
 
+    def replay_with(self, replayer: Replayer) -> None:
+        """Let another replayer of these images make the views of the coming passes: for benches.
+
+        Of the same resolution; ``set_resolution`` makes a usual one again.
+        """
+        self._stream.replay.replayer = replayer
+
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, equal on all ranks: seed, order, epoch, batches handed out in it, images of a batch
         over all ranks, and the images' fingerprint."""
@@ -312,7 +248,7 @@ class ReinforcedLoader(OneProcess):
             epoch, batch = epoch + 1, 0
         return {
             "seed": self.seed,
-            "order": self._order.kind,
+            "order": self._order.settings.kind,
             "epoch": epoch,
             "batch": batch,
             "global_batch_size": self._order.global_batch_size,
@@ -337,42 +273,3 @@ class ReinforcedLoader(OneProcess):
     def close(self) -> None:
         """End the decoding thread of an unfinished pass."""
         self._stream.end()
-
-
-def _handed_over(batch: DeviceBatch, copied: torch.cuda.Event) -> DeviceBatch:
-    """A batch made on another stream, for the current one: it waits, and memory is kept until it is done, too."""
-    images, targets, index = batch
-    stream = torch.cuda.current_stream(images.device)
-    stream.wait_event(copied)
-    for part in (images, *targets.parts()):
-        if part is not None:
-            part.record_stream(stream)
-    return images, targets, index
-
-
-def _is_missing(values: object) -> bool:
-    """Whether no mean or no deviation is given: None, or nothing in it."""
-    if values is None:
-        return True
-    return hasattr(values, "__len__") and getattr(values, "ndim", 1) > 0 and len(values) == 0
-
-
-def _dtype(dtype: torch.dtype) -> torch.dtype:
-    if dtype not in _DTYPES:
-        raise UserError(f"dtype: {shown(dtype)} is not one of {', '.join(map(str, _DTYPES))}")
-    return dtype
-
-
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        found = torch.device(device)
-        if found.type != "cuda":
-            torch.empty(0, device=found)
-    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
-        usual = f"cpu, cuda and cuda:N are usual ({reason(error)})"
-        raise UserError(f"device: {shown(device)} is none here; {usual}") from None
-    if found.type == "cuda":
-        count = torch.cuda.device_count()
-        if not 0 <= (found.index or 0) < count:  # a number beyond 127 wraps around
-            raise UserError(f"device: {device}, but torch finds {count or 'no'} CUDA device{'s' * (count != 1)} here")
-    return found

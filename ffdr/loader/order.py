@@ -9,6 +9,8 @@ Shapes: N images, P pages of the file.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import torch
 
@@ -19,7 +21,7 @@ from ffdr.util.arguments import integer
 from ffdr.util.errors import UserError, nearest
 
 BUFFER_PAGES = 128
-"""Pages that ``quasi_random`` mixes at any time: 1 GiB of the file at the usual 8 MiB a page."""
+"""Pages that ``quasi_random`` mixes at any time: 1 GiB of the file at the usual 8 MiB per page."""
 
 # Places of the stream ORDER: what a number is for.
 _SHUFFLE, _PAGE, _WITHIN_PAGE, _JITTER = range(4)
@@ -71,6 +73,21 @@ class Place:
             )
 
 
+@dataclass(frozen=True)
+class OrderSettings:
+    """In which order images come, and in what portions."""
+
+    kind: str
+    """one of ``ORDERS``"""
+    batch_size: int
+    """images per batch, on this rank"""
+    drop_last: bool
+    """leave out an incomplete last global batch"""
+    seed: int = 0
+    place: Place = field(default_factory=Place)
+    """of this process among those that share an epoch"""
+
+
 class EpochOrder:
     """One rank's images of an epoch, batch after batch.
 
@@ -79,70 +96,56 @@ class EpochOrder:
     as it goes, nobody is shown twice, and a rank may have one batch less.
 
     Args:
-        kind: one of ``ORDERS``.
+        settings: what is asked for.
         data_ptr: (N,) uint64 where in the file each image lies.
-        seed: of the order.
         page_size: bytes of a page of the file.
-        batch_size: images a batch of this rank.
-        drop_last: leave out an incomplete last global batch.
-        place: of this process among those that share an epoch.
 
     Raises:
         UserError: an order that does not exist, or too few images for one batch; the latter also later, by whatever
             asks for the place first, if it was not known before.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        data_ptr: np.ndarray,
-        seed: int = 0,
-        *,
-        page_size: int,
-        batch_size: int,
-        drop_last: bool,
-        place: Place | None = None,
-    ) -> None:
+    def __init__(self, settings: OrderSettings, data_ptr: np.ndarray, page_size: int) -> None:
+        kind = settings.kind
         if kind not in ORDERS:
             raise UserError(f"order: {kind!r} is not one of {', '.join(ORDERS)}{nearest(str(kind), ORDERS)}")
-        self.kind, self.seed, self.drop_last = kind, seed, drop_last
-        self.batch_size, self.place = batch_size, place or Place()
-        self._data_ptr = data_ptr
+        self.settings = settings
+        self._count = len(data_ptr)
         self._page_N = page_numbers(data_ptr, page_size) if kind == "quasi_random" else np.zeros(0, np.int64)
-        self._check_size(batch_size * self.place.so_far[1])
+        self._check_size(settings.batch_size * settings.place.so_far[1])
 
     def _check_size(self, images: int) -> None:
         """Raise UserError if there are fewer than ``images``, which make one batch."""
-        if self.drop_last and len(self._data_ptr) < images:
-            ranks = f" ({self.batch_size} on each of {images // self.batch_size} ranks)" * (images > self.batch_size)
+        size = self.settings.batch_size
+        if self.settings.drop_last and self._count < images:
+            ranks = f" ({size} on each of {images // size} ranks)" * (images > size)
             raise UserError(
-                f"batch_size: {len(self._data_ptr)} images do not fill one batch of {images}{ranks}; "
-                "use a smaller batch"
+                f"batch_size: {self._count} images do not fill one batch of {images}{ranks}; use a smaller batch"
             )
 
     @property
     def global_batch_size(self) -> int:
-        """Images a batch over all ranks."""
-        size = self.batch_size * self.place.world_size
+        """Images per batch over all ranks."""
+        size = self.settings.batch_size * self.settings.place.world_size
         self._check_size(size)
         return size
 
     @property
     def global_batches(self) -> int:
         """Batches of an epoch over all ranks."""
-        full, rest = divmod(len(self._data_ptr), self.global_batch_size)
-        return full + (rest > 0 and not self.drop_last)
+        full, rest = divmod(self._count, self.global_batch_size)
+        return full + (rest > 0 and not self.settings.drop_last)
 
     def __len__(self) -> int:
         """Batches of an epoch on this rank."""
         start, stop = self._last_part()
-        return len(self._data_ptr) // self.global_batch_size + (stop > start)
+        return self._count // self.global_batch_size + (stop > start)
 
     def sample_order(self, epoch: int) -> np.ndarray:
         """(n,) int64 images of this rank."""
-        order_N = global_order(self.kind, len(self._data_ptr), self.seed, epoch, self._page_N)
-        size, rank = self.global_batch_size, self.place.rank
-        part = slice(rank * self.batch_size, (rank + 1) * self.batch_size)
+        order_N = global_order(self.settings.kind, self._count, self.settings.seed, epoch, self._page_N)
+        size, rank, mine = self.global_batch_size, self.settings.place.rank, self.settings.batch_size
+        part = slice(rank * mine, (rank + 1) * mine)
         full = len(order_N) // size
         batches = order_N[: full * size].reshape(full, size)[:, part].ravel()
         start, stop = self._last_part()
@@ -150,15 +153,10 @@ class EpochOrder:
 
     def _last_part(self) -> tuple[int, int]:
         """Where this rank's part of the incomplete last batch starts and stops in the global order."""
-        count = len(self._data_ptr)
-        rest = 0 if self.drop_last else count % self.global_batch_size
-        start = count - rest
-        rank, ranks = self.place.rank, self.place.world_size
+        rest = 0 if self.settings.drop_last else self._count % self.global_batch_size
+        start = self._count - rest
+        rank, ranks = self.settings.place.rank, self.settings.place.world_size
         return start + rest * rank // ranks, start + rest * (rank + 1) // ranks
-
-
-def _has_group() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:
@@ -168,7 +166,8 @@ def rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, 
         UserError: one of both without the other; a rank that is not below the world size.
     """
     if rank is None and world_size is None:
-        return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if _has_group() else (0, 1)
+        has_group = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if has_group else (0, 1)
     if rank is None or world_size is None:
         raise UserError(f"rank {rank}, world_size {world_size}: give both or none")
     world_size = integer("world_size", world_size, 1)

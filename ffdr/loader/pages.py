@@ -103,18 +103,18 @@ class PagePlan:
             self._reading.pop(page).result()
 
     def __exit__(self, *_: object) -> None:
-        """Cancel reads that have not begun, wait for those that have, and let go of the pages."""
+        """Cancel reads that have not begun, wait for those that have, and free the pages."""
         self._readers.shutdown(wait=True, cancel_futures=True)
         self._reading.clear()
         del self.memory
 
     def _read(self, page: int, slot: int) -> None:
-        start, room, file = page * self.cache.page_size, memoryview(self.memory[slot]), self.cache.file
-        wanted = min(len(room), file.size - start)
+        start, target, file = page * self.cache.page_size, memoryview(self.memory[slot]), self.cache.file
+        wanted = min(len(target), file.size - start)
         done = 0
         try:
             while done < wanted:  # one read may return less than asked for
-                got = os.preadv(file.descriptor, [room[done:wanted]], start + done)
+                got = os.preadv(file.descriptor, [target[done:wanted]], start + done)
                 if got == 0:
                     break
                 done += got

@@ -1,10 +1,24 @@
-"""Batches of replayed views, epoch after epoch, decoded in advance by a thread that can be stopped and replaced.
+"""Batches of replayed views, epoch after epoch, decoded in advance by a thread that can be stopped and replaced::
 
-Buffers, scratch memory and the thread belong to one pass at a time. ``BatchStream.begin`` hands them over: it ends the
-pass before, waits until its thread has stopped and its consumer is done with the batch at hand, and only then starts
-the next one. A consumer reads a batch through a function that it gives, within which nothing is written anew.
+    producer thread (Pass.run)                            consumer (Pass.take)
 
-The thread runs FFCV's pipeline, a batch at a time (``ffcv_loader.py``).
+    slot = batch number mod slots                         (slot, batch) = queue.get()
+    wait: a GPU may still copy from it (in_use)           use(batch): copies, or asks a GPU to
+    FFCV's pipeline writes the slot ── queue ───────────► in_use[slot] = what the GPU has been asked
+                                       holds batches_ahead
+
+    slots of the buffers:  │ read │ ahead │ ahead │ ahead │ written │      batches_ahead + 2
+
+Batch n is written where batch n - (``batches_ahead`` + 2) was. By then all batches between them have been queued, one
+more than the queue holds, so the first of these has been taken; and ``take`` gets the next batch only after ``use`` of
+the one before has returned. What a GPU has not copied by then, ``in_use`` waits for.
+
+Buffers, scratch memory and the thread belong to one pass at a time. ``BatchStream.begin`` hands them over, in this
+order: it ends the pass before (its thread has stopped: nothing is written), waits until that pass's consumer is done
+with the batch at hand (nothing is read), and only then starts the next one. A consumer reads a batch through a
+function that it gives, within which nothing is written anew.
+
+The thread runs FFCV's pipeline, a batch at a time (``ffcv_loader.py``); decoding takes Numba's threads (``decode.py``).
 """
 
 from __future__ import annotations
@@ -23,9 +37,10 @@ from numba import set_num_threads
 
 from ffdr.beton.read import ImageBeton
 from ffdr.loader.decode import Replayer
-from ffdr.loader.ffcv_loader import Batch, BetonLoader, Replay
+from ffdr.loader.ffcv_loader import BetonLoader, HostBatch, Replay
 from ffdr.loader.order import EpochOrder
 from ffdr.loader.pages import PageCache
+from ffdr.loader.settings import StreamSettings
 from ffdr.loader.views import ViewSource
 from ffdr.util.errors import UserError
 from ffdr.util.machine import machine_memory
@@ -41,35 +56,26 @@ class BatchStream(OneProcess):
     Args:
         images: image beton.
         views: records and targets of a batch.
-        order: which image comes when; it knows the batch size.
-        resolution: side of the views, in pixels.
-        threads: decoding threads.
-        batches_ahead: batches decoded in advance.
-        os_cache: read through the memory map; otherwise into this process's own pages.
+        order: which image comes when, by these settings' order.
+        settings: how batches are decoded.
+
+    Raises:
+        UserError: images or batches too large for this machine's memory.
     """
 
     noun, instead = "loader", "build a loader in each process"
 
-    def __init__(
-        self,
-        images: ImageBeton,
-        views: ViewSource,
-        order: EpochOrder,
-        resolution: int,
-        *,
-        threads: int,
-        batches_ahead: int = 3,
-        os_cache: bool = True,
-    ) -> None:
+    def __init__(self, images: ImageBeton, views: ViewSource, order: EpochOrder, settings: StreamSettings) -> None:
         super().__init__()
         check_pool()
-        self.images, self.batches_ahead = images, batches_ahead
-        self.pages = None if os_cache else PageCache(images)
-        self.replay = Replay(views, self._checked(Replayer(images, resolution, threads), order.batch_size))
+        self.images, self.batches_ahead = images, settings.batches_ahead
+        self.pages = None if settings.os_cache else PageCache(images)
+        replayer = Replayer(images, settings.resolution, settings.threads)
+        self.replay = Replay(views, self._checked(replayer, settings.order.batch_size))
         self.loader = BetonLoader(images, order, self.replay, self.pages)
         self.lock = threading.RLock()
         """Held while one pass replaces another."""
-        self.buffers: Batch | None = None
+        self.buffers: HostBatch | None = None
         """(slots, …) each; made with the first pass, because a process chooses its GPU after its loaders"""
         self.in_use: list[torch.cuda.Event | None] = []
         """What a GPU must have done before a slot may be written again."""
@@ -89,8 +95,7 @@ class BatchStream(OneProcess):
     def memory_bytes(self) -> int:
         """Bytes of the batch buffers, the replayer's scratch and the pages that the current epoch holds."""
         buffers = sum(int(np.prod(shape)) * kind.itemsize for shape, kind in self._shapes())
-        scratch = sum(part.nbytes for part in self.replayer._room)
-        return buffers + scratch + (self.pages.memory_bytes if self.pages else 0)
+        return buffers + self.replayer.memory_bytes + (self.pages.memory_bytes if self.pages else 0)
 
     def _checked(self, replayer: Replayer, batch_size: int) -> Replayer:
         """Refuse batches that this machine can't hold, before any is decoded: the system would end the process."""
@@ -133,9 +138,9 @@ class BatchStream(OneProcess):
         with self.lock:
             self.end(RuntimeError("this pass was ended by a newer one over the same loader, which reads one at a time"))
             if self.buffers is None:
-                self._allocate(gpu)
+                self.buffers = self._allocate(gpu)
             self.replay.epoch = epoch
-            self._pass = Pass(self, self.loader.batches(epoch, first_batch), gpu)
+            self._pass = Pass(self, self.loader.batches(epoch, first_batch), self.buffers, gpu)
             return self._pass
 
     def end(self, error: Exception | None = None) -> None:
@@ -154,9 +159,9 @@ class BatchStream(OneProcess):
     def _shapes(self) -> list[tuple[tuple[int, ...], np.dtype]]:
         """Of each part of the buffers, and its dtype."""
         rows = self.slots, self.loader.batch_size
-        return [((*rows, *query.shape), query.dtype) for query in self.replay.queries]
+        return [((*rows, *shape), kind) for shape, kind in self.replay.parts]
 
-    def _allocate(self, gpu: torch.device | None) -> None:
+    def _allocate(self, gpu: torch.device | None) -> HostBatch:
         """Buffers for this and all coming passes, pinned for a GPU."""
         if gpu is not None:
             torch.cuda.synchronize(gpu)  # the old ones may still be read
@@ -171,22 +176,24 @@ class BatchStream(OneProcess):
                 pinned = False
                 part = torch.empty(shape, dtype=getattr(torch, kind.name))
             parts.append(part.numpy())
-        self.buffers = tuple(parts)
         self.in_use = [None] * self.slots
+        return HostBatch(*parts)
 
 
 class Pass(threading.Thread):
     """One pass: the thread that decodes ahead, and what its consumer calls."""
 
-    def __init__(self, stream: BatchStream, batches: list[np.ndarray], gpu: torch.device | None = None) -> None:
+    def __init__(
+        self, stream: BatchStream, batches: list[np.ndarray], buffers: HostBatch, gpu: torch.device | None
+    ) -> None:
         super().__init__(name="ffdr-decode", daemon=True)
-        self.stream, self.batches, self.gpu = stream, batches, gpu
+        self.stream, self.batches, self.buffers, self.gpu = stream, batches, buffers, gpu
         self.reading = threading.RLock()
         """Held by the consumer while it reads a batch, or waits for one."""
         self.closed = False
         self.error: BaseException | None = None
         self._stopping = threading.Event()
-        self._ready: Queue[tuple[int, Batch] | None] = Queue(stream.batches_ahead)
+        self._ready: Queue[tuple[int, HostBatch] | None] = Queue(stream.batches_ahead)
         _running.add(self)
         self.start()
 
@@ -206,17 +213,14 @@ class Pass(threading.Thread):
         in_use = self.stream.in_use
         for number, index in enumerate(self.batches):
             slot = number % len(in_use)
-            if in_use[slot] is not None:
-                in_use[slot].synchronize()
-            batch = self._fill(number, index, storage, slot)
+            copying = in_use[slot]
+            if copying is not None:
+                copying.synchronize()
+            batch = self.stream.loader.make(number, index, storage, self.buffers, slot)
             if not self._put((slot, batch)):
                 return
 
-    def _fill(self, number: int, index: np.ndarray, storage: Any, slot: int) -> Batch:
-        """Run FFCV's pipeline for a batch of the images ``index`` (B,)."""
-        return self.stream.loader.make(number, index, storage, self.stream.buffers, slot)
-
-    def _put(self, item: tuple[int, Batch] | None) -> bool:
+    def _put(self, item: tuple[int, HostBatch] | None) -> bool:
         """Queue an item unless the consumer has gone; whether to go on."""
         while not self._stopping.is_set():
             try:
@@ -226,7 +230,7 @@ class Pass(threading.Thread):
                 continue
         return False
 
-    def take(self, use: Callable[[Batch], Made]) -> Made | None:
+    def take(self, use: Callable[[HostBatch], Made]) -> Made | None:
         """What ``use`` makes of the next batch's buffers, while they are not written; None at the end of the pass.
 
         Raises:
@@ -240,18 +244,14 @@ class Pass(threading.Thread):
                 if item is not None and not self.closed:  # closed: by another thread, which has put the end there
                     slot, batch = item
                     made = use(batch)
-                    self._give_back(slot)
+                    if self.gpu is not None:  # what it was asked to do may not be done
+                        self.stream.in_use[slot] = torch.cuda.current_stream(self.gpu).record_event()
                     return made
                 self.close()
             error, self.error = self.error, None
             if error is not None:
                 raise error
             return None
-
-    def _give_back(self, slot: int) -> None:
-        """The consumer is done with a slot, but for what it asked the device to do."""
-        if self.gpu is not None:
-            self.stream.in_use[slot] = torch.cuda.current_stream(self.gpu).record_event()
 
     def close(self, error: Exception | None = None) -> None:
         """Stop the producer and wait for it; safe to call again, from any thread and any process."""
@@ -284,5 +284,5 @@ _running: WeakSet[Pass] = WeakSet()
 @atexit.register
 def _stop_all() -> None:
     """Threads that still decode while the interpreter is taken down would crash it."""
-    for epoch in list(_running):
-        epoch.close()
+    for current in list(_running):
+        current.close()

@@ -5,6 +5,7 @@ Shape suffixes: B images, T kept entries, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +57,7 @@ class SparseTargets:
 
     def __getitem__(self, part: slice) -> SparseTargets:
         """The targets of some of the images."""
-        return SparseTargets(*(None if x is None else x[part] for x in self.parts()))
+        return self._each(lambda x: x[part])
 
     def parts(self) -> tuple[torch.Tensor | None, ...]:
         """The fields in order."""
@@ -64,10 +65,14 @@ class SparseTargets:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SparseTargets:
         """The same targets on another device."""
-        return SparseTargets(*(None if x is None else x.to(device, non_blocking=non_blocking) for x in self.parts()))
+        return self._each(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> SparseTargets:
+        mixing = (None if part is None else change(part) for part in (self.partner, self.share))
+        return SparseTargets(change(self.ids), change(self.log_probs), change(self.label), *mixing)
 
     def dense(self, num_classes: int, residual: str = "smooth") -> torch.Tensor:
-        """(B, C) probabilities that sum to 1 a row, float32 (float64 where the log-probabilities are).
+        """(B, C) probabilities that sum to 1 per row, float32 (float64 where the log-probabilities are).
 
         residual: "smooth" spreads what the entries leave out of 1 uniformly over the other classes; "renormalise"
         scales the entries to sum to 1. Probabilities that exceed 1 by no more than ``RESIDUAL_TOLERANCE`` are rounding
@@ -115,7 +120,7 @@ def merge(targets: SparseTargets, num_classes: int) -> MergedTargets:
     """Name every class of a row once; a class named twice gets the sum of its probabilities.
 
     Sorting by class puts equal ids side by side; each run is then one segment, summed by log-sum-exp so that tiny
-    probabilities keep their precision for a later temperature. O(T log T) a row, no wait for the device.
+    probabilities keep their precision for a later temperature. O(T log T) per row, no wait for the device.
     """
     ids_BT = targets.ids.long()
     logp_BT = targets.log_probs.to(_float_type(targets.log_probs)).clamp_min(UNUSED)

@@ -3,12 +3,12 @@
 A source fills the records and targets of a batch from nothing but (epoch, image indices), so that what a sample gets
 does not depend on batch, thread or rank.
 
-Shapes: B images in the batch, K views an image, T target entries.
+Shapes: B images in the batch, K views per image, T target entries.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numba import prange
@@ -20,10 +20,32 @@ from ffdr.augment.random import SHARE, uniform
 from ffdr.augment.view import FRACTION, MIX_DTYPE, VIEW_DTYPE, center_view, share_of_first, unmixed
 from ffdr.beton.header import UNUSED
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.jit.kernel import kernel, numba_threads, parallel_kernel
+from ffdr.jit.kernel import address_of, bytes_at, kernel, numba_threads, parallel_kernel
+from ffdr.loader.decode import blank_views
 from ffdr.util.errors import UserError
 
 _HALF = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
+
+
+_VIEW, _MIX = VIEW_DTYPE.itemsize, MIX_DTYPE.itemsize
+
+
+class ViewBatch(NamedTuple):
+    """What the images of a batch show, and what they are learned from."""
+
+    views: np.ndarray
+    """(B, 2) ``VIEW_DTYPE``, each image's view and its partner's"""
+    mixes: np.ndarray
+    """(B,) ``MIX_DTYPE``"""
+    ids: np.ndarray
+    """(B, T) int32 classes"""
+    log_probs: np.ndarray
+    """(B, T) float32"""
+
+    @classmethod
+    def blank(cls, count: int, entries: int) -> ViewBatch:
+        """Of ``count`` images with T entries, to be filled by a ``ViewSource``."""
+        return cls(*blank_views(count), np.zeros((count, entries), np.int32), np.zeros((count, entries), np.float32))
 
 
 class ViewSource(Protocol):
@@ -31,47 +53,31 @@ class ViewSource(Protocol):
 
     entries: int
     """T, the number of target entries."""
-    mixes: bool
+    has_mixes: bool
     """Whether an image may be mixed with another one."""
 
-    def fill(
-        self,
-        epoch: int,
-        index: np.ndarray,
-        views: np.ndarray,
-        mixes: np.ndarray,
-        ids: np.ndarray,
-        log_probs: np.ndarray,
-    ) -> None:
-        """Fill views (B, 2), mixes (B,), ids (B, T) int32 and log_probs (B, T) float32 for index (B,) int64."""
+    def fill(self, epoch: int, index: np.ndarray, batch: ViewBatch) -> None:
+        """Fill the records and targets of the images ``index``, (B,) int64, in an epoch; whatever they held."""
 
 
 class FixedView:
     """The evaluation view: resize, then cut the centre that is ``center`` of the short side. Targets: the label."""
 
     entries = 1
-    mixes = False
+    has_mixes = False
 
     def __init__(self, labels: np.ndarray, center: float) -> None:
         self.labels = labels
         self.view = center_view(center)
 
-    def fill(
-        self,
-        epoch: int,
-        index: np.ndarray,
-        views: np.ndarray,
-        mixes: np.ndarray,
-        ids: np.ndarray,
-        log_probs: np.ndarray,
-    ) -> None:
-        """See :class:`ViewSource`; the epoch does not matter."""
-        views[:, 0] = self.view
-        mixes[:] = 0
-        mixes["partner"] = index
-        mixes["mixup"] = FRACTION
-        ids[:, 0] = self.labels[index]
-        log_probs[:, 0] = 0.0
+    def fill(self, epoch: int, index: np.ndarray, batch: ViewBatch) -> None:
+        """The same in every epoch."""
+        batch.views[:, 0] = self.view
+        batch.mixes[:] = 0
+        batch.mixes["partner"] = index
+        batch.mixes["mixup"] = FRACTION
+        batch.ids[:, 0] = self.labels[index]
+        batch.log_probs[:, 0] = 0.0
 
 
 class DrawnViews:
@@ -83,54 +89,55 @@ class DrawnViews:
     def __init__(self, policy: Policy, seed: int, images: ImageBeton) -> None:
         if policy.mixes and images.num_images < 2:
             raise UserError(f"{images.path}: mixing needs two images, the file has {images.num_images}")
-        self.mixes = policy.mixes
+        self.has_mixes = policy.mixes
         self.entries = 2 if policy.mixes else 1
         self.seed = seed
         self.labels = images.labels
         self.sizes = images.original_sizes
         self.policy = pack_policy(policy)
 
-    def fill(
-        self,
-        epoch: int,
-        index: np.ndarray,
-        views: np.ndarray,
-        mixes: np.ndarray,
-        ids: np.ndarray,
-        log_probs: np.ndarray,
-    ) -> None:
-        """See :class:`ViewSource`."""
-        draw_batch(self.policy, self.seed, epoch, index, self.sizes, views, mixes)
-        ids[:, 0] = self.labels[index]
-        log_probs[:, 0] = 0.0
-        if self.entries == 2:
-            kept = share_of_first(mixes)
-            ids[:, 1] = self.labels[mixes["partner"]]
+    def fill(self, epoch: int, index: np.ndarray, batch: ViewBatch) -> None:
+        """Draw them."""
+        draw_batch(self.policy, self.seed, epoch, index, self.sizes, batch.views, batch.mixes)
+        batch.ids[:, 0] = self.labels[index]
+        batch.log_probs[:, 0] = 0.0
+        if self.has_mixes:
+            kept = share_of_first(batch.mixes)
+            batch.ids[:, 1] = self.labels[batch.mixes["partner"]]
             with np.errstate(divide="ignore"):
-                log_probs[:, 0] = np.maximum(np.log(kept), UNUSED)
-                log_probs[:, 1] = np.maximum(np.log1p(-kept), UNUSED)
+                batch.log_probs[:, 0] = np.maximum(np.log(kept), UNUSED)
+                batch.log_probs[:, 1] = np.maximum(np.log1p(-kept), UNUSED)
 
 
 class StoredViews:
-    """Views and teacher outputs of a reinforced beton: DR. Which of the K views: ``pick_view(seed, epoch, image)``."""
+    """Views and teacher outputs of a reinforced beton: DR. Which of the K views, ``pick_views`` says."""
 
     def __init__(self, reinforced: ReinforcedBeton, seed: int) -> None:
         self.reinforced = reinforced
         self.seed = seed
         self.entries = reinforced.header.topk
-        self.mixes = reinforced.header.mixes
+        self.has_mixes = reinforced.header.mixes
 
-    def fill(
-        self,
-        epoch: int,
-        index: np.ndarray,
-        views: np.ndarray,
-        mixes: np.ndarray,
-        ids: np.ndarray,
-        log_probs: np.ndarray,
-    ) -> None:
-        """See :class:`ViewSource`."""
-        self._read(index, self.pick(epoch, index), views, mixes, ids, log_probs)
+    def fill(self, epoch: int, index: np.ndarray, batch: ViewBatch) -> None:
+        """Read them. Raises as ``read_batch``."""
+        self.read_batch(index, self.pick(epoch, index), batch)
+
+    def read_batch(self, index: np.ndarray, picked: np.ndarray, batch: ViewBatch) -> None:
+        """Read view ``picked`` of each image of ``index``, both (B,) int64.
+
+        Raises:
+            UserError: an entry that none can be; the file has become shorter.
+        """
+        file, header = self.reinforced, self.reinforced.header
+        file.file.check_size()
+        stored = _StoredViews(file.memmap, file.view_ptr, file.logit_ptr, self.has_mixes, header.num_classes)
+        with numba_threads():
+            bad = _read_stored(stored, index, picked, batch, _HALF)
+        if bad >= 0:
+            raise UserError(
+                f"{file.path}: sample {index[bad]}, view {picked[bad]}: a stored class id is not below "
+                f"{header.num_classes} or a log-probability is not a finite number up to 0"
+            )
 
     def pick(self, epoch: int, index: np.ndarray) -> np.ndarray:
         """Which view each image shows in an epoch: (B,) int64 below K."""
@@ -138,42 +145,19 @@ class StoredViews:
         pick_views(np.uint64(self.seed), epoch, index, self.reinforced.header.views, picked)
         return picked.view(np.int64)
 
-    def read(self, image: int, view: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Records and targets of one view: views (1, 2), mixes (1,), ids (1, T), log_probs (1, T).
+    def read(self, image: int, view: int) -> ViewBatch:
+        """Records and targets of one view, a batch of one.
 
         No kernel runs in threads, so that a fork can read them, too.
         """
         views, mixes = np.zeros((1, 2), VIEW_DTYPE), unmixed(image)[None]
         record = self.reinforced.views(image)[view]
-        if self.mixes:
+        if self.has_mixes:
             views[0, 0], mixes[0], views[0, 1] = record["first"], record["mix"], record["second"]
         else:
             views[0, 0] = record
         ids, log_probs = (part[[view]] for part in self.reinforced.logits(image))
-        return views, mixes, ids.astype(np.int32), log_probs.astype(np.float32)
-
-    def _read(
-        self,
-        index: np.ndarray,
-        picked: np.ndarray,
-        views: np.ndarray,
-        mixes: np.ndarray,
-        ids: np.ndarray,
-        log_probs: np.ndarray,
-    ) -> None:
-        file, header = self.reinforced, self.reinforced.header
-        file.file.check_size()
-        with numba_threads():
-            bad = _read_stored(
-                file.memmap, file.view_ptr, file.logit_ptr, header.mixes, header.num_classes, index, picked,
-                views.view(np.uint8).reshape(len(index), 2, VIEW_DTYPE.itemsize), mixes,
-                mixes.view(np.uint8).reshape(len(index), MIX_DTYPE.itemsize), ids, log_probs, _HALF,
-            )  # fmt: skip
-            if bad >= 0:
-                raise UserError(
-                    f"{file.path}: sample {index[bad]}, view {picked[bad]}: a stored class id is not below "
-                    f"{header.num_classes} or a log-probability is not a finite number up to 0"
-                )
+        return ViewBatch(views, mixes, ids.astype(np.int32), log_probs.astype(np.float32))
 
 
 class SomeStored:
@@ -182,28 +166,19 @@ class SomeStored:
     def __init__(self, stored: StoredViews, drawn: DrawnViews, share: float, seed: int) -> None:
         self.stored, self.drawn, self.share, self.seed = stored, drawn, share, seed
         self.entries = max(stored.entries, drawn.entries)
-        self.mixes = stored.mixes or drawn.mixes
+        self.has_mixes = stored.has_mixes or drawn.has_mixes
 
-    def fill(
-        self,
-        epoch: int,
-        index: np.ndarray,
-        views: np.ndarray,
-        mixes: np.ndarray,
-        ids: np.ndarray,
-        log_probs: np.ndarray,
-    ) -> None:
-        """See :class:`ViewSource`."""
-        ids[...], log_probs[...] = 0, UNUSED
+    def fill(self, epoch: int, index: np.ndarray, batch: ViewBatch) -> None:
+        """Each from its source; entries that it has fewer of are unused."""
+        batch.ids[...], batch.log_probs[...] = 0, UNUSED
         is_stored = np.empty(len(index), np.bool_)
         _choose_stored(np.uint64(self.seed), epoch, index, self.share, is_stored)
-        for source, rows in ((self.stored, np.flatnonzero(is_stored)), (self.drawn, np.flatnonzero(~is_stored))):
-            shape = (len(rows), source.entries)
-            part = (np.zeros((len(rows), 2), VIEW_DTYPE), np.zeros(len(rows), MIX_DTYPE))
-            targets = (np.empty(shape, np.int32), np.empty(shape, np.float32))
-            source.fill(epoch, index[rows], *part, *targets)
-            views[rows], mixes[rows] = part
-            ids[rows, : source.entries], log_probs[rows, : source.entries] = targets
+        sources: tuple[tuple[ViewSource, np.ndarray], ...] = (self.stored, is_stored), (self.drawn, ~is_stored)
+        for source, rows in sources:
+            part = ViewBatch.blank(int(np.count_nonzero(rows)), source.entries)
+            source.fill(epoch, index[rows], part)
+            batch.views[rows], batch.mixes[rows] = part.views, part.mixes
+            batch.ids[rows, : source.entries], batch.log_probs[rows, : source.entries] = part.ids, part.log_probs
 
 
 @kernel
@@ -213,33 +188,46 @@ def _choose_stored(seed: np.uint64, epoch: int, index: np.ndarray, share: float,
         is_stored[i] = uniform(seed, SHARE, epoch, index[i], 0) < share
 
 
+class _StoredViews(NamedTuple):
+    """What the kernel needs of a reinforced beton; N images."""
+
+    file: np.ndarray
+    """uint8, all bytes"""
+    view_ptr: np.ndarray
+    """(N,) uint64"""
+    logit_ptr: np.ndarray
+    """(N,) uint64"""
+    has_mixes: bool
+    num_classes: int
+
+
 @parallel_kernel
 def _read_stored(
-    file: np.ndarray,
-    view_ptr: np.ndarray,
-    logit_ptr: np.ndarray,
-    mixed: bool,
-    num_classes: int,
-    index: np.ndarray,
-    picked: np.ndarray,
-    views: np.ndarray,
-    mixes: np.ndarray,
-    mix_bytes: np.ndarray,
-    ids: np.ndarray,
-    log_probs: np.ndarray,
-    half: np.ndarray,
+    stored: _StoredViews, index: np.ndarray, picked: np.ndarray, batch: ViewBatch, half: np.ndarray
 ) -> int:
     """Copy records and logits out of the file (parallel, because a cold page costs a disk read). Returns the row of
-    a bad entry, or −1."""
-    view_bytes, mix_size, entries = views.shape[2], mix_bytes.shape[1], ids.shape[1]
-    record = 2 * view_bytes + mix_size if mixed else view_bytes
+    a bad entry, or −1.
+
+    An image's views and logits lie in the file as::
+
+        view_ptr[i]     record of view 0 | of view 1 | …     a record: view, or view, mix and the partner's view
+        logit_ptr[i]    T ids, T log-probabilities of view 0 | of view 1 | …     uint16 and float16
+
+    half: (65536,) float32, the value of every float16.
+    """
+    file, view_ptr, logit_ptr, has_mixes, num_classes = stored
+    mixes, ids, log_probs = batch.mixes, batch.ids, batch.log_probs
+    views = bytes_at(address_of(batch.views), 2 * _VIEW * len(index)).reshape((len(index), 2, _VIEW))
+    mix_bytes = bytes_at(address_of(mixes), _MIX * len(index)).reshape((len(index), _MIX))
+    entries = ids.shape[1]
+    record = 2 * _VIEW + _MIX if has_mixes else _VIEW
     bad = np.int64(-1)
     for i in prange(len(index)):
         at = np.int64(view_ptr[index[i]]) + picked[i] * record
-        views[i, 0, :] = file[at : at + view_bytes]
-        if mixed:
-            mix_bytes[i, :] = file[at + view_bytes : at + view_bytes + mix_size]
-            views[i, 1, :] = file[at + view_bytes + mix_size : at + record]
+        views[i, 0, :] = file[at : at + _VIEW]
+        if has_mixes:
+            mix_bytes[i, :] = file[at + _VIEW : at + _VIEW + _MIX]
+            views[i, 1, :] = file[at + _VIEW + _MIX : at + record]
         else:
             mix_bytes[i, :] = 0
             mixes[i]["partner"] = index[i]

@@ -1,6 +1,7 @@
 """The published format, declared once: its transforms in their order, what each stores, and what its config means.
 
-An entry ``{index}.pth.tar`` is ``(index, samples)``; a sample is ``{"params": P, "prob": (probabilities, ids)}``.
+An entry ``{index}.pth.tar`` is ``(index, samples)``; a sample is ``{"params": P, "prob": (probabilities, ids)}``: one
+augmented view of the image, mixed with a partner's or not, and what the teacher says of it.
 P is a list: the partner's index or None if the archive mixes, then what each transform stored, in the order of
 ``TRANSFORMS``. With a partner, all but mixup and cutmix store a pair, the image's and the partner's. P may also be a
 dictionary from transform to a pair (or a tuple of one), with the partner under ``id2``, operations by name, and
@@ -18,7 +19,7 @@ cutmix's box in a tuple of its own.
 | cutmix | None, or [share, x1, y1, x2, y2]: rows x1:x2, columns y1:y2 are the partner's |
 
 Samples that ffdr exports may have one more key, ``record``, that readers of the original code never look at: see
-``exporting.py``.
+``entries.py``.
 """
 
 from __future__ import annotations
@@ -29,24 +30,14 @@ from functools import cached_property
 from typing import Any
 
 from ffdr.augment.policy import Policy
-from ffdr.mldr.container import EntryError
+from ffdr.mldr.torch_zip import EntryError
 from ffdr.util.errors import nearest
 from ffdr.util.text import brief, printable
 
 TRANSFORMS = (
-    "uint8",
-    "resize",
-    "center_crop",
-    "random_crop",
-    "random_resized_crop",
-    "random_horizontal_flip",
-    "rand_augment",
-    "to_tensor",
-    "random_erase",
-    "normalize",
-    "mixup",
-    "cutmix",
-)
+    "uint8", "resize", "center_crop", "random_crop", "random_resized_crop", "random_horizontal_flip", "rand_augment",
+    "to_tensor", "random_erase", "normalize", "mixup", "cutmix",
+)  # fmt: skip
 """In the order in which they are applied, whatever the order in a config. Operations of rand_augment are numbered as
 ``augment.view.OPS``."""
 STORES_NOTHING = ("uint8", "center_crop", "to_tensor", "normalize")
@@ -54,16 +45,35 @@ MIXING = ("mixup", "cutmix")
 _MISSPELT = {"random_resize_crop": "random_resized_crop"}
 """How the public configs of Flowers-102 and Food-101 spell it."""
 
-RESIZED, PADDED, PLACED, CENTER = "resized", "padded", "placed", "center"
+RESIZED_CROP, PADDED_CROP, PLACED_CROP, CENTER_CROP = "resized", "padded", "placed", "center"
 """Crops that both sides know: a box, resized; a window of the image with a border, as it is; a window of the resized
 image with a border; the centre of the resized image."""
 CROPS = {
-    ("random_resized_crop",): RESIZED,
-    ("random_crop",): PADDED,
-    ("resize", "random_crop"): PLACED,
-    ("resize", "center_crop"): CENTER,
+    ("random_resized_crop",): RESIZED_CROP,
+    ("random_crop",): PADDED_CROP,
+    ("resize", "random_crop"): PLACED_CROP,
+    ("resize", "center_crop"): CENTER_CROP,
 }
-"""The transforms that make them."""
+"""By the transforms that make them."""
+
+_SETTINGS: dict[str, tuple[str, str, Any]] = {
+    "scale": ("random_resized_crop", "scale", None),
+    "ratio": ("random_resized_crop", "ratio", None),
+    "flip": ("random_horizontal_flip", "p", 0.5),
+    "randaugment": ("rand_augment", "p", 1.0),
+    "ops": ("rand_augment", "num_ops", 2),
+    "magnitude": ("rand_augment", "magnitude", 9),
+    "bins": ("rand_augment", "num_magnitude_bins", 31),
+    "erase": ("random_erase", "p", 0.5),
+    "erase_scale": ("random_erase", "scale", None),
+    "erase_ratio": ("random_erase", "ratio", None),
+    "mixup": ("mixup", "p", 1.0),
+    "mixup_alpha": ("mixup", "alpha", 1.0),
+    "cutmix": ("cutmix", "p", 1.0),
+    "cutmix_alpha": ("cutmix", "alpha", 1.0),
+}
+"""ffdr's name for a transform's argument, by setting of a policy; with the default of the transform, where that is not
+the policy's. ``p`` of a transform that is not in use is 0."""
 
 _SHOWN = 60
 """Characters of a value that a message shows."""
@@ -76,25 +86,25 @@ _ONLY = {
     ("rand_augment", "interpolation"): ("nearest",),
     ("rand_augment", "fill"): (None, 0),
 }
-"""Arguments that change pixels and that a view record has no room for: the values they may have."""
+"""Arguments that change pixels and that a view record can't hold: the values they may have."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """What an archive's config says of its entries."""
+    """What an archive's config says of its entries. The ``repr`` is part of an export's identity: keep it as it is."""
 
     transforms: tuple[str, ...]
     """those in use, in order"""
     crop: str
-    """``RESIZED``, ``PADDED``, ``PLACED`` or ``CENTER``"""
+    """``RESIZED_CROP``, ``PADDED_CROP``, ``PLACED_CROP`` or ``CENTER_CROP``"""
     resolution: int
-    """pixels a side of the output"""
+    """pixels per side of the output"""
     short: int
     """short side after resize, in pixels; 0 without"""
     padding: int
     """border of random_crop on each side, in pixels"""
     policy: Policy
-    """as far as it can be said in ffdr's words"""
+    """what ffdr would draw from to get such entries, as near as its policies come"""
 
     @classmethod
     def of_config(cls, config: Any) -> Format:
@@ -112,16 +122,12 @@ class Format:
         if crops not in CROPS:
             known = "; ".join(" + ".join(names) for names in CROPS)
             raise EntryError(f"crops by {' + '.join(crops) or 'nothing'}; a view record holds {known}")
-        random_crop = used.get("random_crop", {})
         try:
-            return cls(
-                transforms=tuple(used),
-                crop=CROPS[crops],
-                resolution=_side(crops[-1], used),
-                short=_side("resize", used) if "resize" in used else 0,
-                padding=_padding(random_crop.get("padding")),
-                policy=_policy(used, crops),
-            )
+            resolution = _side(crops[-1], used)
+            short = _side("resize", used) if "resize" in used else 0
+            padding = _padding(used.get("random_crop", {}).get("padding"))
+            policy = _policy(used, CROPS[crops], padding / resolution)
+            return cls(tuple(used), CROPS[crops], resolution, short, padding, policy)
         except ValueError as error:
             raise EntryError(f"image_augmentation: {error}") from None
 
@@ -179,72 +185,45 @@ def _all_alike(value: Any) -> Any:
 
 def _side(name: str, used: Mapping[str, Mapping[str, Any]]) -> int:
     """The size of a transform, which must be one number or, for crops, twice the same."""
-    size = used[name].get("size")
-    size = size if name == "resize" and type(size) in (list, tuple) and len(size) > 1 else _all_alike(size)
+    size: Any = used[name].get("size")
+    if name != "resize" or type(size) not in (list, tuple) or len(size) == 1:  # resized to two sides, aspects change
+        size = _all_alike(size)
     if type(size) is not int or not 1 <= size <= 65535:
         raise ValueError(f"{name}: size {_shown(size)} is not one side from 1 to 65535")
     return size
 
 
-def _padding(padding: Any) -> int:
+def _padding(given: Any) -> int:
     """The border of random_crop, which must be equal on all sides."""
-    padding = _all_alike(padding)
+    padding = _all_alike(given)
     if padding is not None and (type(padding) is not int or not 0 <= padding <= 65535):
         raise ValueError(f"random_crop: padding {_shown(padding)} is not one border for all sides")
     return padding or 0
 
 
-def _policy(used: Mapping[str, Mapping[str, Any]], crops: tuple[str, ...]) -> Policy:
-    """ffdr's words for a config; defaults are those of the transforms themselves."""
-    crop, flip, augment, erase, mixup, cutmix = (
-        used.get(name)
-        for name in ("random_resized_crop", "random_horizontal_flip", "rand_augment", "random_erase", *MIXING)
-    )
-    settings: dict[str, Any] = {"crop": {RESIZED: "resized", CENTER: "whole"}.get(CROPS[crops], "padded")}
-    for prefix, arguments in (("", crop), ("erase_", erase)):
-        for name in ("scale", "ratio"):
-            if arguments is not None and name in arguments:
-                settings[prefix + name] = arguments[name]
+def _policy(used: Mapping[str, Mapping[str, Any]], crop: str, padding: float) -> Policy:
+    """The policy of a config. padding: the border of random_crop, as a share of the output's side."""
+    settings: dict[str, Any] = {"crop": {RESIZED_CROP: "resized", CENTER_CROP: "whole"}.get(crop, "padded")}
     if settings["crop"] == "padded":
-        settings["padding"] = _padding(used["random_crop"].get("padding")) / _side("random_crop", used)
-    for name, arguments, default in (
-        ("flip", flip, 0.5),
-        ("randaugment", augment, 1.0),
-        ("erase", erase, 0.5),
-        ("mixup", mixup, 1.0),
-        ("cutmix", cutmix, 1.0),
-    ):
-        settings[name] = 0.0 if arguments is None else arguments.get("p", default)
-    for name, arguments, key, default in (
-        ("ops", augment, "num_ops", 2),
-        ("magnitude", augment, "magnitude", 9),
-        ("bins", augment, "num_magnitude_bins", 31),
-        ("mixup_alpha", mixup, "alpha", 1.0),
-        ("cutmix_alpha", cutmix, "alpha", 1.0),
-    ):
-        if arguments is not None:
-            settings[name] = arguments.get(key, default)
+        settings["padding"] = padding
+    for setting, (name, argument, default) in _SETTINGS.items():
+        if name not in used:
+            settings |= {setting: 0.0} if argument == "p" else {}
+        elif default is not None or argument in used[name]:
+            settings[setting] = used[name].get(argument, default)
     return Policy(**settings)
 
 
 def augmentation(form: Format, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, dict[str, Any]]:
     """The ``image_augmentation`` of a config, whose ``Format`` is ``form``. mean, std: per channel, of [0, 1]."""
-    policy, side = form.policy, form.resolution
     arguments: dict[str, dict[str, Any]] = {
         "resize": {"size": form.short},
-        "center_crop": {"size": side},
-        "random_crop": {"size": side, "padding": form.padding},
-        "random_resized_crop": {"size": side, "scale": list(policy.scale), "ratio": list(policy.ratio)},
-        "random_horizontal_flip": {"p": policy.flip},
-        "rand_augment": {
-            "p": policy.randaugment,
-            "num_ops": policy.ops,
-            "magnitude": policy.magnitude,
-            "num_magnitude_bins": policy.bins,
-        },
+        "center_crop": {"size": form.resolution},
+        "random_crop": {"size": form.resolution, "padding": form.padding},
+        "random_resized_crop": {"size": form.resolution},
         "normalize": {"mean": list(mean), "std": list(std)},
-        "random_erase": {"p": policy.erase, "scale": list(policy.erase_scale), "ratio": list(policy.erase_ratio)},
-        "mixup": {"p": policy.mixup, "alpha": policy.mixup_alpha},
-        "cutmix": {"p": policy.cutmix, "alpha": policy.cutmix_alpha},
     }
+    for setting, (name, argument, _) in _SETTINGS.items():
+        value = getattr(form.policy, setting)
+        arguments.setdefault(name, {})[argument] = list(value) if isinstance(value, tuple) else value
     return {name: {"enable": True, **arguments.get(name, {})} for name in form.transforms}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import gc
 import glob
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,24 +25,14 @@ from tqdm import tqdm
 from ffdr.beton.header import UNUSED, ReinforcedHeader
 from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_intact
 from ffdr.config.files import ImportOptions
-from ffdr.mldr.container import EntryError, pickle_in
+from ffdr.mldr.archive import CONFIG, Archive, ArchiveFile, name_of
+from ffdr.mldr.entries import Entry, Schema, check_entry, from_entries
 from ffdr.mldr.format import Format
-from ffdr.mldr.samples import (
-    Entry,
-    Rules,
-    check_entry,
-    from_entries,
-)
-from ffdr.mldr.source import (
-    CONFIG,
-    Archive,
-    File,
-    name_of,
-)
+from ffdr.mldr.torch_zip import EntryError, pickle_in
 from ffdr.mldr.unpickle import loads
 from ffdr.util.errors import UserError
 from ffdr.util.opening import check_own
-from ffdr.util.text import brief, printable, warn
+from ffdr.util.text import brief, first_few, printable, warn
 from ffdr.write import closing
 from ffdr.write.partial import is_finished
 from ffdr.write.parts import check_out
@@ -52,18 +42,16 @@ from ffdr.write.reinforced import ReinforcedWriter
 _BATCH_VIEWS = 4096
 _BATCH_BYTES = 8 << 20
 """Entries are converted together until there are so many views or bytes."""
-_FEW = 5
-"""How many missing or superfluous entries a message names."""
 _DIGITS = 12
-"""Digits that tell the file of one archive from that of another."""
+"""Of the hash in the name of a file that holds one of several archives."""
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Surveyed:
     """An archive whose config and first entry were read."""
 
     archive: Archive
-    rules: Rules
+    schema: Schema
     teachers: tuple[str, ...]
 
 
@@ -89,7 +77,13 @@ def import_archives(options: ImportOptions, progress: bool = True) -> Path:
     work = Work(out, "import", options.overwrite, {"classes": images.num_classes}, read, b"%d" % images.num_classes)
     is_there = is_finished(work)
     if not is_there:
-        _import_all(archives, images, work, progress)
+        surveyed = [_survey(archive, images) for archive in archives]
+        _check_alike(surveyed)
+        if len(surveyed) == 1:
+            _import(surveyed[0], images, out, progress, work)
+        else:
+            parts = [_import_part(one, images, out, progress) for one in surveyed]
+            _merge(parts, _header(surveyed, images), images, work, progress)
     for part in out.parent.glob(f"{glob.escape(out.name)}.{'[0-9a-f]' * _DIGITS}.part*"):
         part.unlink(missing_ok=True)  # also what a killed run has left, be it of other archives
     if progress:
@@ -97,18 +91,7 @@ def import_archives(options: ImportOptions, progress: bool = True) -> Path:
     return out
 
 
-def _import_all(archives: Sequence[Archive], images: ImageBeton, work: Work, progress: bool) -> None:
-    out = work.out
-    sources = [_survey(archive, images) for archive in archives]
-    _check_alike(sources)
-    header = _header(sources, images)
-    if len(sources) == 1:
-        _import(sources[0], header, images, out, progress, work)
-    else:
-        _merge([_import_part(source, images, out, progress) for source in sources], header, images, work, progress)
-
-
-def _survey(archive: Archive, images: ImageBeton) -> _Source:
+def _survey(archive: Archive, images: ImageBeton) -> _Surveyed:
     """Read the config and one entry, and check what can be checked before the slow work."""
     config, entry = _first_files(archive)
     try:
@@ -120,22 +103,24 @@ def _survey(archive: Archive, images: ImageBeton) -> _Source:
         raise UserError(f"{archive.path}: made for {brief(stated)} classes, but {images.path} has {images.num_classes}")
     if config.get("dataset") == "imagenet":
         _check_class_order(archive, images)
-    samples = config["reinforce"].get("num_samples")
-    views = len(entry[1])
-    if samples != views:
-        warn(f"{archive.path}: its config speaks of {brief(samples)} samples; its entries have {views}")
+    stated, views = config["reinforce"].get("num_samples"), len(entry[1])
+    if stated != views:
+        warn(f"{archive.path}: its config says {brief(stated)} samples per image; its entries have {views}")
     if archive.listed is not None:
         found = archive.listed[archive.listed != CONFIG]
         _check_complete(archive, images, np.isin(np.arange(len(images)), found), found[found >= len(images)])
-    rules = Rules(form, views, len(entry[1][0]["prob"][0]), images.num_classes, images.original_sizes)
-    return _Source(archive, rules, _teachers(config))
+    schema = Schema(form, views, len(entry[1][0]["prob"][0]), images.num_classes, images.original_sizes)
+    teacher = config.get("teacher")
+    text = teacher.get("name") if isinstance(teacher, dict) else None
+    names = text.split(",") if isinstance(text, str) and 0 < len(text) <= 300 else ["ml-dr archive"]
+    return _Surveyed(archive, schema, tuple(name.strip() for name in names))
 
 
 def _first_files(archive: Archive) -> tuple[dict, Entry]:
     """The config and the entry that comes first."""
     config, entry = None, None
     for file in archive:
-        if file.index == CONFIG:
+        if file.image == CONFIG:
             config = _value(archive, file)
         elif entry is None:
             entry = _entry(archive, file)
@@ -148,16 +133,16 @@ def _first_files(archive: Archive) -> tuple[dict, Entry]:
     return config, entry
 
 
-def _value(archive: Archive, file: File) -> Any:
+def _value(archive: Archive, file: ArchiveFile) -> Any:
     try:
         return loads(pickle_in(file.read()))
     except EntryError as error:
-        raise UserError(f"{archive.path}: {name_of(file.index)}: {error}") from None
+        raise UserError(f"{archive.path}: {name_of(file.image)}: {error}") from None
 
 
-def _entry(archive: Archive, file: File, views: int | None = None) -> Entry:
+def _entry(archive: Archive, file: ArchiveFile, views: int | None = None) -> Entry:
     try:
-        return check_entry(_value(archive, file), file.index, views)
+        return check_entry(_value(archive, file), file.image, views)
     except EntryError as error:
         raise UserError(f"{archive.path}: {error}") from None
 
@@ -179,67 +164,47 @@ def _check_complete(archive: Archive, images: ImageBeton, seen: np.ndarray, extr
     if len(missing) or len(extra):
         raise UserError(
             f"{archive.path}: is not the archive of {images.path}, which has {len(images)} images: "
-            f"entries missing: {_some(missing)}; entries without an image: {_some(extra)}"
+            f"entries missing: {first_few(missing.tolist())}; entries without an image: {first_few(extra.tolist())}"
         )
 
 
-def _some(indices: np.ndarray) -> str:
-    if not len(indices):
-        return "none"
-    more = f" and {len(indices) - _FEW} more" if len(indices) > _FEW else ""
-    return ", ".join(map(str, indices[:_FEW])) + more
-
-
-def _check_alike(sources: list[_Source]) -> None:
+def _check_alike(surveyed: list[_Surveyed]) -> None:
     """Refuse archives whose views are of different kinds: the format knows one config for all."""
-    first = sources[0]
-    for source in sources[1:]:
-        if source.rules.form != first.rules.form:
-            raise UserError(f"{source.archive.path}: has another image_augmentation than {first.archive.path}")
-    paths = [source.archive.path.resolve() for source in sources]
-    if len(set(paths)) < len(paths):
+    first = surveyed[0]
+    for one in surveyed[1:]:
+        if one.schema.form != first.schema.form:
+            raise UserError(f"{one.archive.path}: has another image_augmentation than {first.archive.path}")
+    if len({one.archive.path.resolve() for one in surveyed}) < len(surveyed):
         raise UserError("import.archive: names an archive twice")
 
 
-def _teachers(config: dict) -> tuple[str, ...]:
-    """The teachers' names, if the config has any of a sensible length."""
-    teacher = config.get("teacher")
-    text = teacher.get("name") if isinstance(teacher, dict) else None
-    known = isinstance(text, str) and 0 < len(text) <= 300
-    return tuple(name.strip() for name in text.split(",")) if known else ("ml-dr archive",)
-
-
-def _header(sources: list[_Source], images: ImageBeton) -> ReinforcedHeader:
-    form = sources[0].rules.form
+def _header(surveyed: list[_Surveyed], images: ImageBeton) -> ReinforcedHeader:
+    form = surveyed[0].schema.form
     return ReinforcedHeader(
         num_images=images.num_images,
-        views=sum(source.rules.views for source in sources),
-        topk=max(source.rules.topk for source in sources),
+        views=sum(one.schema.views for one in surveyed),
+        topk=max(one.schema.topk for one in surveyed),
         num_classes=images.num_classes,
         mixes=form.mixes,
         policy=asdict(form.policy),
-        teachers=tuple(dict.fromkeys(name for source in sources for name in source.teachers)),
+        teachers=tuple(dict.fromkeys(name for one in surveyed for name in one.teachers)),
         resolution=form.resolution,
         seed=0,
         fingerprint=images.fingerprint,
     )
 
 
-def _import(
-    source: _Source, header: ReinforcedHeader, images: ImageBeton, out: Path, progress: bool, work: Work | None = None
-) -> None:
+def _import(one: _Surveyed, images: ImageBeton, out: Path, progress: bool, work: Work | None = None) -> None:
     """One archive becomes one reinforced beton. work: None for a file that goes away again."""
-    archive, rules = source.archive, source.rules
+    archive, schema, title = one.archive, one.schema, printable(one.archive.path.name)
     with (
-        ReinforcedWriter(out, header, images, archive.identity, work) as writer,
-        tqdm(
-            total=len(images), unit="img", desc=printable(archive.path.name), disable=not progress, initial=writer.done
-        ) as bar,
+        ReinforcedWriter(out, _header([one], images), images, archive.identity, work) as writer,
+        tqdm(total=len(images), unit="img", desc=title, disable=not progress, initial=writer.done) as bar,
         _collected_by_hand(),
     ):
-        for batch in _batches(archive, rules, images, writer.written):
+        for batch in _batches(archive, schema, images, writer.written):
             try:
-                stored = from_entries(batch, rules)
+                stored = from_entries(batch, schema)
             except EntryError as error:
                 raise UserError(f"{archive.path}: {error}") from None
             writer.put(stored.index, stored.views, stored.ids, stored.log_probs)
@@ -262,26 +227,27 @@ def _collected_by_hand() -> Iterator[None]:
             gc.enable()
 
 
-def _batches(archive: Archive, rules: Rules, images: ImageBeton, written: np.ndarray) -> Iterator[list[Entry]]:
+def _batches(archive: Archive, schema: Schema, images: ImageBeton, written: np.ndarray) -> Iterator[list[Entry]]:
     """The entries that are not written yet, some at a time; in the end each image must have been seen once."""
-    seen, extra = np.zeros(len(images), bool), []
+    seen = np.zeros(len(images), bool)
+    extra: list[int] = []
     batch: list[Entry] = []
     size = 0
     for file in archive:
-        if file.index == CONFIG:
+        if file.image == CONFIG:
             continue
-        if file.index >= len(images):
-            extra.append(file.index)
+        if file.image >= len(images):
+            extra.append(file.image)
             continue
-        if seen[file.index]:
-            raise UserError(f"{archive.path}: holds {name_of(file.index)} twice")
-        seen[file.index] = True
-        if written[file.index]:
+        if seen[file.image]:
+            raise UserError(f"{archive.path}: holds {name_of(file.image)} twice")
+        seen[file.image] = True
+        if written[file.image]:
             continue
         data = file.read()
-        batch.append(_entry(archive, file, rules.views))
+        batch.append(_entry(archive, file, schema.views))
         size += len(data)
-        if len(batch) * rules.views >= _BATCH_VIEWS or size >= _BATCH_BYTES:
+        if len(batch) * schema.views >= _BATCH_VIEWS or size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0
     if batch:
@@ -289,15 +255,14 @@ def _batches(archive: Archive, rules: Rules, images: ImageBeton, written: np.nda
     _check_complete(archive, images, seen, np.array(sorted(extra), np.int64))
 
 
-def _import_part(source: _Source, images: ImageBeton, out: Path, progress: bool) -> ReinforcedBeton:
+def _import_part(one: _Surveyed, images: ImageBeton, out: Path, progress: bool) -> ReinforcedBeton:
     """One of several archives, in a file of its own beside ``out``, which an earlier run may have finished."""
-    header = _header([source], images)
-    identity = source.archive.identity.encode(errors="surrogateescape")
-    digest = hashlib.sha256(header.pack() + identity).hexdigest()[:_DIGITS]
+    identity = one.archive.identity.encode(errors="surrogateescape")
+    digest = hashlib.sha256(_header([one], images).pack() + identity).hexdigest()[:_DIGITS]
     path = out.with_name(f"{out.name}.{digest}.part")
     check_own(path)
     if not path.exists():
-        _import(source, header, images, path, progress)
+        _import(one, images, path, progress)
     return ReinforcedBeton.open(path, images)
 
 
@@ -309,22 +274,21 @@ def _merge(
     chunk = max(1, _BATCH_VIEWS // header.views)
     with ReinforcedWriter(work.out, header, images, identity, work) as writer:
         rest = np.flatnonzero(~writer.written)
-        for start in tqdm(
-            range(0, len(rest), chunk), unit="chunk", desc=printable(work.out.name), disable=not progress
-        ):
+        starts = range(0, len(rest), chunk)
+        for start in tqdm(starts, unit="chunk", desc=printable(work.out.name), disable=not progress):
             index = rest[start : start + chunk]
             for part in parts:
                 for i in index.tolist():
                     check_intact(part, i)
-            views = [np.concatenate([part.views(i) for part in parts]) for i in index.tolist()]
+            views = np.stack([np.concatenate([part.views(i) for part in parts]) for i in index.tolist()])
             logits = [[_widened(part, i, header.topk) for part in parts] for i in index.tolist()]
             ids, log_probs = (np.stack([np.concatenate([p[n] for p in one]) for one in logits]) for n in range(2))
-            writer.put(index, np.stack(views), ids, log_probs)
+            writer.put(index, views, ids, log_probs)
         writer.finish()
 
 
 def _widened(part: ReinforcedBeton, i: int, topk: int) -> tuple[np.ndarray, np.ndarray]:
     """Ids and log-probabilities (K, topk) of image i, with unused entries behind those that the part has."""
     ids, log_probs = part.logits(i)
-    room = ((0, 0), (0, topk - ids.shape[1]))
-    return np.pad(ids, room), np.pad(log_probs, room, constant_values=UNUSED)
+    behind = ((0, 0), (0, topk - ids.shape[1]))
+    return np.pad(ids, behind), np.pad(log_probs, behind, constant_values=UNUSED)

@@ -1,44 +1,55 @@
-"""Columns of unpickled values become arrays; a value of another kind is named with its file and sample."""
+"""Many samples as a table: one row each, one column of Python values per transform, checked on the way to arrays.
+
+Columns hold what strangers' files hold. A value of another kind than it should be is named with its file and sample.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NoReturn
 
 import numpy as np
 
-from ffdr.mldr.container import EntryError
-from ffdr.mldr.source import name_of
+from ffdr.mldr.archive import name_of
+from ffdr.mldr.torch_zip import EntryError
 
 Column = Sequence[Any]
-"""One value a row."""
+"""One value per row."""
 
 
+@dataclass(frozen=True)
 class Rows:
-    """Rows of a table. Each belongs to a sample of a file, to be named when something is wrong with the row."""
+    """What R rows are about, to be named when something is wrong with one; all three (R,) int64."""
 
-    def __init__(self, file: np.ndarray, sample: np.ndarray, image: np.ndarray) -> None:
-        """All (rows,) int64: index of the file, number of the sample in it, and the image that is transformed."""
-        self.file, self.sample, self.image = file, sample, image
+    file: np.ndarray
+    """index of the file"""
+    sample: np.ndarray
+    """number of the sample in it"""
+    image: np.ndarray
+    """the image that is transformed: the file's own, or the partner that is mixed with it"""
+
+    @classmethod
+    def of_files(cls, index: np.ndarray, samples: int) -> Rows:
+        """A row for each of so many samples in each of the files ``index``, about the files' own images."""
+        file = np.repeat(index, samples)
+        return cls(file, np.tile(np.arange(samples), len(index)), file)
 
     def __len__(self) -> int:
         return len(self.file)
 
-    def take(self, rows: np.ndarray, image: np.ndarray) -> Rows:
+    def select(self, rows: np.ndarray, image: np.ndarray) -> Rows:
         """Some rows, about other images."""
         return Rows(self.file[rows], self.sample[rows], image)
 
-    def then(self, others: Rows) -> Rows:
-        """These rows followed by others."""
-        pairs = zip(self._parts(), others._parts(), strict=True)
-        return Rows(*(np.concatenate(pair) for pair in pairs))
-
-    def _parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self.file, self.sample, self.image
+    def followed_by(self, others: Rows) -> Rows:
+        """These rows, then others."""
+        pairs = ((self.file, others.file), (self.sample, others.sample), (self.image, others.image))
+        return Rows(*map(np.concatenate, pairs))
 
     def refuse(self, bad: Any, text: str | Callable[[int], str]) -> None:
-        """Raise EntryError for the first row where ``bad`` (rows,) holds; ``text`` may depend on the row."""
+        """Raise EntryError for the first row where ``bad`` (R,) holds; ``text`` may depend on the row."""
         at = np.flatnonzero(bad)
         if len(at):
             row = int(at[0])
@@ -48,16 +59,16 @@ class Rows:
         """Raise EntryError for a row."""
         raise EntryError(f"{name_of(int(self.file[row]))}: sample {self.sample[row]}: {text}")
 
-    def tuples(self, column: Column, width: int, what: str) -> np.ndarray:
-        """Tuples (or lists) of ``width`` whole numbers as (rows, width) int64."""
+    def integers(self, column: Column, width: int, what: str) -> np.ndarray:
+        """Tuples (or lists) of ``width`` whole numbers as (R, width) int64. what: is wrong with any other value."""
         return self._table(column, width, (int,), np.int64, what)
 
     def numbers(self, column: Column, width: int, what: str) -> np.ndarray:
-        """Tuples (or lists) of ``width`` numbers as (rows, width) float64."""
+        """Tuples (or lists) of ``width`` numbers as (R, width) float64."""
         return self._table(column, width, (int, float), np.float64, what)
 
     def single(self, column: Column, kinds: tuple[type, ...], what: str) -> np.ndarray:
-        """Values of these kinds, of bool, int and float, as (rows,) of NumPy's for the first."""
+        """Values of these kinds, of bool, int and float, as (R,) of NumPy's for the first."""
         if not set(map(type, column)) <= set(kinds):
             self.refuse([type(value) not in kinds for value in column], what)
         return self._array(column, kinds[0], what)
@@ -70,7 +81,7 @@ class Rows:
             flat = list(chain.from_iterable(column))
             if set(map(type, flat)) <= set(kinds):
                 return self._array(flat, dtype, what).reshape(len(column), width)
-        self.refuse([not _all_of(value, width, kinds) for value in column], what)
+        self.refuse([not is_tuple_of(kinds, value, width) for value in column], what)
         raise AssertionError("one of the rows is not as it should be")
 
     def _array(self, values: Column, dtype: type, what: str) -> np.ndarray:
@@ -80,11 +91,12 @@ class Rows:
             raise EntryError(f"{name_of(int(self.file[0]))} or a file near it: {what}: a number is too large") from None
 
 
-def _all_of(value: Any, width: int, kinds: tuple[type, ...]) -> bool:
+def is_tuple_of(kinds: tuple[type, ...], value: Any, width: int = 2) -> bool:
+    """Whether a value is a list or tuple of ``width`` values of these kinds."""
     return type(value) in (list, tuple) and len(value) == width and all(type(part) in kinds for part in value)
 
 
 def without_none(column: Column, stand_in: Any) -> tuple[np.ndarray, Column]:
-    """(rows,) bool, where a column has a value; and the column with another value in place of None."""
+    """(R,) bool, where a column has a value; and the column with another value in place of None."""
     there = np.array([value is not None for value in column], bool)
     return there, column if there.all() else [stand_in if value is None else value for value in column]

@@ -20,19 +20,20 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ffdr.jit.kernel import kernel
-from ffdr.mldr.container import EntryError
+from ffdr.mldr.torch_zip import EntryError
 from ffdr.util.text import brief, printable, reason
 
 _MOST_DEPTH = 32
 """Values within values: many a function recurses into them. An entry with NumPy scalars needs a dozen."""
 _WEIGHT_PER_BYTE = 4
-"""Values that a pickle may describe for each of its bytes, written out; honest ones have less than one."""
-_LITTLE = 256
-"""Values that any pickle may describe."""
-_CONTAINER = 8
-"""Values that an empty list or dictionary counts for: one byte makes 64."""
+"""Values that a pickle may describe per byte of it, written out; honest ones have less than one."""
+_FREE_WEIGHT = 256
+"""Values that any pickle may describe, however short."""
+_CONTAINER_WEIGHT = 8
+"""Values that an empty list or dictionary counts for: its one byte in the file makes 64 in memory."""
 
-# What an instruction has behind it: that many bytes, or one of the forms below 0.
+# What an instruction has behind it: that many bytes, or one of the forms below 0. Refused are
+# all that plain data in protocols 2 to 4 has no need of.
 _SHORT_TEXT, _LONG_TEXT, _TWO_LINES, _REFUSED = -1, -2, -3, -4
 _TO_MARK = -1
 """Takes all values above the last mark, and the mark."""
@@ -144,11 +145,14 @@ def _first_bad(data: np.ndarray, arguments: np.ndarray, takes: np.ndarray, effec
     Runs the program with nothing but three facts of each value: what it weighs, written out, how deep it is, and its
     kind: ``_VALUE``, ``_KEY`` or ``_OPEN``. The stack and the memo have numbers of values; -1 is an open mark.
     """
+    # An instruction has at least one byte, and pushes at most one entry and makes at most one value: so neither ``top``
+    # nor ``values`` passes the number of bytes read, and the arrays are long enough. Weights stay below 2^27, for a
+    # file has 16 MiB at most; a sum of them is formed in 64 bits and compared with ``most`` before it is kept.
     stack = np.empty(len(data) + 1, np.int32)
     memo = np.full(len(data) + 1, -1, np.int32)
     weights, depths = np.empty(len(data), np.int32), np.empty(len(data), np.int8)
     kinds = np.empty(len(data), np.int8)
-    most = _LITTLE + _WEIGHT_PER_BYTE * np.int64(len(data))
+    most = _FREE_WEIGHT + _WEIGHT_PER_BYTE * np.int64(len(data))
     top, known, values, at = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     while at < len(data):
         begin, code = at, data[at]
@@ -161,14 +165,15 @@ def _first_bad(data: np.ndarray, arguments: np.ndarray, takes: np.ndarray, effec
             low = _lowest_taken(stack, top, takes[code])
             if low < 0 or (effect == _PAIRS and not _have_keys(stack, low, top, kinds)):
                 return begin
-            weight, depth = np.int64(_CONTAINER if effect == _OPEN else 1), np.int64(0)
+            weight, depth = np.int64(_CONTAINER_WEIGHT if effect == _OPEN else 1), np.int64(0)
+            # What is taken becomes part of another value: from now on it must not change, or its weight would be wrong.
             for i in range(low, top):
                 value = stack[i]
                 weight += weights[value]
                 depth = max(depth, np.int64(depths[value]) + 1)
                 kinds[value] = _VALUE if kinds[value] == _OPEN else kinds[value]
             low -= takes[code] == _TO_MARK
-            if effect >= _LONGER:  # the value below changes
+            if effect >= _LONGER:  # the value below changes, and was never taken or named again
                 low -= 1
                 if low < 0 or stack[low] < 0 or kinds[stack[low]] != _OPEN:
                     return begin
@@ -178,6 +183,7 @@ def _first_bad(data: np.ndarray, arguments: np.ndarray, takes: np.ndarray, effec
             else:
                 value = values
                 values += 1
+                # A call gives a stand-in or a number: its arguments are gone, and a state may follow.
                 kinds[value] = _OPEN if effect == _CALLED else effect
                 weight = np.int64(1) if effect == _CALLED else weight
             if weight > most or depth > _MOST_DEPTH:
@@ -201,7 +207,8 @@ def _first_bad(data: np.ndarray, arguments: np.ndarray, takes: np.ndarray, effec
             if effect == _END:
                 return np.int64(-1) if top == 1 else begin
             place = known if effect == _MEMOIZE else _number(data, at, size)
-            if place >= len(data):  # a request for that much memory
+            # Python's memo is an array as long as the highest place, so this is a request for memory.
+            if place >= len(data):
                 return begin
             known += memo[place] < 0
             memo[place] = stack[top - 1]
@@ -209,7 +216,7 @@ def _first_bad(data: np.ndarray, arguments: np.ndarray, takes: np.ndarray, effec
     return np.int64(len(data))
 
 
-class _Dtype:
+class _ScalarType:
     """Stands in for ``numpy.dtype``: the name of a number type and its byte order."""
 
     __slots__ = ("name", "order")
@@ -229,7 +236,7 @@ class _Scalar:
     """Stands in for ``numpy.core.multiarray.scalar``: calling it gives a Python number."""
 
     def __new__(cls, dtype: object, data: object) -> Any:
-        if type(dtype) is not _Dtype or type(data) is not bytes:
+        if type(dtype) is not _ScalarType or type(data) is not bytes:
             raise EntryError("it holds a NumPy scalar that is not a plain number")
         kind = np.dtype(dtype.order + dtype.name)
         if len(data) != kind.itemsize:
@@ -240,15 +247,18 @@ class _Scalar:
         raise EntryError("it changes a function")  # without this method, a pickle could set attributes of the class
 
 
-_NAMES = {("numpy", "dtype"): _Dtype}
-_NAMES |= {(f"numpy.{core}.multiarray", "scalar"): _Scalar for core in ("core", "_core")}
+_STAND_INS: dict[tuple[str, str], type] = {
+    ("numpy", "dtype"): _ScalarType,
+    ("numpy.core.multiarray", "scalar"): _Scalar,
+    ("numpy._core.multiarray", "scalar"): _Scalar,  # as NumPy 2 calls it
+}
 
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _NAMES:
+        if (module, name) not in _STAND_INS:
             raise EntryError(f"it names {printable(module, 60)}.{printable(name, 60)}, which plain data has no need of")
-        return _NAMES[module, name]
+        return _STAND_INS[module, name]
 
     def persistent_load(self, pid: object) -> NoReturn:
         raise EntryError("it holds a tensor, not plain data")

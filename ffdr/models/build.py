@@ -6,51 +6,26 @@ num_classes=..., checkpoint_path=path)`` reads it without ffdr. The file's metad
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
-import timm
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
 from safetensors.torch import save
-from timm.models import PretrainedCfg
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ffdr.config.learning import ModelOptions
-from ffdr.models.files import (
-    MOST_CLASSES,
-    ModelInfo,
-    class_digest,
-    read_info,
-    read_weights,
-)
+from ffdr.models.factory import Blueprint, TimmModel, check_forward, create, fetch, size
+from ffdr.models.files import MOST_CLASSES, ModelInfo, class_digest, read_info, read_weights
 from ffdr.models.tensors import check_finite, check_numbers
-from ffdr.models.timm_names import (
-    check_name,
-    config_of,
-    eval_crop,
-    fixed_size,
-)
-from ffdr.models.timm_options import (
-    MOST_MODULES,
-    Size,
-    TooManyError,
-    check_memory,
-    factory_options,
-    size_of,
-)
+from ffdr.models.timm_names import check_name, config_of, eval_crop, fixed_size
+from ffdr.models.timm_options import MOST_MODULES, factory_options
 from ffdr.util.atomic import atomic_path
 from ffdr.util.errors import UserError, is_out_of_memory
 from ffdr.util.text import byte_size, printable, reason
 
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-"""What timm asks the hub for."""
 _MODULES_PER_TENSOR, _MODULES_BESIDES = 8, 500
 """How many layers a model may have for each tensor of its file; those of timm have three at most."""
 _BYTES_BESIDES = 64 << 20
@@ -89,26 +64,27 @@ def build_model(options: ModelOptions, num_classes: int, resolution: int) -> nn.
 
     With a checkpoint its weights, else pretrained ones if asked for; a head of another size is made anew. New weights
     come from torch's global generator.
-    Raises UserError for an unknown name, a setting the model doesn't have, or weights that aren't this model's.
+
+    Raises:
+        UserError: an unknown name, a setting the model doesn't have, or weights that aren't this model's.
     """
     check_name(options.name)
-    extra = factory_options(options.name, options.options)
-    asked = f"{options.name} with {','.join(options.options)}" if options.options else options.name
-    key = "model.options" if options.options else "model.name"
+    blueprint = Blueprint(options.name, num_classes, resolution, factory_options(options.name, options.options))
+    what = f"model.name: {options.name}"
     if options.options:
-        _size(f"{key}: {asked}", options.name, num_classes, resolution, **extra)
+        what = f"model.options: {options.name} with {','.join(options.options)}"
+        size(blueprint, what)
     if options.drop_path > 0:
-        extra["drop_path_rate"] = options.drop_path
+        blueprint = replace(blueprint, options={**blueprint.options, "drop_path_rate": options.drop_path})
     if options.checkpoint:
-        info = read_info(options.checkpoint)
-        model = _load_weights(options.name, options.checkpoint, info, num_classes, resolution, **extra)
+        model = _load_weights(blueprint, options.checkpoint, read_info(options.checkpoint))
     elif options.pretrained:
-        model = _fetch(options.name, resolution, **extra)
+        model = fetch(replace(blueprint, num_classes=config_of(options.name).num_classes))
     else:
-        model = _create(options.name, num_classes, resolution, **extra)
+        model = create(blueprint)
     if model.num_classes != num_classes:
         model.reset_classifier(num_classes)
-    _probe(model, f"{key}: {asked}", num_classes, resolution)
+    check_forward(model, blueprint, what)
     return model.train()
 
 
@@ -116,7 +92,9 @@ def forward_flops(model: nn.Module, name: str, resolution: int) -> int:
     """Floating-point operations of one image's forward pass; a multiply-add counts as two.
 
     model: in evaluation mode; may lie on the meta device, where the pass costs nothing.
-    Raises UserError for images that it can't take.
+
+    Raises:
+        UserError: images that it can't take.
     """
     counter = FlopCounterMode(display=False)
     try:
@@ -146,7 +124,8 @@ def load_model(path: str | Path, resolution: int = 0) -> tuple[nn.Module, ModelI
     """A model that ``save_model`` or a run's checkpoint holds, in evaluation mode; ``resolution`` other than 0 replaces
     the stored one.
 
-    Raises UserError for a file that is missing, damaged or not ours.
+    Raises:
+        UserError: a file that is missing, damaged or not ours.
     """
     info = read_info(path)
     if info is None:
@@ -155,19 +134,6 @@ def load_model(path: str | Path, resolution: int = 0) -> tuple[nn.Module, ModelI
             f"--model.name=NAME --model.checkpoint={path}"
         )
     return _load_ours(path, info, resolution, "eval.resolution")
-
-
-def _load_ours(path: str | Path, info: ModelInfo, resolution: int, size_key: str) -> tuple[nn.Module, ModelInfo]:
-    """See ``load_model``. info: what the file says. size_key: the option that gave ``resolution``, for messages."""
-    check_name(info.name, f"{path}: name")
-    extra = factory_options(info.name, info.options, f"{path}: options")
-    size = resolution or info.resolution
-    model = _load_weights(info.name, path, info, info.num_classes, size, at=f"{path}: ", **extra)
-    if model.num_classes != info.num_classes:
-        raise UserError(f"{path}: num_classes: {info.num_classes} by its metadata, {model.num_classes} by its weights")
-    info = replace(info, resolution=size)
-    _probe(model, f"{size_key if resolution else path}: {info.name}", info.num_classes, info.resolution)
-    return model, info
 
 
 def load_named(
@@ -181,12 +147,19 @@ def load_named(
 ) -> tuple[nn.Module, ModelInfo]:
     """A trained model in evaluation mode and how to feed it.
 
-    checkpoint: a file of ours, whose metadata rules; any other that timm loads (without running code from it), fed as
-    timm's pretrained configuration of ``name`` says; or empty, for the pretrained weights that timm fetches.
-    resolution other than 0 replaces the one so found. key: the option that gave the name, for messages; size_key: that
-    of the resolution. options: of timm's model, as ``ModelOptions.options``.
-    Raises UserError for a file of another model, another number of classes than ``num_classes``, or weights that can't
-    be had.
+    Args:
+        name: timm model; may be empty if the checkpoint is ours.
+        checkpoint: a file of ours, whose metadata rules; any other that timm loads (without running code from it), fed
+            as timm's pretrained configuration of ``name`` says; or empty, for the pretrained weights that timm fetches.
+        num_classes: of the data; None: any.
+        resolution: other than 0, replaces the one so found.
+        key: the option that gave the name, for messages.
+        options: of timm's model, as ``ModelOptions.options``.
+        size_key: the option that gave the resolution, for messages.
+
+    Raises:
+        UserError: a file of another model, another number of classes than ``num_classes``, or weights that can't be
+            had.
     """
     info = read_info(checkpoint) if checkpoint else None
     if info is not None:
@@ -198,77 +171,65 @@ def load_named(
         model, info = _load_ours(checkpoint, info, resolution, size_key)
     else:
         check_name(name, key)
-        info, extra = _info_of_timm(name, resolution), factory_options(name, options)
-        if checkpoint:
-            model = _load_weights(name, checkpoint, None, num_classes, info.resolution, **extra).eval()
-        else:
-            model = _fetch(name, info.resolution, key, **extra).eval()
-        info = replace(info, num_classes=model.num_classes, options=options)
+        model, info = _load_timms(name, checkpoint, num_classes, resolution, key, options)
     if num_classes is not None and info.num_classes != num_classes:
         raise UserError(f"{checkpoint or info.name}: has {info.num_classes} classes, but the data has {num_classes}")
     return model, info
 
 
-def _create(name: str, num_classes: int, resolution: int, at: str = "model.", **extra: Any) -> nn.Module:
-    """timm's factory with what this model takes, its errors told as the user's. at: what its settings' names begin
-    with, for messages."""
-    asked = extra.keys() - {"pretrained", "pretrained_cfg_overlay", "drop_path_rate"}
-    if fixed_size(name):
-        extra["img_size"] = resolution
-    try:
-        return timm.create_model(name, num_classes=num_classes, **extra)
-    except TypeError as error:
-        if "drop_path_rate" in str(error):
-            raise UserError(f"{at}drop_path: {name} has no stochastic depth; leave it at 0") from error
-        raise UserError(f"{at}options: {name} can't be built with them ({reason(error)})") from error
-    except (AssertionError, ValueError) as error:
-        raise UserError(f"{at}name: {name} can't be built for {resolution} px ({reason(error)})") from error
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError) as error:
-        # NotImplementedError: of the meta device (``_size``), which tells nothing of the options.
-        if not asked or "pretrained" in extra or is_out_of_memory(error) or isinstance(error, NotImplementedError):
-            raise
-        raise UserError(f"{at}options: {name} can't be built with them ({reason(error)})") from error
+def _load_ours(path: str | Path, info: ModelInfo, resolution: int, size_key: str) -> tuple[nn.Module, ModelInfo]:
+    """See ``load_model``. info: what the file says. size_key: the option that gave ``resolution``, for messages."""
+    check_name(info.name, f"{path}: name")
+    options = factory_options(info.name, info.options, f"{path}: options")
+    wanted = Blueprint(info.name, info.num_classes, resolution or info.resolution, options, at=f"{path}: ")
+    model = _load_weights(wanted, path, info)
+    if model.num_classes != info.num_classes:
+        raise UserError(f"{path}: num_classes: {info.num_classes} by its metadata, {model.num_classes} by its weights")
+    check_forward(model, wanted, f"{size_key if resolution else path}: {info.name}")
+    return model, replace(info, resolution=wanted.resolution)
 
 
-def _probe(model: nn.Module, asked: str, num_classes: int, resolution: int) -> None:
-    """Show the model one black image: a size that it can't take is told now, not at the first batch, and so are options
-    that make it something else than a classifier. Leaves it in evaluation mode. asked: what it is, for messages."""
-    try:
-        with torch.inference_mode():
-            answer = model.eval()(torch.zeros(1, 3, resolution, resolution))
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise UserError(f"{asked} can't take images of {resolution} px ({reason(error)})") from error
-    shape = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
-    if shape != (1, num_classes):
-        raise UserError(f"{asked} gives {shape} for an image instead of {num_classes} classes")
+def _load_timms(
+    name: str, checkpoint: str, num_classes: int | None, resolution: int, key: str, options: tuple[str, ...]
+) -> tuple[nn.Module, ModelInfo]:
+    """See ``load_named``: a model fed as timm's configuration of its name says."""
+    config = config_of(name)
+    resolution = resolution or config.input_size[-1]
+    wanted = Blueprint(name, num_classes or 0, resolution, factory_options(name, options))
+    if checkpoint:
+        model = _load_weights(wanted, checkpoint, None)
+    else:
+        model = fetch(replace(wanted, num_classes=config.num_classes), key)
+    mean, std, center = tuple(config.mean), tuple(config.std), eval_crop(config, resolution)
+    return model.eval(), ModelInfo(name, model.num_classes, resolution, mean, std, center, options=options)
 
 
-def _load_weights(
-    name: str, path: str | Path, info: ModelInfo | None, num_classes: int | None, resolution: int, **extra: Any
-) -> nn.Module:
-    """The model with a file's weights and as many classes as the file has (``num_classes`` if it doesn't show).
+def _load_weights(wanted: Blueprint, path: str | Path, info: ModelInfo | None) -> TimmModel:
+    """The model with a file's weights and as many classes as the file has; ``wanted`` has the number if it doesn't show
+    (0: as timm's configuration says).
 
     info: what the file says. Nothing is built before it is known that its weights are as many as such a model has.
     """
+    name = wanted.name
     if info is not None and info.name != name:
         raise UserError(f"{path}: holds a {info.name}, but {name} was asked for")
     state, config = read_weights(path), config_of(name)
-    classifier = config.classifier if isinstance(config.classifier, str) else (config.classifier or [""])[0]
+    names: Any = config.classifier or ""  # of a model with two heads a tuple, whatever the annotation says
+    classifier = names if isinstance(names, str) else names[0]
     head = state.get(f"{classifier}.weight")
+    num_classes = wanted.num_classes or config.num_classes
     if isinstance(head, torch.Tensor):
         if head.ndim == 0 or not 0 < len(head) <= MOST_CLASSES:
             raise UserError(f"{path}: {classifier}.weight, of shape {tuple(head.shape)}, is no weight of classes")
         num_classes = len(head)
-    num_classes = num_classes or config.num_classes
+    wanted = replace(wanted, num_classes=num_classes)
     # The file's own resolution: what a user asks for beyond it is not the file's doing.
-    said = min(resolution, info.resolution if info else config.input_size[-1])
-    _check_held(path, state, info, name, num_classes, said, **extra)
+    said = min(wanted.resolution, info.resolution if info else config.input_size[-1])
+    _check_held(path, state, info, replace(wanted, resolution=said))
     # Through timm's pretrained path, because it resamples position embeddings to the resolution and renames old keys.
     overlay = {"state_dict": state, "num_classes": num_classes, "label_offset": 0, "custom_load": False}
     try:
-        model = _create(name, num_classes, resolution, pretrained=True, pretrained_cfg_overlay=overlay, **extra)
+        model = create(wanted, pretrained=True, pretrained_cfg_overlay=overlay)
     except (RuntimeError, LookupError, AttributeError) as error:
         if is_out_of_memory(error):
             raise
@@ -278,104 +239,36 @@ def _load_weights(
     return model
 
 
-def _check_held(
-    path: str | Path,
-    state: Mapping[str, torch.Tensor],
-    info: ModelInfo | None,
-    name: str,
-    num_classes: int,
-    resolution: int,
-    **extra: Any,
-) -> None:
+def _check_held(path: str | Path, state: Mapping[str, object], info: ModelInfo | None, said: Blueprint) -> None:
     """Raise UserError if a file's weights are not as many as such a model has, or of another kind of numbers; if it
     says itself what its model is, also for one that would take forever."""
+    name = said.name
     held = 4 * sum(value.numel() for value in state.values() if isinstance(value, torch.Tensor))
-    modules = min(MOST_MODULES, _MODULES_BESIDES + _MODULES_PER_TENSOR * len(state))
-    size = _size(f"{path}: {name}", name, num_classes, resolution, modules, **extra)
-    if size is None:
-        if extra.keys() - {"at"}:
+    found = size(said, f"{path}: {name}", min(MOST_MODULES, _MODULES_BESIDES + _MODULES_PER_TENSOR * len(state)))
+    if found is None:
+        if said.options:
             raise UserError(f"{path}: options: how much a {name} is with them can't be known before it is built")
         return
-    if size.bytes > 2 * held + _BYTES_BESIDES:
-        raise UserError(f"{path}: a {name} as it says has {byte_size(size.bytes)}, but its weights {byte_size(held)}")
-    check_numbers(path, state, size.floats)
+    if found.bytes > 2 * held + _BYTES_BESIDES:
+        raise UserError(f"{path}: a {name} as it says has {byte_size(found.bytes)}, but its weights {byte_size(held)}")
+    check_numbers(path, state, found.floats)
     if info is not None:
-        _check_work(path, size.model, name, resolution, held)
+        _check_work(path, found.model, said, held)
 
 
-def _check_work(path: str | Path, model: nn.Module, name: str, resolution: int, held: int) -> None:
+def _check_work(path: str | Path, model: nn.Module, said: Blueprint, held: int) -> None:
     """Raise UserError if one image takes far more work than the size of a file lets expect, as patches of one pixel do.
 
     model: on the meta device. held: bytes of the weights.
     """
     try:
         with torch.device("meta"):
-            work = forward_flops(model.eval(), name, resolution)
+            work = forward_flops(model.eval(), said.name, said.resolution)
     except (UserError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        return  # images that it can't take are told of when it is shown one
+        return  # images that it can't take are refused when it is shown one
     most = _WORK_BESIDES + _WORK_PER_VALUE * held / 4
     if work > most:
-        said = f"{work:.0e} operations for an image of {resolution} px, but {most:.0e} are the most of so many weights"
-        raise UserError(f"{path}: a {name} as it says takes {said}")
-
-
-def _size(
-    where: str, name: str, num_classes: int, resolution: int, modules: int = MOST_MODULES, **extra: Any
-) -> Size | None:
-    """How much a model would be; None if only building it can tell, as of some that users register.
-
-    Raises UserError for what timm can't build, for more layers than ``modules``, and for more than this machine can
-    hold. where: what asks for it.
-    """
-    try:
-        size = size_of(lambda: _create(name, num_classes, resolution, **extra), modules)
-    except TooManyError as error:
-        raise UserError(f"{where}: it would have {error}") from error
-    except RuntimeError:
-        return None
-    except UserError:
-        if extra.keys() - {"at"}:
-            raise
-        return None  # building it says the same, or it is one that looks at numbers
-    check_memory(size, where)
-    return size
-
-
-def _fetch(name: str, resolution: int, key: str = "model.name", **extra: Any) -> nn.Module:
-    """The model with the pretrained weights of timm, from its cache or the network. key: the option, for messages."""
-    config = config_of(name)
-    try:
-        _check_reachable(config)
-        return _create(name, config.num_classes, resolution, pretrained=True, **extra)
-    except (OSError, RuntimeError) as error:  # what urllib, requests, the hub and timm raise
         raise UserError(
-            f"{key}: no pretrained weights for {name} ({reason(error)}); give a checkpoint, or a network to fetch "
-            "them with"
-        ) from error
-
-
-def _check_reachable(config: PretrainedCfg) -> None:
-    """Raise OSError if the weights would come from the hub, whose name nobody knows here: it retries for a minute."""
-    names = (config.hf_hub_filename,) if config.hf_hub_filename else _HUB_FILES
-    if not config.hf_hub_id or any(try_to_load_from_cache(config.hf_hub_id, name) for name in names):
-        return
-    host = urlsplit(constants.ENDPOINT).hostname
-    if not getproxies().keys() - {"no"}:  # else only the proxy need know it
-        try:
-            socket.getaddrinfo(host, None)
-        except socket.gaierror as error:
-            raise OSError(f"{host}: {error.strerror}") from error
-
-
-def _info_of_timm(name: str, resolution: int) -> ModelInfo:
-    """How timm's pretrained weights of a model want to be fed."""
-    config = config_of(name)
-    resolution = resolution or config.input_size[-1]
-    return ModelInfo(
-        name=name,
-        num_classes=config.num_classes,
-        resolution=resolution,
-        mean=tuple(config.mean),
-        std=tuple(config.std),
-        center=eval_crop(config, resolution),
-    )
+            f"{path}: a {said.name} as it says takes {work:.0e} operations for an image of {said.resolution} px, but "
+            f"{most:.0e} are the most of so many weights"
+        )

@@ -33,7 +33,7 @@ CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
 """Modes of torch.compile that replay a graph's kernels by one launch."""
 
 _FOLDER = "TORCHINDUCTOR_CACHE_DIR"
-"""The variable by which torch.compile is told where to keep what it makes."""
+"""The variable that says where torch.compile keeps what it makes."""
 
 _numbers = itertools.count()
 
@@ -99,14 +99,15 @@ class Compiled:
         try:
             if sizes not in self._sizes:
                 _allow_graphs(len(self._sizes) + 1)
-                if self._learner is not None:
-                    _insist(lambda: self._rehearse(self._learner, arguments))
+                learner = self._learner
+                if learner is not None:
+                    _insist(lambda: self._rehearse(learner, arguments))
                 self._sizes.add(sizes)
             return _insist(lambda: self._run(arguments))
         except (TorchDynamoException, _BackwardError) as error:
             if self._required:
                 raise UserError(f"{self._key}: torch.compile can't run this ({_cause(error)}); turn it off") from error
-            _tell(f"{self._key}: torch.compile can't run this ({_cause(error)}); going on without it")
+            _warn_once(f"{self._key}: torch.compile can't run this ({_cause(error)}); going on without it")
             self.mode = "off"
             return self._function(*arguments)
 
@@ -155,8 +156,8 @@ def _insist(work: Callable[[], Any]) -> Any:
 def prepare() -> None:
     """Once in a process, before torch.compile is asked for anything: a folder for what it makes, and no advice.
 
-    What PyTorch's compilers tell is for their developers, or about machines; what fails is an error, and told by a line
-    of our own. With ``TORCH_LOGS`` they may speak.
+    What PyTorch's compilers print is for their developers, or about machines; what fails is an error, and reported in a
+    line of our own. With ``TORCH_LOGS`` they may speak.
     """
     _keep_in_a_folder()
     if os.environ.get("TORCH_LOGS"):
@@ -164,7 +165,7 @@ def prepare() -> None:
     for name in ("_dynamo", "_functorch", "_inductor", "utils.cpp_extension"):
         logging.getLogger(f"torch.{name}").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=rf"torch\.{name}(\.|$)")
-    # Up to torch 2.6 this prints which CUDA a machine without a GPU has. Who needs it tells that it can't be imported.
+    # Up to torch 2.6 this prints which CUDA a machine without a GPU has. Who needs it says that it can't be imported.
     with redirect_stderr(io.StringIO()), suppress(ImportError):
         import torch.utils.cpp_extension  # noqa: F401
 
@@ -178,7 +179,7 @@ def _keep_in_a_folder() -> None:
             pass
     except OSError as error:
         own = _own_folder().name
-        _tell(
+        _warn_once(
             f"{_FOLDER}: {printable(folder)} can't be written to ({error.strerror or reason(error)}); compiled code is "
             f"kept in {own}, and goes with this process"
         )
@@ -220,7 +221,7 @@ def _undone(module: nn.Module) -> Iterator[None]:
 
 
 @functools.cache
-def _tell(line: str) -> None:
+def _warn_once(line: str) -> None:
     """On standard error, once in a process."""
     warn(line)
 
@@ -253,7 +254,7 @@ def _with_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
 class FixedBatch:
     """A forward pass compiled for one size of batches; smaller ones are filled up with zeros and cut again.
 
-    So a pass over a data set compiles once, and a sample's answer does not depend on how many others came with it.
+    So a pass over a data set compiles once, and a sample's prediction does not depend on how many others came with it.
     """
 
     def __init__(

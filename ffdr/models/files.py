@@ -30,9 +30,9 @@ from ffdr.util.errors import UserError, is_out_of_memory, nearest
 from ffdr.util.text import brief, readable, reason
 
 _MARK = "ffdr_model"
-"""Metadata key that tells our files from others; its value is the ``ModelInfo`` as JSON."""
+"""Metadata key that marks our files; its value is the ``ModelInfo`` as JSON."""
 _RUN_KEYS = {"version", "identity", "epoch", "step", "model", "ema", "optimizer"}
-"""What tells a run's checkpoint (``train.checkpoint``) from others' files."""
+"""What a run's checkpoint (``train.checkpoint``) holds, unlike others' files."""
 _RUN_VERSION = 2
 _OF_RUN = {
     "name": "model.name", "num_classes": "data.num_classes", "mean": "data.mean", "std": "data.std",
@@ -183,7 +183,7 @@ def read_info(path: str | Path) -> ModelInfo | None:
     if not is_safetensors(path):
         state = _run_state(path)
         return None if state is None else _info_of_run(path, state)
-    with _utf8_name(path) as name, _told(path), safe_open(name, framework="pt") as file:
+    with _utf8_name(path) as name, _damage_as_user_error(path), safe_open(name, framework="pt") as file:
         text = file.metadata() or {}
         count = len(file.keys())
     if count > MOST_TENSORS:
@@ -196,7 +196,7 @@ def read_info(path: str | Path) -> ModelInfo | None:
         raise UserError(f"{path}: damaged metadata ({reason(error)})") from error
 
 
-def read_weights(path: str | Path) -> Mapping[str, torch.Tensor]:
+def read_weights(path: str | Path) -> Mapping[str, object]:
     """Tensors by name, on the CPU; of a run's checkpoint those that the run would export: averaged, where it averages.
 
     No code in the file is run, and what it unpacks to is no larger than a small multiple of it. Raises UserError for a
@@ -204,7 +204,7 @@ def read_weights(path: str | Path) -> Mapping[str, torch.Tensor]:
     """
     _require_file(path)
     if is_safetensors(path):
-        with _utf8_name(path) as name, _told(path):
+        with _utf8_name(path) as name, _damage_as_user_error(path):
             found = clean_state_dict(load_file(name))
         return checked_weights(path, found)
     state = _run_state(path)
@@ -220,8 +220,8 @@ def read_weights(path: str | Path) -> Mapping[str, torch.Tensor]:
 
 
 @contextmanager
-def _told(path: str | Path) -> Iterator[None]:
-    """Within, what safetensors says of a file is told as the user's."""
+def _damage_as_user_error(path: str | Path) -> Iterator[None]:
+    """Within, what safetensors finds wrong with a file becomes a UserError."""
     try:
         yield
     except (SafetensorError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -262,7 +262,7 @@ def _run_state(path: str | Path) -> dict[str, Any] | None:
     check_torch_file(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # whatever a foreign or damaged file provokes; who asks for its weights is told why
+    except Exception:  # whatever a foreign or damaged file provokes; ``read_weights`` says why
         return None
     return state if isinstance(state, dict) and set(state) >= _RUN_KEYS else None
 

@@ -42,7 +42,7 @@ def is_safetensors(path: str | Path) -> bool:
     return True
 
 
-def checked_weights(path: str | Path, state: Any) -> Mapping[str, torch.Tensor]:
+def checked_weights(path: str | Path, state: Any) -> Mapping[str, object]:
     """What a file gave as weights, if it can be that: tensors by name, whose bytes are those of the file.
 
     Values other than tensors are left in. Raises UserError.
@@ -75,7 +75,7 @@ def _check_tensor(path: str | Path, name: str, value: torch.Tensor) -> int:
     return count
 
 
-def check_numbers(path: str | Path, state: Mapping[str, torch.Tensor], floats: frozenset[str]) -> None:
+def check_numbers(path: str | Path, state: Mapping[str, object], floats: frozenset[str]) -> None:
     """Raise UserError where a model wants numbers with fractions and the file has none. floats: names of such."""
     for name in floats & state.keys():
         value = state[name]

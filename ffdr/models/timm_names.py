@@ -55,7 +55,8 @@ def fixed_size(name: str) -> bool:
 
 def eval_size(config: PretrainedCfg) -> tuple[int, int]:
     """Height and width of the images on which timm's own ``validate.py`` evaluates the weights."""
-    return tuple((config.test_input_size or config.input_size)[1:])
+    _, height, width = config.test_input_size or config.input_size
+    return height, width
 
 
 def eval_crop(config: PretrainedCfg, resolution: int) -> float:

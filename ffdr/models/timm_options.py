@@ -73,13 +73,14 @@ def _parameters(kind: type[nn.Module]) -> Iterator[str]:
     for base in kind.__mro__:
         if base is nn.Module:
             return
-        if "__init__" not in vars(base):
+        constructor = vars(base).get("__init__")
+        if constructor is None:
             continue
-        parameters = inspect.signature(base.__init__).parameters.values()
+        parameters = inspect.signature(constructor).parameters.values()
         yield from (parameter.name for parameter in parameters if parameter.kind in _NAMED)
         if all(parameter.kind != inspect.Parameter.VAR_KEYWORD for parameter in parameters):
             return
-        yield from _fields(typing.get_type_hints(base.__init__).get("cfg"))
+        yield from _fields(typing.get_type_hints(constructor).get("cfg"))
 
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -26,7 +26,7 @@ from ffdr.util.errors import UserError
 from ffdr.util.text import brief, printable, reason
 
 _ZIP = b"PK\x03\x04"
-"""How torch tells its files from those of its earlier versions."""
+"""How files of torch begin, but for those of its earlier versions."""
 _END, _LOCATOR, _END64 = Struct("<4s4H2IH"), Struct("<4sIQI"), Struct("<4sQ2H2I4Q")
 """How a zip ends; for large files, what lies before that."""
 _FLAGS = 0x808

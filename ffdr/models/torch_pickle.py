@@ -1,6 +1,6 @@
 """Pickles of ``torch.save`` by strangers, run with stand-ins for their values before torch runs them.
 
-torch's reader of weights calls no function that would run code, but it believes what it is told: functions that
+torch's reader of weights calls no function that would run code, but it believes what a file says: functions that
 allocate what they are asked for, copies of copies, keys whose hash or whose comparison takes forever, tensors beyond
 their storages. What it will do is known from the numbers of values alone, and bounded here.
 """
@@ -90,7 +90,7 @@ def _is_odd(key: Any) -> bool:
 def pretend(file: BinaryIO, claim: Callable[[str, int, int], None]) -> None:
     """Run the pickle at the file's position with stand-ins for its values, as torch would.
 
-    claim: told of each storage that it asks for: key, how many numbers, and bytes of one.
+    claim: called for each storage that it asks for, with its key, how many numbers it has, and the bytes of one.
     """
     machine = _Machine(file, claim)
     for _ in range(_MOST_STEPS):
@@ -189,6 +189,10 @@ class _Machine:
         self._give(self.stack.pop())
         if not self.stack:
             raise IndexError("no object")
+
+    def push_float(self) -> None:
+        self.bytes(8)
+        self.push(_ANY)
 
     def push_name(self) -> None:
         lines = [self.file.readline(_MOST_LINE) for _ in range(2)]
@@ -292,7 +296,7 @@ def _steps() -> dict[bytes, Callable[[_Machine], Any]]:
             PROTOCOL: lambda m: m.bytes(1),
             b"(": _Machine.open,
             b"t": lambda m: m.push_tuple(m.close()),
-            b"G": lambda m: (m.bytes(8), m.push(_ANY)),
+            b"G": _Machine.push_float,
             b"X": lambda m: m.push(str(m.bytes(m.number(_UINT32)), "utf-8", "surrogatepass")),
             b"U": lambda m: m.push(m.bytes(m.number(_BYTE))),
             b"\x8a": lambda m: m.push(int.from_bytes(m.bytes(m.number(_BYTE)), "little", signed=True)),

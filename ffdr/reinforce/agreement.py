@@ -1,6 +1,6 @@
 """Whether teachers agree with the labels: on a sample of views, each by itself and all together.
 
-A teacher whose classes stand in another order than the data's answers as surely as any other; only the labels tell.
+A teacher whose classes stand in another order than the data's is as sure of itself as any other; only labels show it.
 
 Shapes: M members, B views, C classes.
 """
@@ -19,36 +19,36 @@ from ffdr.util import text
 from ffdr.util.text import printable
 
 _FEWEST_VIEWS = 32
-"""Fewer say nothing about a teacher."""
+"""Fewer show nothing about a teacher."""
 _ERRORS = 3.0
 """Standard errors by which a difference must stand out of what the choice of the sample explains."""
 _LITTLE = 0.02
 """Agreement above chance that is little, however large the sample."""
 _NEARLY_SURE = 0.75
-"""Chance above which nearly all images are of one class, and nothing can be told."""
+"""Chance above which nearly all images are of one class, and nothing can be shown."""
 _FAR_BELOW = 0.75
 """Share of the best other teacher's agreement below which one lies far below it."""
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What each member of a teacher says of a sample of views."""
+class Predictions:
+    """What each member of a teacher predicts for a sample of views."""
 
     sources: tuple[str, ...]
-    """M names, as the teachers were asked for"""
+    """M names, as the teachers were given"""
     log_probs: torch.Tensor
     """(M, B, C) float32, natural log-probabilities, on any device"""
     labels: np.ndarray
     """(B,) int64; of a mixed view that of the image that has the larger share"""
 
     @property
-    def together(self) -> torch.Tensor:
+    def ensemble(self) -> torch.Tensor:
         """(B, C) log-probabilities of all members, averaged."""
         return averaged(self.log_probs)
 
     @cached_property
     def guesses(self) -> np.ndarray:
-        """(M, B) the class that each member thinks likeliest."""
+        """(M, B) the class that each member finds likeliest."""
         return self.log_probs.argmax(2).cpu().numpy()
 
     @cached_property
@@ -56,50 +56,50 @@ class Answers:
         """(M, B) bool: where that is the label."""
         return self.guesses == self.labels
 
-    def right_together(self, without: int | None = None) -> np.ndarray:
-        """(B,) bool: where the answer of all members, or of all but one, is the label."""
+    def ensemble_right(self, without: int | None = None) -> np.ndarray:
+        """(B,) bool: where all members together, or all but one, predict the label."""
         kept = [number for number in range(len(self.sources)) if number != without]
         return averaged(self.log_probs[kept]).argmax(1).cpu().numpy() == self.labels
 
 
-def table(answers: Answers) -> str:
+def table(predictions: Predictions) -> str:
     """A line for each member and one for all of them: agreement with the labels and mean entropy."""
-    names = list(map(printable, answers.sources))
+    names = list(map(printable, predictions.sources))
     names += ["together"] if len(names) > 1 else []
-    logs = [*answers.log_probs, answers.together]
-    right = [*answers.right, answers.right_together()]
+    logs = [*predictions.log_probs, predictions.ensemble]
+    right = [*predictions.right, predictions.ensemble_right()]
     width = max(map(len, names))
-    title = f"teacher, {len(answers.labels)} views"
+    title = f"teacher, {len(predictions.labels)} views"
     lines = [f"{title:{width + 2}s}   agrees with the label   entropy, nats"]
     for name, log_probs, agrees in zip(names, logs, right, strict=False):
         lines.append(f"  {name:{max(width, len(title) - 2)}s}   {agrees.mean():21.1%}   {_entropy(log_probs):13.3f}")
     return "\n".join(lines)
 
 
-def warn(answers: Answers) -> None:
+def warn(predictions: Predictions) -> None:
     """A line on standard error for each member that is hardly better than chance, or that drags the ensemble."""
-    for number in range(len(answers.sources)):
-        doubt = _doubt(answers, number)
+    for number in range(len(predictions.sources)):
+        doubt = _doubt(predictions, number)
         if doubt:
             text.warn(f"teacher.models: {doubt}")
 
 
-def _doubt(answers: Answers, number: int) -> str:
-    """What is wrong with a member; empty: nothing that the sample could tell."""
-    views, source, own = len(answers.labels), printable(answers.sources[number]), answers.right[number]
+def _doubt(predictions: Predictions, number: int) -> str:
+    """What is wrong with a member; empty: nothing that the sample shows."""
+    views, source, own = len(predictions.labels), printable(predictions.sources[number]), predictions.right[number]
     if views < _FEWEST_VIEWS:
         return ""
-    chance = _chance(answers.guesses[number], answers.labels)
+    chance = _chance(predictions.guesses[number], predictions.labels)
     above = max(_LITTLE, _ERRORS * math.sqrt(chance * (1 - chance) / views))
     if own.mean() <= chance + above and chance < _NEARLY_SURE:
         return (
             f"{source} agrees with the labels on {own.mean():.1%} of {views} views, where chance gives {chance:.1%}: "
             "are its classes the data's, in the same order?"
         )
-    others = [right for other, right in enumerate(answers.right) if other != number]
+    others = [right for other, right in enumerate(predictions.right) if other != number]
     if not others:
         return ""
-    best, together, without = max(others, key=np.mean), answers.right_together(), answers.right_together(number)
+    best, together, without = max(others, key=np.mean), predictions.ensemble_right(), predictions.ensemble_right(number)
     far_below = own.mean() < _FAR_BELOW * best.mean() and _surely_better(best, own)
     if far_below or _surely_better(without, together):
         return (
@@ -110,7 +110,7 @@ def _doubt(answers: Answers, number: int) -> str:
 
 
 def _chance(guesses: np.ndarray, labels: np.ndarray) -> float:
-    """Agreement of guesses (B,) with labels (B,) as frequent as these that they have nothing to do with."""
+    """Expected agreement of guesses (B,) and labels (B,) that are independent, each class as frequent as in these."""
     classes = int(max(guesses.max(), labels.max())) + 1
     guessed, given = (np.bincount(numbers, minlength=classes) / len(labels) for numbers in (guesses, labels))
     return float(guessed @ given)

@@ -26,14 +26,14 @@ def check_space(out: Path, header: ReinforcedHeader, ranks: int) -> None:
     Raises:
         WriteError: one line with the bytes that are needed and those that are free.
     """
-    needed, free = _needed(out, header, ranks), _free(out)
+    needed, free = _bytes_needed(out, header, ranks), _bytes_free(out)
     if needed > free:
         raise WriteError(errno.ENOSPC, f"needs {needed:,} bytes, but only {free:,} are free there", str(out))
 
 
-def _needed(out: Path, header: ReinforcedHeader, ranks: int) -> int:
-    a_view = (header.view_bytes + header.logit_bytes) / header.views
-    flying = int(2 * ranks * max(SHARD_VIEWS, header.views) * a_view)  # each rank: one finished, one being written
+def _bytes_needed(out: Path, header: ReinforcedHeader, ranks: int) -> int:
+    per_view = (header.view_bytes + header.logit_bytes) / header.views
+    flying = int(2 * ranks * max(SHARD_VIEWS, header.views) * per_view)  # each rank: one finished, one being written
     journal = 16 * header.num_images
     partial = partial_path(out)
     # A partial file of another work is emptied first, so what it occupies counts, too.
@@ -41,23 +41,21 @@ def _needed(out: Path, header: ReinforcedHeader, ranks: int) -> int:
     return max(0, file_bytes(header) - occupied) + min(flying, file_bytes(header)) + journal
 
 
-def _free(out: Path) -> int:
+def _bytes_free(out: Path) -> int:
     return shutil.disk_usage(nearest_existing(out.parent)).free
 
 
 def describe(out: Path, labeller: Labeller, shards: list[range], ranks: int) -> str:
     """Bytes, views and time of the whole run, the time from a short sample of it that is thrown away."""
     header = labeller.header
-    views, size = header.num_images * header.views, file_bytes(header)
-    room = "; too few" if _needed(out, header, ranks) > _free(out) else ""
+    total, size, free = header.num_images * header.views, file_bytes(header), _bytes_free(out)
+    note = "; too few" if _bytes_needed(out, header, ranks) > free else ""
     rate, sampled = _views_per_second(labeller, shards)
-    return "\n".join(
-        (
-            f"{out}: {size:,} bytes, {size / views:.1f} a view; {_free(out):,} are free there{room}",
-            f"{views:,} views: {header.num_images:,} images × {header.views}, in {len(shards):,} shards",
-            f"{duration(views / rate / ranks)} on {ranks} {'ranks' if ranks > 1 else 'rank'}, at {rate:,.0f} views/s "
-            f"and {rate / header.views:,.1f} images/s each, measured on {sampled:,} views; nothing was written",
-        )
+    return (
+        f"{out}: {size:,} bytes, {size / total:.1f} per view; {free:,} are free there{note}\n"
+        f"{total:,} views: {header.num_images:,} images × {header.views}, in {len(shards):,} shards\n"
+        f"{duration(total / rate / ranks)} on {ranks} {'ranks' if ranks > 1 else 'rank'}, at {rate:,.0f} views/s "
+        f"and {rate / header.views:,.1f} images/s each, measured on {sampled:,} views; nothing was written"
     )
 
 
@@ -65,13 +63,13 @@ def _views_per_second(labeller: Labeller, shards: list[range]) -> tuple[float, i
     """Of drawing, replaying and labelling, and the number of views it was measured on. The first batch, in which
     kernels are compiled and caches filled, does not count."""
     spread = shards[:: max(1, len(shards) // _SAMPLE_BATCHES)]
-    batches = labeller.answers(cycle(spread))
+    batches = labeller.labelled_batches(cycle(spread))
     next(batches)
-    start, views = time.perf_counter(), 0
+    start, sampled = time.perf_counter(), 0
     for _, (ids, _) in islice(batches, _SAMPLE_BATCHES):
-        views += len(ids)
+        sampled += len(ids)
         if time.perf_counter() - start > _SAMPLE_SECONDS:
             break
     seconds = time.perf_counter() - start
     batches.close()
-    return views / seconds, views
+    return sampled / seconds, sampled

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ffdr.loader.targets import SparseTargets
-from ffdr.reinforce.teacher import topk
+from ffdr.reinforce.topk import topk
 
 KEPT = (1, 5, 10, 20)
 """Numbers of stored entries (top-k) that are compared."""
@@ -24,7 +24,7 @@ class Fidelity:
 
     entries: int
     divergence: float
-    """KL(file ‖ teacher), nats a view"""
+    """KL(file ‖ teacher), nats per view"""
     kept: float
     """mean probability of the stored entries, by the teacher's own numbers"""
 
@@ -32,7 +32,7 @@ class Fidelity:
 def fidelity(log_probs: torch.Tensor, entries: int) -> Fidelity:
     """Of these views, when k entries are stored as float16 and the rest is spread over the other classes.
 
-    KL(file ‖ teacher) is what a student that answers as the teacher does would still be charged for learning from the
+    KL(file ‖ teacher) is the loss that is left to a student who predicts what the teacher does and learns from the
     file. The other direction is infinite for any view whose stored entries sum to 1 after rounding, because the file
     then leaves the other classes nothing.
 
@@ -55,6 +55,6 @@ def table(log_probs: torch.Tensor, stored: int) -> str:
     lines = [f"storage fidelity, {B} views:   KL(file ‖ teacher), nats   probability kept"]
     for row in (fidelity(log_probs, k) for k in sorted(compared)):
         name = "all classes" if row.entries == C else f"top-{row.entries}"
-        mark = "  (this file)" if row.entries == stored else ""
-        lines.append(f"  {name:12s} {row.divergence:28.3e} {row.kept:22.4f}{mark}")
+        note = "  (this file)" if row.entries == stored else ""
+        lines.append(f"  {name:12s} {row.divergence:28.3e} {row.kept:22.4f}{note}")
     return "\n".join(lines)

@@ -24,7 +24,7 @@ from ffdr.util.atomic import os_errors_as_user_errors
 from ffdr.util.opening import open_found, open_new, own_folder
 
 SHARD_VIEWS = 1 << 14
-"""Views a shard at most, unless one image has more: seconds of a GPU's work, 1 MiB of file."""
+"""Views per shard at most, unless one image has more: seconds of a GPU's work, 1 MiB of file."""
 MIN_SHARDS = 64
 """Shards that even a small data set has, where the teacher's batches allow, so that many ranks finish together."""
 
@@ -32,10 +32,10 @@ _MAGIC = b"FFDRSHD1"
 _HEAD = np.dtype([("magic", "S8"), ("work", "V32"), ("first", "<u4"), ("count", "<u4"), ("crc", "<u4")])
 
 
-def cut(num_images: int, views: int, batch_size: int) -> list[range]:
+def cut(num_images: int, views_per_image: int, batch_size: int) -> list[range]:
     """The images of each shard, in order. Depends on nothing but the work, least of all on the number of ranks."""
-    batches = max(1, min(SHARD_VIEWS // batch_size, num_images * views // batch_size // MIN_SHARDS))
-    images = max(1, batches * batch_size // views)  # rounded down: no batch with only a few views in it
+    batches = max(1, min(SHARD_VIEWS // batch_size, num_images * views_per_image // batch_size // MIN_SHARDS))
+    images = max(1, batches * batch_size // views_per_image)  # rounded down: no batch with only a few views in it
     return [range(first, min(first + images, num_images)) for first in range(0, num_images, images)]
 
 
@@ -45,8 +45,8 @@ def folder_of(out: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """A finished shard: n images from ``first`` on, K views each, T teacher entries a view."""
+class LabelledShard:
+    """A finished shard: n images from ``first`` on, K views each, T teacher entries per view."""
 
     first: int
     views: np.ndarray
@@ -70,8 +70,8 @@ class ShardFolder:
 
         Args:
             out: the file that is made of the shards.
-            header, identity: what decides the bytes; a shard of anything else is not believed.
-            largest: images of the largest shard; one of more is not believed either.
+            header, identity: what decides the bytes; a shard of anything else is not used.
+            largest: images of the largest shard; one of more is not used either.
         """
         self.path = folder_of(out)
         self.header, self.largest = header, largest
@@ -91,13 +91,13 @@ class ShardFolder:
         with suppress(OSError):
             self.path.rmdir()
 
-    def write(self, labelled: Labelled) -> None:
+    def write(self, shard: LabelledShard) -> None:
         """Keep a finished shard. Raises UserError if it can't be written."""
-        body = b"".join(part.tobytes() for part in (labelled.views, labelled.ids, labelled.log_probs))
-        count = len(labelled.views)
-        head = np.array((_MAGIC, self.work, labelled.first, count, 0), _HEAD)
+        body = b"".join(part.tobytes() for part in (shard.views, shard.ids, shard.log_probs))
+        count = len(shard.views)
+        head = np.array((_MAGIC, self.work, shard.first, count, 0), _HEAD)
         head["crc"] = _crc(head, body)
-        final = self.path / f"{labelled.first:010d}-{labelled.first + count - 1:010d}.shard"
+        final = self.path / f"{shard.first:010d}-{shard.first + count - 1:010d}.shard"
         # A process that outlived a killed run may still be at the same shard.
         partial = final.with_name(f"{final.name}.{os.uname().nodename}-{os.getpid()}.partial")
         with os_errors_as_user_errors(final):
@@ -109,12 +109,12 @@ class ShardFolder:
                 partial.unlink(missing_ok=True)  # gives a full disk some room
                 raise
 
-    def finished(self) -> Iterator[tuple[Path, Labelled | None]]:
+    def finished(self) -> Iterator[tuple[Path, LabelledShard | None]]:
         """Every shard file that is there; None for one that is damaged or of another work."""
         for path in sorted(self.path.glob("*.shard")):
             yield path, self._read(path)
 
-    def _read(self, path: Path) -> Labelled | None:
+    def _read(self, path: Path) -> LabelledShard | None:
         K, T = self.header.views, self.header.topk
         records = np.dtype(MIXED_DTYPE if self.header.mixes else VIEW_DTYPE)
         try:
@@ -137,7 +137,7 @@ class ShardFolder:
         log_probs = np.frombuffer(body[ends[1] :], "<f2").reshape(n, K, T)
         if check_views(views, self.header) or check_logits(ids, log_probs, self.header):
             return None
-        return None if check_new_logits(ids, log_probs) else Labelled(first, views, ids, log_probs)
+        return None if check_new_logits(ids, log_probs) else LabelledShard(first, views, ids, log_probs)
 
 
 def _crc(head: np.ndarray, body: bytes) -> int:

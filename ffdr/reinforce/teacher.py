@@ -1,6 +1,6 @@
-"""The teacher: models averaged in probability space, and what is stored of its answers.
+"""The teacher: models averaged in probability space.
 
-Shape suffixes: B images, H and W pixels, C classes, T kept entries (top-k).
+Shapes: M members, B images, H and W pixels, C classes.
 """
 
 from __future__ import annotations
@@ -12,25 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ffdr.beton.header import UNUSED
 from ffdr.beton.read import ImageBeton
-from ffdr.beton.rounding import to_float16
 from ffdr.config.learning import TeacherOptions
 from ffdr.evaluate.classes import check_classes
 from ffdr.loader.order import rank_and_world_size
 from ffdr.models.build import ModelInfo, autocast_dtype, load_named
-from ffdr.models.compiling import (
-    FixedBatch,
-    float32_of,
-    pays,
-    set_backends,
-    why_not,
-)
+from ffdr.models.compiling import FixedBatch, float32_of, pays, set_backends, why_not
 from ffdr.models.timm_names import config_of, eval_size
 from ffdr.util.errors import UserError
 from ffdr.util.text import warn
@@ -45,11 +36,11 @@ class Member:
     name: str
     model: nn.Module
     resolution: int
-    """pixels a side; 0: as the images come"""
+    """pixels per side; 0: as the images come"""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str = ""
-    """as it was asked for, NAME[:CHECKPOINT]"""
+    """as it was given, NAME[:CHECKPOINT]"""
 
 
 class Teacher:
@@ -77,7 +68,7 @@ class Teacher:
         self.members = tuple(members)
         self._dtype = autocast_dtype(precision, self.device, "teacher.precision")
         for member in self.members:
-            member.model.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+            member.model.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
         self._compile = compile
         self._forward = functools.cache(self._new_forward)
         set_backends(self.device, self._dtype)
@@ -91,8 +82,7 @@ class Teacher:
         batches: int = 0,
         images: ImageBeton | None = None,
     ) -> Teacher:
-        """Load ``NAME[:CHECKPOINT],…``. batches: how many it will be asked about, as far as known; images: what it is
-        asked about, as far as known.
+        """Load ``NAME[:CHECKPOINT],…``. batches: how many it will label, and images: which, as far as known.
 
         Raises UserError for an empty or malformed list, weights that can't be had, a member with another number of
         classes than the data, with both numbers, or with other class names than ``images``.
@@ -113,9 +103,10 @@ class Teacher:
                 where = f"teacher.models: {checkpoint or name}: not for {images.path}"
                 check_classes(info, images.class_names, where, "teacher.classes")
             if not options.resolution and not info.classes:
-                _tell_eval_size(info)
+                _warn_of_eval_size(info)
             members.append(Member(name, model, info.resolution, info.mean, info.std, options.models[number]))
-        compile = options.compile == "on" or (options.compile == "auto" and _can_gain(torch.device(device), batches))
+        device = torch.device(device)
+        compile = options.compile == "on" or (options.compile == "auto" and _compiling_pays(device, batches))
         return cls(members, num_classes, device, options.batch_size, options.precision, compile)
 
     @property
@@ -124,7 +115,7 @@ class Teacher:
         return tuple(member.name for member in self.members)
 
     def identity(self) -> str:
-        """Everything about the teacher that may change a bit of its answers."""
+        """Everything about the teacher that may change a bit of its predictions."""
         members = [(m.resolution, m.mean, m.std) for m in self.members]
         return repr((self.signatures(), members, self._dtype, self.batch_size, self.device.type, self._compile))
 
@@ -139,16 +130,16 @@ class Teacher:
         """
         return self.log_probs_at({0: pixels})
 
-    def each_log_probs_at(self, pixels: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """(M, B, C): what each of the M members says by itself; see ``log_probs_at``, which averages that."""
-        return self._chunked(self._each, _channels_first(pixels), (0.0,) * 3, (1 / 255,) * 3)
-
     def log_probs_at(self, pixels: Mapping[int, torch.Tensor]) -> torch.Tensor:
         """The same for images that come at several sizes: each member takes its own, without interpolation.
 
         pixels: resolution → uint8 images as above; key 0 serves the members whose resolution is not among the keys.
         """
-        return self._chunked(self._average, _channels_first(pixels), (0.0,) * 3, (1 / 255,) * 3)
+        return self._in_chunks(self._average, _channels_first(pixels), (0.0,) * 3, (1 / 255,) * 3)
+
+    def member_log_probs_at(self, pixels: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """(M, B, C): the log-probabilities of each member by itself, of which ``log_probs_at`` gives the average."""
+        return self._in_chunks(self._members, _channels_first(pixels), (0.0,) * 3, (1 / 255,) * 3)
 
     def log_probs_normalised(self, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
         """The same for images (B, 3, H, W) that a loader normalised with mean and std, in units of [0, 1].
@@ -156,20 +147,20 @@ class Teacher:
         Undoing the loader's normalisation and applying a member's is one multiplication and one addition, and none
         where both agree.
         """
-        return self._chunked(self._average, {0: images}, mean, std)
+        return self._in_chunks(self._average, {0: images}, mean, std)
 
     @torch.inference_mode()
-    def _chunked(
+    def _in_chunks(
         self,
-        answer: Callable[..., torch.Tensor],
+        predict: Callable[..., torch.Tensor],
         sizes: Mapping[int, torch.Tensor],
         mean: Sequence[float],
         std: Sequence[float],
     ) -> torch.Tensor:
-        """The answer, (…, B, C), in chunks of ``batch_size``. images * std + mean are pixels in [0, 1]."""
+        """Predictions (…, B, C), made ``batch_size`` images at a time. images * std + mean are pixels in [0, 1]."""
         parts = zip(*(images.split(self.batch_size) for images in sizes.values()), strict=True)
         chunks = [
-            answer({side: self._moved(x) for side, x in zip(sizes, part, strict=True)}, mean, std) for part in parts
+            predict({side: self._moved(x) for side, x in zip(sizes, part, strict=True)}, mean, std) for part in parts
         ]
         # A plain copy: an inference tensor could not be saved for a student's backward pass.
         with torch.inference_mode(False):
@@ -181,9 +172,9 @@ class Teacher:
         return x.to(self.device)
 
     def _average(self, sizes: Mapping[int, torch.Tensor], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-        return averaged(self._each(sizes, mean, std))
+        return averaged(self._members(sizes, mean, std))
 
-    def _each(self, sizes: Mapping[int, torch.Tensor], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    def _members(self, sizes: Mapping[int, torch.Tensor], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
         """(M, B, C) of a chunk."""
         logs = []
         with float32_of(self.device, self._dtype):  # in KD the student's precision is at work around this
@@ -249,7 +240,7 @@ def _quoted(models: Sequence[str], number: int) -> str:
     return f"teacher.models: {models[number]!r}" + (f", one of {len(models)}" if len(models) > 1 else "")
 
 
-def _tell_eval_size(info: ModelInfo) -> None:
+def _warn_of_eval_size(info: ModelInfo) -> None:
     """A line on standard error, from rank 0, where timm's weights are at their best on larger images than those that
     they were trained on."""
     config = config_of(info.name)
@@ -262,8 +253,8 @@ def _tell_eval_size(info: ModelInfo) -> None:
         )
 
 
-def _can_gain(device: torch.device, batches: int) -> bool:
-    """Whether to compile where that is left open. Decided beforehand, for answers differ by rounding."""
+def _compiling_pays(device: torch.device, batches: int) -> bool:
+    """Whether to compile where that is left open. Decided beforehand, for predictions differ by rounding."""
     if not pays(device, batches):
         return False
     reason = why_not(device)
@@ -286,47 +277,4 @@ def _affine(
     """Shift and scale, (3, 1, 1) each, from ((pixel - mean) / std) to ((pixel - member's mean) / member's std)."""
     scale = [s / t for s, t in zip(std, member.std, strict=True)]
     shift = [(m - n) / t for m, n, t in zip(mean, member.mean, member.std, strict=True)]
-    return tuple(torch.tensor(values, device=device)[:, None, None] for values in (shift, scale))
-
-
-def topk(log_probs: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """What is stored of a teacher's answers: ids (B, T) uint16 and log-probabilities (B, T) float16, best first, T = k.
-
-    log_probs: (B, C) float. Ties go to the lower id. Rounding is to nearest; a row whose rounded probabilities exceed 1
-    by more than ``rounding.EXCESS`` is rounded down instead. An unused slot (fewer classes than k, or no probability
-    that float16 can hold) is id 0 with -65504; nothing stored is infinite.
-
-    Raises ValueError for more classes than uint16 can name, UserError for an answer that is no number.
-    """
-    return TopK(log_probs, k).result()
-
-
-class TopK:
-    """``topk`` in two parts: the device's is only asked for, so that it has the next batch before this one is read."""
-
-    def __init__(self, log_probs: torch.Tensor, k: int) -> None:
-        """See ``topk``."""
-        B, C = log_probs.shape
-        if C > 2**16:
-            raise ValueError(f"top-k: {C} classes, but ids of 16 bits name at most {2**16}")
-        self._shape = B, k
-        values, order = log_probs.sort(dim=1, descending=True, stable=True)  # torch.topk promises nothing about ties
-        kept = min(k, C)
-        wanted = values[:, :kept].double(), order[:, :kept], log_probs.isnan().any()
-        self._parts = [part.to("cpu", non_blocking=True) for part in wanted]
-        self._there = torch.cuda.current_stream(log_probs.device).record_event() if log_probs.is_cuda else None
-
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """ids and log-probabilities as ``topk`` gives them; waits for the device."""
-        if self._there is not None:
-            self._there.synchronize()
-        exact_BT, order_BT, is_nan = self._parts
-        if bool(is_nan):
-            raise UserError("teacher.precision: the teacher's answer is not a number; try bfloat16 or float32")
-        kept = exact_BT.shape[1]
-        ids_BT = np.zeros(self._shape, np.uint16)
-        logs_BT = np.full(self._shape, UNUSED, np.float16)
-        ids_BT[:, :kept] = order_BT.numpy()
-        logs_BT[:, :kept] = to_float16(exact_BT.numpy())
-        ids_BT[logs_BT <= UNUSED] = 0
-        return ids_BT, logs_BT
+    return torch.tensor(shift, device=device)[:, None, None], torch.tensor(scale, device=device)[:, None, None]

@@ -27,7 +27,7 @@ _VERSION = 2
 _KEYS = (
     "identity", "epoch", "step", "best", "model", "ema", "optimizer", "scaler", "rng", "loader", "totals", "record",
 )  # fmt: skip
-_ADDED = {"record": {}}
+_ADDED: dict[str, Any] = {"record": {}}
 """Keys that checkpoints of this version had not from the start, and what they then are."""
 _COUNT, _MAPPING = (int,), (dict, OrderedDict)
 _KINDS = {
@@ -39,6 +39,8 @@ _KINDS = {
 _PLAIN = (type(None), bool, int, float, str, torch.Tensor)
 _MOST_VALUES = 300_000
 """In a state beside its weights; an optimiser has some 20 for each of them."""
+_SHOWN_KEYS = {"data.lessons": "data.supervision"}
+"""Keys of the identity that messages call otherwise than files do."""
 _REMEDY = "give another train.out, or train.resume=0 to start afresh"
 
 
@@ -138,6 +140,7 @@ def _check(path: Path, found: dict[str, Any], identity: dict[str, Any]) -> None:
     for key, mine in identity.items():
         theirs = found.get(key)
         if not _is_same(mine, theirs):
+            key = _SHOWN_KEYS.get(key, key)
             said = f"{key}={_shown(theirs)}, but this run has {key}={_shown(mine)}"
             raise UserError(f"{path}: made with {said}; {_REMEDY}")
 
@@ -156,7 +159,7 @@ def _is_same(mine: Any, theirs: Any) -> bool:
 
 @contextmanager
 def restoring(folder: Path) -> Iterator[None]:
-    """Within, what a state does not fit is told as the user's: it is of another run, or somebody's own."""
+    """Within, a state that does not fit is the user's mistake: it is of another run, or somebody's own."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

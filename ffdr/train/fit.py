@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -12,21 +12,24 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ffdr.config.learning import ModelOptions, TrainOptions
+from ffdr.config.learning import TrainOptions
+from ffdr.config.verbs import TrainRecipe
 from ffdr.loader.protocol import BatchLoader
 from ffdr.loader.targets import SparseTargets
 from ffdr.models.build import ModelInfo, autocast_dtype, save_weights
 from ffdr.models.compiling import FixedBatch, set_backends
 from ffdr.train.background import BackgroundWriter, snapshot
 from ffdr.train.checkpoint import Checkpoints, get_rng, restoring, set_rng
-from ffdr.train.control import StopRequest, Stopwatch, sole_run, stopwatch
-from ffdr.train.identity import DataInfo, check, identity
-from ffdr.train.log import RunLog
+from ffdr.train.identity import DataInfo, run_identity
 from ffdr.train.optim import resolution_at
+from ffdr.train.report import write_report
+from ffdr.train.run_folder import RunLog, sole_run
+from ffdr.train.signals import StopRequest
 from ffdr.train.step import Step
-from ffdr.train.student import Trial, build_student
+from ffdr.train.stopwatch import Stopwatch, stopwatch
+from ffdr.train.student import Student, Trial, check_student
 from ffdr.train.tasks import LiveTeacher, build_task
-from ffdr.train.validate import BrokenOffError, Validation, agreed, told
+from ffdr.train.validate import BrokenOffError, Validation, on_all_ranks, with_epoch_kept
 from ffdr.util.errors import UserError
 from ffdr.util.ranks import Ranks
 
@@ -41,9 +44,10 @@ _WEIGHTS = ("best.safetensors", "model.safetensors")
 class Trainer:
     """One run: model, optimiser, loaders and folder. ``fit`` trains; every part can be built and called alone.
 
-    Files of the folder ``train.out``: ``options.json`` (resolved), ``log.jsonl`` (one line an epoch), ``checkpoints/``
-    (to resume from), ``best.safetensors`` (highest validation top-1 so far), ``model.safetensors`` (the result;
-    averaged weights if ``train.ema`` is on), ``report.md`` and ``report.png``.
+    Files of the folder ``train.out``: ``recipe.yaml`` (repeats the run) and ``recipe.json`` (the same for scripts),
+    ``options.json`` (what the options came to, and versions), ``log.jsonl`` (one line per epoch), ``checkpoints/`` (to
+    resume from), ``best.safetensors`` (highest validation top-1 so far), ``model.safetensors`` (the result; averaged
+    weights if ``train.ema`` is on), ``report.md`` and ``report.png``.
 
     An epoch is saved before it is validated and logged: what fails then takes no training with it, and the next run
     begins with that validation.
@@ -54,35 +58,31 @@ class Trainer:
     def __init__(
         self,
         options: TrainOptions,
-        model: ModelOptions,
+        student: Student,
         data: DataInfo,
         loader: BatchLoader,
         val_loader: BatchLoader | None = None,
         teacher: LiveTeacher | None = None,
-        device: torch.device | str = "cpu",
         progress: bool | None = None,
         ranks: Ranks | None = None,
     ) -> None:
-        """Build everything; writes nothing yet.
+        """Put the parts together and try the model at every size of the run; writes nothing yet.
 
-        progress: False is silent; None shows a bar on a terminal and a line an epoch elsewhere.
-        Raises UserError for options that don't go together or with the data.
+        student: trained where it lies. progress: False is silent; None shows a bar on a terminal and a line per epoch
+        elsewhere. Raises UserError for options that don't go together or with the data.
         """
-        self.options, self.model_options, self.data = options, model, data
-        self.loader, self.val_loader = loader, val_loader
-        self.device, self.ranks = torch.device(device), ranks or Ranks()
+        self.options, self.data, self.loader = options, data, loader
+        self.model_options, self.model, self.device = student.options, student.model, student.device
+        self.ranks = ranks or Ranks()
         self.out = Path(options.out)
-        check(options, model, loader, val_loader, self.device)
+        check_student(options, student)
         self.dtype = autocast_dtype(options.precision, self.device)
-        self.task = build_task(options, loader.num_classes, data.mean, data.std, teacher)
-        self.model = build_student(options, model, loader.num_classes, self.device)
-        trial = Trial(options, self.model, model.name, self.device, self.dtype)
+        self.task = build_task(options, loader.num_classes, data.normalisation, teacher)
+        trial = Trial(options, student, self.dtype)
         trial.sizes(options.batch_size // self.ranks.size if val_loader else 0)
         trial.batch_norm(self.ranks)
-        self.step = Step(
-            options, self.model, self.task, len(loader), self.device, self.dtype, self.ranks, data.mean, data.std
-        )
-        self.validation = self._new_validation()
+        self.step = Step(options, self.model, self.task, len(loader), data.normalisation, self.dtype, self.ranks)
+        self.validation = self._build_validation(val_loader)
         self.files = BackgroundWriter()
         self.log = RunLog(self.out, options.tensorboard)
         self.checkpoints = Checkpoints(self.out / "checkpoints", options.keep)
@@ -101,30 +101,32 @@ class Trainer:
         """The model that is evaluated and exported."""
         return self.step.ema.module if self.step.ema else self.model
 
-    def fit(self, recipe: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def fit(self, recipe: TrainRecipe | None = None) -> dict[str, Any]:
         """Train to the last epoch, from the folder's newest checkpoint if there is one; the last epoch's log record.
 
-        A finished run is left as it is, and ``finished`` says so. recipe: kept as ``recipe.json``.
+        A finished run is left as it is, and ``finished`` says so. recipe: kept as ``recipe.yaml`` and ``recipe.json``.
 
         Ctrl-C or SIGTERM saves a checkpoint after the running step and raises ``Stopped``; the next run goes on with
         the next batch. Raises UserError for a checkpoint of another run, and for a loss that is not finite.
         """
-        with sole_run(self.out) if self.ranks.rank == 0 else nullcontext(), self.ranks.lost_told():
-            self._begin(recipe)
+        with sole_run(self.out) if self.ranks.rank == 0 else nullcontext(), self.ranks.lost_rank_as_user_error():
+            self.begin(recipe)
             if self.finished:
                 return self.log.records()[-1]
             with StopRequest() as self._stop, self._new_bar() as self._bar, self.files:
                 while self._record or self.epoch < self.options.epochs:
                     if not self._record:
-                        self._record = self._train_epoch()
+                        self._record = self.train_epoch()
                         self._save_if_due()
                     self._close_epoch(self._record | self._validate())
-            self._export()
+            self._write_model("model.safetensors")
+            if self.ranks.rank == 0:
+                write_report(self.out, f"{self.model_options.name}, {self.options.task}", self.log.records())
         return (self.log.records() or [{}])[-1]
 
     # Verbs of fit, in order.
 
-    def _begin(self, recipe: Mapping[str, Any] | None = None) -> None:
+    def begin(self, recipe: TrainRecipe | None = None) -> None:
         """Resume from the folder's newest checkpoint, or start afresh and clear what an earlier run left.
 
         Nothing in the folder changes before it is known that this run may go on there.
@@ -133,7 +135,7 @@ class Trainer:
             self.out.mkdir(parents=True, exist_ok=True)
         set_backends(self.device, self.dtype)
         state = self.checkpoints.newest(self._identity()) if self.options.resume else None
-        self._agree(None if state is None else state["step"])
+        self._check_same_step(None if state is None else state["step"])
         if state is not None:
             with restoring(self.checkpoints.folder):
                 self._restore(state)
@@ -145,6 +147,8 @@ class Trainer:
         if self.ranks.rank == 0 and not self.finished:
             self.log.keep(self.epoch - bool(self._record))
             self.log.write_options(self._resolved(), recipe)
+            if recipe and state is None:
+                self.log.write_recipe(recipe)
 
     def _check_unfinished(self) -> None:
         """Raise UserError rather than replace the model of a run that has no checkpoint to go on from."""
@@ -169,13 +173,13 @@ class Trainer:
         logged = [record["epoch"] for record in self.log.records()[-1:]]
         return self.ranks.broadcast(there and [self.epoch] == logged == [self.options.epochs])
 
-    def _agree(self, step: int | None) -> None:
+    def _check_same_step(self, step: int | None) -> None:
         """Refuse to go on from different checkpoints, as ranks do that don't see the same folder."""
         steps = self.ranks.gather(step)
         if len(set(steps)) > 1:
             raise UserError(f"train.out: the ranks see checkpoints of steps {steps} in {self.out}; they must share it")
 
-    def _train_epoch(self) -> dict[str, Any]:
+    def train_epoch(self) -> dict[str, Any]:
         """The steps of one epoch, or what a resumed run has left of it; returns its part of the log record."""
         self.model.train()
         self._bar.set_description(f"epoch {self.epoch + 1}/{self.options.epochs}")
@@ -184,8 +188,9 @@ class Trainer:
         watch, before = stopwatch(self.device), self._images
         for images, targets, _ in watch.timed(self.loader):
             self._train_batch(images, targets)
-            if self._time_to_look():
-                self._look(watch, self._images - before)
+            # Every so many steps; alone, whenever a stop is asked for (several ranks have to agree on the step).
+            if self.step.count % READ_EVERY == 0 or (self.ranks.size == 1 and self._stop.requested):
+                self._read_device(watch, self._images - before)
         if self.step.count != (self.epoch + 1) * len(self.loader):
             given = self.step.count % len(self.loader)
             raise RuntimeError(f"loader: gave {given} of {len(self.loader)} promised batches")
@@ -205,39 +210,35 @@ class Trainer:
         return record
 
     def _train_batch(self, images: torch.Tensor, targets: SparseTargets) -> None:
-        loss = self.step(images, targets)
         count = len(images) * self.ranks.size
-        self._loss_sum += loss * count
+        self._loss_sum += self.step(images, targets) * count
         self._images += count
         self._bar.update()
 
-    def _time_to_look(self) -> bool:
-        """Every so many steps; alone, whenever a stop is asked for (several ranks have to agree on the step)."""
-        return self.step.count % READ_EVERY == 0 or (self.ranks.size == 1 and self._stop.requested)
-
     @property
-    def _validates(self) -> bool:
-        """Whether the epoch that was just trained is to be scored."""
+    def _due_validation(self) -> Validation | None:
+        """What scores the epoch that was just trained; None: it is not validated."""
         due = self.epoch % self.options.eval_every == 0 or self.epoch == self.options.epochs
-        return self.validation is not None and due
+        return self.validation if due else None
 
     def _validate(self) -> dict[str, Any]:
         """Scores on the validation images when it is their turn, by log key; the best weights are kept."""
-        if not self._validates:
+        validation = self._due_validation
+        if validation is None:
             return {}
         self.step.share_buffers()
         with self._epoch_kept():
-            scores = self.validation(self.result, lambda: self._stop.requested)
+            scores = validation(self.result, lambda: self._stop.requested)
         if scores["top1"] > self.best:
             self.files.wait()  # what fails to be written so far is the checkpoint
             with self._epoch_kept():
-                agreed(self.ranks, self._write_best)
+                on_all_ranks(self.ranks, self._write_best)
             self.best = scores["top1"]
         return {f"val_{key}": value for key, value in scores.items() if key != "images"}
 
     @contextmanager
     def _epoch_kept(self) -> Iterator[None]:
-        """What fails in here leaves the trained epoch in a checkpoint on the disk, and is told so."""
+        """What fails in here leaves the trained epoch in a checkpoint on the disk, and its message says so."""
         try:
             yield
         except Exception as error:
@@ -246,15 +247,15 @@ class Trainer:
             if isinstance(error, BrokenOffError):
                 self._end()
             self.files.wait()
-            raise told(error, self.epoch) from error
+            raise with_epoch_kept(error, self.epoch) from error
 
     def _write_best(self) -> None:
-        """At once: a later failure could not be told from one of the checkpoint's."""
+        """At once: a later failure would look like one of the checkpoint's."""
         self._write_model("best.safetensors")
         self.files.wait()
 
-    def _tell(self, record: dict[str, Any]) -> None:
-        """Log an epoch, and show a line of it."""
+    def _log_epoch(self, record: dict[str, Any]) -> None:
+        """Log an epoch, and show a line about it."""
         if self.ranks.rank == 0:
             self.log.append(record)
         if self._progress is False:
@@ -274,13 +275,13 @@ class Trainer:
         stop = self.ranks.any(self._stop.requested)
         if last or stop or self.epoch % self.options.checkpoint_every == 0:
             self.save()
-        if stop and (self._validates or not last):
+        if stop and (self._due_validation or not last):
             self._end()
 
     def _close_epoch(self, record: dict[str, Any]) -> None:
         """Log the epoch; a stop that was asked for meanwhile has a checkpoint that knows it."""
         with self._epoch_kept():
-            agreed(self.ranks, lambda: self._tell(record))
+            on_all_ranks(self.ranks, lambda: self._log_epoch(record))
         self._record = {}
         if self.epoch < self.options.epochs and self.ranks.any(self._stop.requested):
             self.save()
@@ -291,13 +292,8 @@ class Trainer:
         self.files.wait()
         self._stop.end()
 
-    def _export(self) -> None:
-        """``model.safetensors``, the weights to use and how to feed them, and the report."""
-        self._write_model("model.safetensors")
-        if self.ranks.rank == 0:
-            self.log.write_report(f"{self.model_options.name}, {self.options.task}")
-
     def _write_model(self, name: str) -> None:
+        """The weights to use, with what their evaluation needs."""
         if self.ranks.rank != 0:
             return
         info = ModelInfo(
@@ -353,19 +349,21 @@ class Trainer:
         else:  # another number of ranks: other random numbers, still a function of the run
             torch.manual_seed(hash((self.options.seed, self.step.count, self.ranks.rank)) % 2**63)
 
-    def _new_validation(self) -> Validation | None:
-        if self.val_loader is None:
+    def _build_validation(self, loader: BatchLoader | None) -> Validation | None:
+        if loader is None:
             return None
+        classes = self.loader.num_classes
+        if loader.num_classes != classes:
+            raise UserError(f"data.val: {loader.num_classes} classes, but data.train has {classes}")
         forward = FixedBatch(self.result, "train.compile") if self.step.compiled != "off" else None
-        flip = self.options.flip_average
-        return Validation(self.val_loader, self.loader.num_classes, self.ranks, self.dtype, flip, forward)
+        return Validation(loader, classes, self.ranks, self.dtype, self.options.flip_average, forward)
 
     def _identity(self) -> dict[str, Any]:
-        return identity(self.options, self.model_options, self.data, self.loader)
+        return run_identity(self.options, self.model_options, self.data, self.loader)
 
     def _resolved(self) -> dict[str, Any]:
         """All options and what they came to, for ``options.json``."""
-        data = asdict(self.data) | {"num_classes": self.loader.num_classes, "num_images": self.loader.num_images}
+        data = self.data.stored() | {"num_classes": self.loader.num_classes, "num_images": self.loader.num_images}
         precision = str(self.dtype or torch.float32).removeprefix("torch.")
         resolved = {"device": str(self.device), "precision": precision, "ranks": self.ranks.size}
         return {
@@ -378,12 +376,12 @@ class Trainer:
     # What the user sees while it runs.
 
     def _new_bar(self) -> tqdm:
-        hidden = None if self._progress is None else not self._progress
+        hidden = None if self._progress is None else not self._progress  # None: hidden unless on a terminal
         total = self.options.epochs * len(self.loader)
         return tqdm(total=total, initial=self.step.count, unit="step", disable=hidden, dynamic_ncols=True)
 
-    def _look(self, watch: Stopwatch, images: int) -> None:
-        """Wait for the device, show how it goes, and stop if that was asked for."""
+    def _read_device(self, watch: Stopwatch, images: int) -> None:
+        """Wait for the device, show the progress, and stop if that was asked for."""
         self.step.guard.check(self.step.count)
         if not self._bar.disable:
             loss = self._loss_sum.item() / self._images

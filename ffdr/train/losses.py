@@ -41,7 +41,18 @@ class SparseTargetLoss(nn.Module):
         residual: str = "smooth",
         label_smoothing: float = 0.0,
     ) -> None:
-        """Raise ValueError for a setting out of range."""
+        """Check the settings.
+
+        Args:
+            num_classes: C, at least 1.
+            temperature: t, positive; softens teacher and student alike.
+            residual: of the probability that the stored entries leave out: "smooth" spreads it over the other classes,
+                "renormalise" drops it.
+            label_smoothing: share of a hard label that is spread over all classes, in [0, 1).
+
+        Raises:
+            ValueError: a setting out of range.
+        """
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes: {num_classes} is less than 1")
@@ -64,9 +75,17 @@ class SparseTargetLoss(nn.Module):
         )
 
     def forward(self, logits: torch.Tensor, targets: SparseTargets) -> torch.Tensor:
-        """Mean divergence, a scalar in float32 or float64. logits: (B, C) of any floating dtype.
+        """Mean divergence over the batch.
 
-        Raises ValueError when the logits have another number of classes or images.
+        Args:
+            logits: (B, C), of any floating dtype.
+            targets: of the same B images.
+
+        Returns:
+            A scalar in float32, or float64 for float64 logits.
+
+        Raises:
+            ValueError: logits of another number of classes or images.
         """
         if logits.shape != (len(targets), self.num_classes):
             raise ValueError(

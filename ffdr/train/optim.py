@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
@@ -16,7 +18,7 @@ def build_optimizer(options: TrainOptions, model: nn.Module, device: torch.devic
     What a timm model itself exempts (a ViT's position embedding) does not decay either. Updates run as one fused
     kernel where the device has it; the fit loop counts on that (``step.py``).
     """
-    extra: dict[str, bool] = {"fused": has_fused(device)}
+    extra: dict[str, Any] = {"fused": has_fused(device)}
     if options.optimizer == "sgd":
         extra["nesterov"] = options.momentum > 0  # torch refuses Nesterov without momentum
     return create_optimizer_v2(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from ffdr.util.atomic import atomic_path, atomic_write
+from ffdr.util.atomic import atomic_write
 from ffdr.util.text import markdown, table_lines
 
 Record = dict[str, Any]
@@ -24,7 +24,12 @@ _COLUMNS = (
 """Log keys, their headings and formats."""
 _ROWS = 20
 """Epochs that the table shows at most, evenly spaced; the plot shows all."""
-
+_PANELS = (
+    ("train_loss", "training loss", 1),
+    ("val_top1", "validation top-1, %", 100),
+    ("images_per_second", "images/s", 1),
+)
+"""Log keys that are drawn, with their headings and the factor from the logged number to the drawn one."""
 
 _ALWAYS = ("step", "train_loss", "images_per_second", "data_wait", "seconds")
 _MOST = 10**15
@@ -49,8 +54,7 @@ def write_report(folder: Path, title: str, records: list[Record]) -> None:
     if not records:
         return
     atomic_write(folder / "report.md", _markdown(title, records))
-    with atomic_path(folder / "report.png") as file:
-        _plot(file, title, records)
+    _plot(folder / "report.png", title, records)
 
 
 def _markdown(title: str, records: list[Record]) -> str:
@@ -84,21 +88,23 @@ def _summary(records: list[Record]) -> list[str]:
     return lines
 
 
-def _plot(file: BinaryIO, title: str, records: list[Record]) -> None:
+def _plot(file: Path, title: str, records: list[Record]) -> None:
     """Loss, accuracy and rate over the epochs, one below the other."""
-    from ffdr.util.pictures import Picture  # half a second, and only at the end of a run
+    from ffdr.util.pictures import COLOURS, COLUMN, drawing, keep_to_percent  # half a second, at the end of a run
 
-    panels = [("train_loss", "training loss"), ("val_top1", "validation top-1"), ("images_per_second", "images/s")]
-    panels = [panel for panel in panels if any(panel[0] in record for record in records)]
-    figure = Picture(figsize=(7, 2.2 * len(panels)), layout="constrained")
-    for axes, (key, heading) in zip(
-        figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels, strict=True
-    ):
-        points = [(record["epoch"], record[key]) for record in records if key in record]
-        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else None)
-        axes.set_ylabel(heading)
-        axes.grid(alpha=0.3)
-    axes.set_xlabel("epoch")
-    axes.set_ylim(bottom=0)
-    figure.suptitle(title)
-    figure.savefig(file, format="png", dpi=100)
+    panels = [panel for panel in _PANELS if any(panel[0] in record for record in records)]
+    with drawing(file, COLUMN, 0.5 + 1.25 * len(panels)) as figure:
+        found = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+        for number, (axes, (key, heading, scale)) in enumerate(zip(found, panels, strict=True)):
+            points = [(record["epoch"], scale * record[key]) for record in records if key in record]
+            marker = "o" if len(points) < 30 else ""
+            axes.plot(*zip(*points, strict=True), marker=marker, markersize=2.5, color=COLOURS[number])
+            axes.set_ylabel(heading)
+            axes.grid()
+            if scale == 100:
+                keep_to_percent(axes)
+        found[-1].set_xlabel("epoch")
+        found[-1].set_ylim(bottom=0)
+        found[-1].xaxis.get_major_locator().set_params(integer=True)
+        found[0].set_title(title)
+        figure.align_ylabels()

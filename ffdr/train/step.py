@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ffdr.config.learning import TrainOptions
 from ffdr.loader.targets import SparseTargets
 from ffdr.models.compiling import CUDA_GRAPHS, Compiled, train_mode
+from ffdr.train.identity import Normalisation
 from ffdr.train.optim import build_optimizer, build_schedule, has_fused
 from ffdr.train.tasks import Task
 from ffdr.util.errors import UserError
@@ -28,18 +29,21 @@ from ffdr.util.ranks import Ranks
 class Learner(nn.Module):
     """From a batch to its loss: normalisation of uint8 pixels, forward pass, loss."""
 
+    scale: torch.Tensor
+    shift: torch.Tensor
+
     def __init__(
         self,
         model: nn.Module,
         task: Task,
-        mean: Sequence[float],
-        std: Sequence[float],
+        normalisation: Normalisation,
         device: torch.device,
         dtype: torch.dtype | None,
     ) -> None:
-        """mean, std: of pixels in [0, 1]. dtype: autocast to it; None: the model's own."""
+        """dtype: autocast to it; None: the model's own."""
         super().__init__()
         self.model, self.task, self.dtype = model, task, dtype
+        std, mean = normalisation.std, normalisation.mean
         scale, shift = (255 * torch.tensor(tuple(values), device=device).view(1, -1, 1, 1) for values in (std, mean))
         self.register_buffer("scale", 1 / scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
@@ -51,15 +55,25 @@ class Learner(nn.Module):
         self.run = Compiled(self._loss, mode, self if alone else None)
 
     def forward(self, *batch: torch.Tensor | None) -> torch.Tensor:
-        """The mean loss of images (B, 3, H, W), uint8 or normalised, with what the task's teacher said of them or None,
-        and the parts of their ``SparseTargets``."""
+        """The mean loss, a scalar, of images (B, 3, H, W), uint8 or normalised, with the live teacher's
+        log-probabilities for them or None, and the parts of their ``SparseTargets``."""
         return self.run(*batch)
 
-    def _loss(self, images: torch.Tensor, taught: torch.Tensor | None, *targets: torch.Tensor | None) -> torch.Tensor:
+    def _loss(
+        self,
+        images: torch.Tensor,
+        teacher_logp: torch.Tensor | None,
+        ids: torch.Tensor,
+        log_probs: torch.Tensor,
+        label: torch.Tensor,
+        partner: torch.Tensor | None,
+        share: torch.Tensor | None,
+    ) -> torch.Tensor:
+        targets = SparseTargets(ids, log_probs, label, partner, share)
         if images.dtype == torch.uint8:
             images = ((images - self.shift) * self.scale).to(self.dtype or torch.float32)
         with torch.autocast(images.device.type, self.dtype) if self.dtype else nullcontext():
-            return self.task(self.model, images, SparseTargets(*targets), taught)
+            return self.task(self.model, images, targets, teacher_logp)
 
 
 class Step:
@@ -74,25 +88,24 @@ class Step:
         model: nn.Module,
         task: Task,
         steps_per_epoch: int,
-        device: torch.device,
+        normalisation: Normalisation,
         dtype: torch.dtype | None,
         ranks: Ranks,
-        mean: Sequence[float],
-        std: Sequence[float],
     ) -> None:
-        """dtype: autocast to it; None: the model's own. mean, std: of pixels in [0, 1]."""
+        """model: on its device. dtype: autocast to it; None: the model's own."""
+        device = next(model.parameters()).device
         self.options, self.model, self.task = options, model, task
         self.device, self.ranks = device, ranks
         self.optimizer = build_optimizer(options, model, device)
         self.schedule = build_schedule(options, self.optimizer, steps_per_epoch)
-        self.ema = build_ema(options, model)
+        self.ema = AveragedWeights(model, options.ema) if options.ema > 0 else None
         scaled = dtype is torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         # Flags need a fused optimiser to obey them, and gain nothing where reading a loss is free.
         lazy = device.type != "cpu" and has_fused(device)
         self.guard = FiniteGuard(self.optimizer, device, scaled, lazy, task.teachers)
         self.count = 0
-        self._learner = Learner(model, task, mean, std, device, dtype)
+        self._learner = Learner(model, task, normalisation, device, dtype)
         mode = train_mode(options.compile, device, options.epochs * steps_per_epoch)
         if mode != "off":
             self._learner.compile_by(mode, alone=ranks.size == 1)
@@ -132,18 +145,16 @@ class Step:
         slices = parts(len(images), self.options.accumulate)
         for part in slices:
             x, y = images[part], targets[part]
-            taught = self.task.ask(x)
-            if taught is not None:
-                self.guard.watch_teacher(taught)
-            with self._averaging(last=part is slices[-1]):
-                loss = learner(x, taught, *y.parts()) * (len(x) / len(images))
+            teacher_logp = self.task.query_teacher(x)
+            if teacher_logp is not None:
+                self.guard.watch_teacher(teacher_logp)
+            # Ranks average their gradients once per batch: with its last part.
+            last = part is slices[-1]
+            with self._parallel.no_sync() if self._parallel is not None and not last else nullcontext():
+                loss = learner(x, teacher_logp, *y.parts()) * (len(x) / len(images))
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         return self.ranks.mean(total)
-
-    def _averaging(self, last: bool) -> Any:
-        """Ranks average their gradients once a batch: with its last part."""
-        return nullcontext() if last or self._parallel is None else self._parallel.no_sync()
 
     def _clip(self) -> None:
         """Scale the gradients so that their norm is at most ``train.clip_grad``."""
@@ -207,19 +218,14 @@ class AveragedWeights(ModelEmaV3):
             torch._foreach_copy_([ours for ours, _ in counted], [theirs for _, theirs in counted])
 
 
-def build_ema(options: TrainOptions, model: nn.Module) -> AveragedWeights | None:
-    """Averaged weights, or None."""
-    return AveragedWeights(model, options.ema) if options.ema > 0 else None
-
-
 def _parallel(learner: Learner, device: torch.device) -> DistributedDataParallel:
     """The learner with gradients averaged over the ranks; buffers stay each rank's own until ``share_buffers``."""
     devices = [device] if device.type == "cuda" else None
     known = inspect.signature(DistributedDataParallel.__init__).parameters
-    apart = (
-        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    )  # its name up to torch 2.14
-    return DistributedDataParallel(learner, devices, gradient_as_bucket_view=True, **{apart: False})
+    # Up to torch 2.14 it is called broadcast_buffers.
+    sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    switched_off: dict[str, Any] = {sync: False}
+    return DistributedDataParallel(learner, devices, gradient_as_bucket_view=True, **switched_off)
 
 
 class FiniteGuard:
@@ -233,8 +239,8 @@ class FiniteGuard:
 
     On several ranks ``watch`` must see what all of them see (the mean loss), so that all stop at the same step.
 
-    A live teacher whose answers are not finite makes every loss so; ``watch_teacher`` keeps a flag for that, which only
-    says whose fault it was.
+    A live teacher whose outputs are not finite makes every loss so; ``watch_teacher`` keeps a flag for that, which only
+    decides what the message names as the cause.
     """
 
     def __init__(
@@ -251,9 +257,9 @@ class FiniteGuard:
         self._bad = torch.zeros((), device=device)
         self._bad_teacher = torch.zeros((), dtype=torch.bool, device=device)
 
-    def watch_teacher(self, taught: torch.Tensor) -> None:
-        """Look at a live teacher's answers; waits for nothing."""
-        self._bad_teacher = self._bad_teacher | ~taught.isfinite().all()
+    def watch_teacher(self, log_probs: torch.Tensor) -> None:
+        """Look at a live teacher's outputs; waits for nothing."""
+        self._bad_teacher = self._bad_teacher | ~log_probs.isfinite().all()
 
     def watch(self, value: torch.Tensor, step: int) -> None:
         """Look at a loss or a gradient norm, a scalar, before the update of this step."""
@@ -264,7 +270,7 @@ class FiniteGuard:
         bad = (~value.detach().isfinite()).to(self._bad.dtype)
         self._bad = torch.maximum(self._bad, bad)
         if not self._scaled:
-            self._optimizer.found_inf = self._bad
+            self._optimizer.found_inf = self._bad  # type: ignore[attr-defined]  # read by torch's fused kernels only
 
     def check(self, step: int) -> None:
         """Read the flag (a wait for the device); raise UserError when it is up."""
@@ -283,9 +289,9 @@ class FiniteGuard:
 
 
 def bad_teacher(names: Sequence[str], when: str) -> str:
-    """What is said of a live teacher that gives answers that are not finite."""
+    """The message about a live teacher whose outputs are not finite."""
     named = f" ({', '.join(names)})" if names else ""
     return (
-        f"teacher.models: the teacher's answers{named} are not finite {when}; try teacher.precision=float32, and look "
+        f"teacher.models: the teacher's outputs{named} are not finite {when}; try teacher.precision=float32, and look "
         "at its weights and normalisation"
     )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 
+import timm
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ffdr.config.learning import ModelOptions, TrainOptions
-from ffdr.models.build import build_model
+from ffdr.models.build import build_model, fixed_size
 from ffdr.train.optim import resolutions
 from ffdr.train.step import parts
 from ffdr.util.errors import UserError, is_out_of_memory
@@ -18,35 +21,61 @@ from ffdr.util.ranks import Ranks
 from ffdr.util.text import reason, warn
 
 
-def build_student(options: TrainOptions, model: ModelOptions, num_classes: int, device: torch.device) -> nn.Module:
+@dataclass(frozen=True)
+class Student:
+    """A model to train, and the options that it was built from."""
+
+    options: ModelOptions
+    model: nn.Module
+    """on its device, in channels_last"""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.model.parameters()).device
+
+
+def build_student(options: TrainOptions, model: ModelOptions, num_classes: int, device: torch.device) -> Student:
     """The model to train, on its device in channels_last; its new weights depend on ``train.seed`` only.
 
     Seeds torch's global generator.
     """
     torch.manual_seed(options.seed)
-    student = build_model(model, num_classes, options.resolution)
+    built = build_model(model, num_classes, options.resolution)
     if options.sync_batchnorm:
-        student = convert_sync_batchnorm(student)  # timm's: torch's drops the activation that timm's layers hold
-    return student.to(device=device, memory_format=torch.channels_last)
+        built = convert_sync_batchnorm(built)  # timm's: torch's drops the activation that timm's layers hold
+    return Student(model, built.to(device).to(memory_format=torch.channels_last))
+
+
+def check_student(options: TrainOptions, student: Student) -> None:
+    """Raise UserError for options that don't go with the model or its device."""
+    name = student.options.name
+    if options.sync_batchnorm and student.device.type != "cuda":
+        raise UserError("train.sync_batchnorm: needs GPUs; leave it out on a CPU")
+    for key in ("eval_resolution", "min_resolution"):
+        size = getattr(options, key)
+        if size not in (0, options.resolution) and timm.is_model(name) and fixed_size(name):
+            raise UserError(
+                f"train.{key}: {name} takes images of one size only, so {size} must be "
+                f"train.resolution={options.resolution}"
+            )
 
 
 class Trial:
     """Shows a student black images before the run, in evaluation mode: weights and batch statistics stay as they are.
 
-    A size or a batch that would end the run in its last epochs is told before the first.
+    So a size or a batch that would end the run in its last epochs is refused before the first.
     """
 
-    def __init__(
-        self, options: TrainOptions, model: nn.Module, name: str, device: torch.device, dtype: torch.dtype | None
-    ) -> None:
-        """name: timm's, for messages. dtype: autocast to it; None: the model's own."""
-        self.options, self.model, self.name = options, model, name
-        self.device, self.dtype = device, dtype
+    def __init__(self, options: TrainOptions, student: Student, dtype: torch.dtype | None) -> None:
+        """dtype: autocast to it; None: the model's own."""
+        self.options, self.model, self.dtype = options, student.model, dtype
+        self.name, self.device = student.options.name, student.device
 
-    def sizes(self, validated: int = 0) -> None:
+    def sizes(self, val_batch: int = 0) -> None:
         """Try every size of the run that ``build_student`` has not tried.
 
-        validated: images a batch of the validation, all of which a GPU must hold; 0: none is made.
+        val_batch: images per batch of the validation, all of which a GPU must hold; 0: there is no validation.
 
         Raises:
             UserError: the model can't take a size; a GPU can't hold a batch of the validation.
@@ -55,8 +84,8 @@ class Trial:
         for size in sorted({*resolutions(options)} - {options.resolution}):
             self._show(size, 1, "train.min_resolution")
         size = options.eval_resolution or options.resolution
-        if self.device.type == "cuda" and validated:
-            self._show(size, validated, "train.eval_resolution")
+        if self.device.type == "cuda" and val_batch:
+            self._show(size, val_batch, "train.eval_resolution")
             torch.cuda.empty_cache()
         elif size != options.resolution:
             self._show(size, 1, "train.eval_resolution")
@@ -64,7 +93,7 @@ class Trial:
     def batch_norm(self, ranks: Ranks) -> None:
         """Look at what batch norm is given when the batch goes through the model in its parts.
 
-        One image in a part is told on standard error, for its statistics are those of one image.
+        Warns of one image per part: the statistics are then those of a single image.
 
         Raises:
             UserError: one value per channel, of which there are no statistics.
@@ -88,7 +117,7 @@ class Trial:
         if ranks.rank == 0:
             warn(f"{place}; {self.name}'s batch norm will see one image at a time")
 
-    def _values(self, norms: list[nn.Module], size: int) -> int:
+    def _values(self, norms: Sequence[nn.Module], size: int) -> int:
         """The fewest values per channel and image that one of the layers sees."""
         seen: list[int] = []
         hooks = [norm.register_forward_pre_hook(lambda _, x: seen.append(x[0][0, 0].numel())) for norm in norms]

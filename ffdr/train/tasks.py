@@ -1,7 +1,7 @@
 """What a run learns from: labels (ERM), a live teacher (KD) or the reinforced beton (DR).
 
-A task owns forward and loss, so that one fit loop serves all three. A live teacher is asked beforehand, so that forward
-and loss are one graph (``step.Learner``).
+A task owns forward and loss, so that one fit loop serves all three. A live teacher runs beforehand, so that the
+student's forward pass and the loss are one graph (``step.Learner``).
 """
 
 from __future__ import annotations
@@ -15,25 +15,23 @@ from torch import nn
 
 from ffdr.config.learning import TrainOptions
 from ffdr.loader.targets import SparseTargets
+from ffdr.train.identity import Normalisation
 from ffdr.train.losses import SparseTargetLoss
 from ffdr.util.errors import UserError
 
 
 class LiveTeacher(Protocol):
-    """What KD asks of a teacher; see ``ffdr.reinforce.teacher.Teacher``."""
+    """What KD needs of a teacher; see ``ffdr.reinforce.teacher.Teacher``."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of its models, for messages."""
-        ...
 
     def log_probs(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, C) float32 log-probabilities for uint8 images (B, 3, H, W)."""
-        ...
 
     def log_probs_normalised(self, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
         """(B, C) float32 log-probabilities for images normalised with mean and std."""
-        ...
 
 
 class Task(Protocol):
@@ -42,32 +40,33 @@ class Task(Protocol):
     teachers: tuple[str, ...]
     """names of the live teacher's models, for messages; empty without one"""
 
-    def ask(self, images: torch.Tensor) -> torch.Tensor | None:
-        """What a live teacher says of the images, (B, C) log-probabilities; None without one. Never compiled."""
-        ...
+    def query_teacher(self, images: torch.Tensor) -> torch.Tensor | None:
+        """The live teacher's log-probabilities (B, C) for images as the loader gives them; None without a teacher.
+
+        Never compiled.
+        """
 
     def __call__(
-        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets, taught: torch.Tensor | None = None
+        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets, teacher_logp: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The loss, a scalar with gradient, batch mean. images: normalised; taught: what ``ask`` gave of them."""
-        ...
+        """The loss, a scalar with gradient, batch mean. images: normalised; teacher_logp: from ``query_teacher``."""
 
 
 class ErmTask:
     """Empirical risk minimisation: labels, mixed ones too, with label smoothing."""
 
-    teachers = ()
+    teachers: tuple[str, ...] = ()
 
     def __init__(self, num_classes: int, label_smoothing: float = 0.0) -> None:
         self.label_loss = SparseTargetLoss(num_classes, label_smoothing=label_smoothing)
 
-    def ask(self, images: torch.Tensor) -> None:
-        """Nobody."""
+    def query_teacher(self, images: torch.Tensor) -> None:
+        """There is none."""
 
     def __call__(
-        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets, taught: torch.Tensor | None = None
+        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets, teacher_logp: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """See ``Task``."""
+        """Divergence from the labels."""
         return self.label_loss(model(images), targets)
 
 
@@ -78,40 +77,40 @@ class KdTask:
         self,
         num_classes: int,
         teacher: LiveTeacher,
-        mean: Sequence[float],
-        std: Sequence[float],
+        normalisation: Normalisation,
         temperature: float = 1.0,
         teacher_weight: float = 1.0,
         label_smoothing: float = 0.0,
     ) -> None:
-        """mean, std: the loader's normalisation, which the teacher has to undo."""
-        self.teacher, self.mean, self.std = teacher, tuple(mean), tuple(std)
+        """normalisation: the loader's, which the teacher has to undo."""
+        self.teacher, self.normalisation = teacher, normalisation
         self.teachers = tuple(teacher.names)
         self.temperature, self.teacher_weight = temperature, teacher_weight
         self.label_loss = SparseTargetLoss(num_classes, label_smoothing=label_smoothing)
 
-    def ask(self, images: torch.Tensor) -> torch.Tensor | None:
-        """The teacher, if it counts. images: as the loader gives them."""
+    def query_teacher(self, images: torch.Tensor) -> torch.Tensor | None:
+        """None if the teacher has no weight."""
         if self.teacher_weight == 0:
             return None
         if images.dtype == torch.uint8:
             return self.teacher.log_probs(images)
-        return self.teacher.log_probs_normalised(images, self.mean, self.std)
+        return self.teacher.log_probs_normalised(images, *self.normalisation)
 
     def __call__(
-        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets, taught: torch.Tensor | None = None
+        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets, teacher_logp: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """See ``Task``."""
+        """The weighted sum of both losses."""
         logits = model(images)
         w = self.teacher_weight
-        soft = 0.0 if taught is None else w * self._soft_loss(taught, logits)
-        hard = (1 - w) * self.label_loss(logits, targets) if w < 1 else 0.0
-        return soft + hard
+        if teacher_logp is None:  # w is 0
+            return self.label_loss(logits, targets)
+        soft = w * self._soft_loss(teacher_logp, logits)
+        return soft + (1 - w) * self.label_loss(logits, targets) if w < 1 else soft
 
-    def _soft_loss(self, taught: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    def _soft_loss(self, teacher_logp: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """t^2 KL(teacher || student), both at temperature t, in float32."""
         t = self.temperature
-        target_BC = (taught / t).log_softmax(1)
+        target_BC = (teacher_logp / t).log_softmax(1)
         student_BC = (logits.float() / t).log_softmax(1)
         return F.kl_div(student_BC, target_BC, reduction="batchmean", log_target=True) * t**2
 
@@ -123,7 +122,7 @@ class DrTask:
     image, which the view is filed under, at most half.
     """
 
-    teachers = ()
+    teachers: tuple[str, ...] = ()
 
     def __init__(
         self, num_classes: int, temperature: float = 1.0, teacher_weight: float = 1.0, residual: str = "smooth"
@@ -131,18 +130,19 @@ class DrTask:
         self.teacher_weight = teacher_weight
         self.stored_loss = SparseTargetLoss(num_classes, temperature, residual)
 
-    def ask(self, images: torch.Tensor) -> None:
-        """Nobody: the teacher's answers are stored."""
+    def query_teacher(self, images: torch.Tensor) -> None:
+        """There is none: the teacher's outputs are stored."""
 
     def __call__(
-        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets, taught: torch.Tensor | None = None
+        self, model: nn.Module, images: torch.Tensor, targets: SparseTargets, teacher_logp: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """See ``Task``."""
+        """The weighted sum of both losses."""
         logits = model(images)
         w = self.teacher_weight
-        soft = w * self.stored_loss(logits, targets) if w > 0 else 0.0
-        hard = (1 - w) * _label_loss(logits.float(), targets) if w < 1 else 0.0
-        return soft + hard
+        if w == 0:
+            return _label_loss(logits.float(), targets)
+        soft = w * self.stored_loss(logits, targets)
+        return soft + (1 - w) * _label_loss(logits.float(), targets) if w < 1 else soft
 
 
 def _label_loss(logits: torch.Tensor, targets: SparseTargets) -> torch.Tensor:
@@ -157,15 +157,19 @@ def _label_loss(logits: torch.Tensor, targets: SparseTargets) -> torch.Tensor:
 def build_task(
     options: TrainOptions,
     num_classes: int,
-    mean: Sequence[float] = (),
-    std: Sequence[float] = (),
+    normalisation: Normalisation | None = None,
     teacher: LiveTeacher | None = None,
 ) -> Task:
-    """The task that the options name. Raises UserError for KD without a teacher."""
+    """The task that the options name. normalisation, teacher: see ``KdTask``; others ignore them.
+
+    Raises UserError for KD without a teacher.
+    """
     if options.task == "erm":
         return ErmTask(num_classes, options.label_smoothing)
     if options.task == "dr":
         return DrTask(num_classes, options.temperature, options.teacher_weight, options.residual)
-    if teacher is None:
+    if teacher is None or normalisation is None:
         raise UserError("train.task: kd needs a live teacher; name it with teacher.models")
-    return KdTask(num_classes, teacher, mean, std, options.temperature, options.teacher_weight, options.label_smoothing)
+    return KdTask(
+        num_classes, teacher, normalisation, options.temperature, options.teacher_weight, options.label_smoothing
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from ffdr.evaluate.metrics import Scores, predict
 from ffdr.loader.protocol import BatchLoader
+from ffdr.loader.targets import SparseTargets
 from ffdr.util.errors import UserError
 from ffdr.util.ranks import Ranks
 
@@ -20,21 +22,18 @@ class BrokenOffError(Exception):
     """A validation was left in the middle, because a stop was asked for."""
 
 
+@dataclass(frozen=True)
 class Validation:
     """One pass over the validation images, scored over all ranks."""
 
-    def __init__(
-        self,
-        loader: BatchLoader,
-        num_classes: int,
-        ranks: Ranks,
-        dtype: torch.dtype | None = None,
-        flip: bool = False,
-        forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> None:
-        """num_classes: columns of the model's output. dtype, flip, forward: see ``ffdr.evaluate.metrics.predict``."""
-        self.loader, self.num_classes, self.ranks = loader, num_classes, ranks
-        self.dtype, self.flip, self._forward = dtype, flip, forward
+    loader: BatchLoader
+    num_classes: int
+    """columns of the model's output"""
+    ranks: Ranks
+    dtype: torch.dtype | None = None
+    """this and the others: see ``ffdr.evaluate.metrics.predict``"""
+    flip: bool = False
+    forward: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def __call__(self, model: nn.Module, stopping: Callable[[], bool]) -> dict[str, float]:
         """The scores (see ``Scores``), in all ranks.
@@ -44,24 +43,23 @@ class Validation:
 
         Raises:
             BrokenOffError: it was.
-            UserError: on all ranks, if one of them can't read an image; answers that are not finite.
+            UserError: on all ranks, if one of them can't read an image; outputs that are not finite.
         """
-        forward, scores = self._forward or model, Scores(self.num_classes)
+        forward, scores = self.forward or model, Scores(self.num_classes)
 
         def guarded(images: torch.Tensor) -> torch.Tensor:
             if self.ranks.size == 1 and stopping():
                 raise BrokenOffError
             return forward(images)
 
-        def work() -> None:
-            receive = scores.update
-            predict(model, self.loader, lambda logits, y, _: receive(logits, y.label), self.dtype, self.flip, guarded)
+        def receive(logits: torch.Tensor, targets: SparseTargets, _: torch.Tensor) -> None:
+            scores.update(logits, targets.label)
 
-        agreed(self.ranks, work)
+        on_all_ranks(self.ranks, lambda: predict(model, self.loader, receive, self.dtype, self.flip, guarded))
         return scores.compute()
 
 
-def agreed(ranks: Ranks, work: Callable[[], T]) -> T:
+def on_all_ranks(ranks: Ranks, work: Callable[[], T]) -> T:
     """What ``work`` returns, once it has succeeded on all ranks; where it failed on one, all of them raise."""
     failure: Exception | None = None
     try:
@@ -77,10 +75,10 @@ def agreed(ranks: Ranks, work: Callable[[], T]) -> T:
     return result
 
 
-def told(error: Exception, epoch: int) -> Exception:
-    """The error of a validation, as what the user reads: that nothing of the epoch is lost, and how to go on.
+def with_epoch_kept(error: Exception, epoch: int) -> Exception:
+    """The error of a validation with a note for the user: nothing of the epoch is lost, and how to go on.
 
-    Errors of kinds that nobody foresaw come back as they are.
+    Errors of other kinds than expected come back as they are.
     """
     kept = (
         f"epoch {epoch} is trained and saved; the next run repeats its validation only, or goes on without one given "

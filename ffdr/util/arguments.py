@@ -22,7 +22,7 @@ def shown(value: object) -> str:
 
 
 def integer(key: str, value: Any, low: int, high: int | None = None, note: str = "") -> int:
-    """A whole number of any integer type, but no truth value; as int. note: what more is to say of what is allowed."""
+    """A whole number of any integer type, but no truth value; as int. note: more about what is allowed."""
     try:
         number = operator.index(value)
     except (TypeError, RuntimeError):  # RuntimeError: a tensor that is on no device
@@ -75,7 +75,8 @@ def _numbers(values: Any) -> list[float] | None:
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
         return None
     numbers = [_number(value) for value in values]
-    return None if None in numbers else numbers
+    good = [number for number in numbers if number is not None]
+    return good if len(good) == len(numbers) else None
 
 
 def _number(value: Any) -> float | None:

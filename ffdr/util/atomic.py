@@ -1,4 +1,4 @@
-"""Files whose names never lead to half of them, and failures to write told in one line."""
+"""Files whose names never lead to half of them, failures to write in one line, and locks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ffdr.util.errors import UserError, WriteError, is_bad_path
-from ffdr.util.opening import check_final, leads_to, open_new
+from ffdr.util.opening import check_final, leads_to, open_kept, open_new
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def partial_path(final: Path) -> Path:
 
 @contextmanager
 def os_errors_as_user_errors(path: Path) -> Iterator[None]:
-    """Tell a failure to write in one line, whatever library it comes from.
+    """Report a failure to write in one line, whatever library it comes from.
 
     Raises:
         UserError: a place that can't be written to.
@@ -109,6 +109,23 @@ def lock(descriptor: int, path: Path, final: Path) -> None:
     except BlockingIOError:
         pass
     raise UserError(f"{final}: another run is writing it")
+
+
+@contextmanager
+def own_lock(path: Path, refusal: str = "") -> Iterator[None]:
+    """Hold the lock of a file that ffdr keeps for it, made if need be; another user's will do, too.
+
+    refusal: what to say where another process holds it; empty: wait for that one.
+
+    Raises:
+        UserError: the refusal; something else has the file's name.
+    """
+    with open_kept(path, shared=True) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
+        except BlockingIOError:
+            raise UserError(refusal) from None
+        yield
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a figure was measured on: goes beside every number in ``results/``."""
+"""What a number was measured on: goes beside every number in ``results/``."""
 
 from __future__ import annotations
 

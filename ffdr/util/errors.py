@@ -19,7 +19,7 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory"
 
 
 class UserError(ValueError):
-    """A mistake in the input, told in one line: what is wrong, where, and what is allowed.
+    """A mistake in the input, in one line: what is wrong, where, and what is allowed.
 
     The command line prints it without a traceback and exits with status 2.
     """

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ffdr.util.errors import UserError
+from ffdr.util.opening import read_descriptor
 from ffdr.util.text import byte_size, reason
 
 MOST_BYTES = 8 << 20
-"""Bytes of a file read whole, unless told otherwise. As JSON it may take 30 times as much memory."""
-
+"""Bytes of a file read whole, unless the caller says otherwise. As JSON it may take 30 times as much memory."""
 MOST_LOG_BYTES = 64 << 20
 """Of a run's log, whose lines are read one by one: 100,000 epochs and more."""
 
@@ -30,7 +30,7 @@ def open_regular(path: str | Path, or_pipe: bool = False) -> BinaryIO:
         UserError: it can't be opened, or is a folder, a device, a pipe or a socket.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for its writer
+        descriptor = read_descriptor(path)
     except (OSError, ValueError) as error:  # ValueError: a null character
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or reason(error)}") from None
     mode = os.fstat(descriptor).st_mode
@@ -77,6 +77,16 @@ def read_json(path: str | Path, limit: int = MOST_BYTES) -> Any:
         UserError: as ``read_text``; a text that is not JSON, or nests too deeply.
     """
     return parse_json(read_text(path, limit), path)
+
+
+def read_json_lines(path: str | Path, limit: int = MOST_LOG_BYTES) -> list[Any]:
+    """The values of a file that has one in JSON on each line, such as a run's log, of ``limit`` bytes at most.
+
+    Raises:
+        UserError: as ``read_text``; a line that is not JSON, with its number.
+    """
+    lines = read_text(path, limit).split("\n")  # not splitlines(), which knows ends that JSON takes for characters
+    return [parse_json(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line]
 
 
 def parse_json(text: str, where: object) -> Any:

@@ -73,12 +73,12 @@ def open_found(path: Path) -> BinaryIO:
     Raises:
         OSError: there is none, or something else is there.
     """
-    file = _opened(path, os.O_NOFOLLOW)
-    what = _trouble(os.fstat(file.fileno()), path.parent, shared=True)
+    descriptor = read_descriptor(path, os.O_NOFOLLOW)
+    what = _trouble(os.fstat(descriptor), path.parent, shared=True)
     if what:
-        file.close()
+        os.close(descriptor)
         raise OSError(errno.EINVAL, what, str(path))
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def own_folder(path: Path) -> None:
@@ -87,7 +87,7 @@ def own_folder(path: Path) -> None:
     Raises:
         UserError: something else is there, be it a link to a folder.
     """
-    with suppress(FileExistsError):  # what is there is told below
+    with suppress(FileExistsError):  # what is there is refused below
         path.mkdir(parents=True, exist_ok=True)
     os.close(open_folder(path))
 
@@ -126,16 +126,17 @@ def check_final(path: Path, may_be_folder: bool = False) -> None:
         raise UserError(f"{path}: {what}; give the name of a file")
 
 
+def read_descriptor(path: str | Path, flags: int = 0) -> int:
+    """Open whatever has a name for reading, without waiting for a FIFO's writer. flags: further ones of ``os.open``."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags)
+
+
 def leads_to(path: Path, descriptor: int) -> bool:
     """Whether a name, which may be no link, is still that of an open file or folder."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:
         return False
-
-
-def _opened(path: Path, flags: int = 0) -> BinaryIO:
-    return open(path, "rb", opener=lambda name, _: os.open(name, os.O_RDONLY | os.O_NONBLOCK | flags))
 
 
 def _kind(path: Path, follow: bool = False) -> str:

@@ -1,23 +1,143 @@
-"""Figures that show any text as it is: no mathematics between dollars, glyphs from whatever installed font has them."""
+"""How all pictures look, as in a paper of two columns, and figures that show any text as it is.
+
+Colours are those of Okabe and Ito, which people tell apart whatever their sight, and in the same order everywhere.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
+from matplotlib.transforms import ScaledTranslation, Transform
 
+from ffdr.util.atomic import atomic_path
 from ffdr.util.text import MOST_SHOWN, warn
+
+PAGE, COLUMN = 6.75, 4.0
+"""Inches: the width of a picture across a page, and of one within a column."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#595959")
+"""Of series, in turn."""
+NEUTRAL, PALE = "#767676", "#a6c8de"
+"""Of what others did, and of a bound beside the first colour."""
+_OF_TASKS = {"erm": NEUTRAL, "kd": "#e69f00", "dr": "#0072b2", "teacher": "#009e73"}
+_MARKERS = "osD^vP*"
+_STYLE: Any = {
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": "#333333",
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.6,
+    "errorbar.capsize": 1.8,
+}
+_DOTS_PER_INCH = 200
 
 _PLACEHOLDERS = "Last Resort"
 """A font that has a box for every character there is."""
 _MOST_LINES = 40
 _SHOWN = 8
 """Characters that a message lists."""
+
+
+@contextmanager
+def drawing(file: str | Path, width: float, height: float) -> Iterator[Picture]:
+    """A figure of so many inches in the common style, written to ``file`` as PNG when the block ends without an error.
+
+    The file is there whole or not at all (``atomic_path``).
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Picture(figsize=(width, height), layout="constrained")
+        yield figure
+        with atomic_path(Path(file)) as picture:
+            figure.savefig(picture, format="png", dpi=_DOTS_PER_INCH)
+
+
+def colour_of(name: str, number: int) -> str:
+    """Of a series: a task or the teacher has one of its own, others get theirs by their number."""
+    return _OF_TASKS.get(name.lower(), COLOURS[number % len(COLOURS)])
+
+
+def marker_of(number: int) -> str:
+    """Of a series, so that print without colours tells them apart."""
+    return _MARKERS[number % len(_MARKERS)]
+
+
+def offset(axes: Axes, number: int, count: int, points: float = 4.0) -> Transform:
+    """Where to draw the ``number``-th of ``count`` series: moved sideways, so that error bars at the same place stand
+    side by side. points: from one series to the next, 1/72 inch each."""
+    shift = points * (number - (count - 1) / 2) / 72
+    return axes.transData + ScaledTranslation(shift, 0, axes.figure.dpi_scale_trans)
+
+
+def keep_to_percent(axes: Axes, from_zero: bool = False) -> None:
+    """No vertical range beyond what a share in percent can be, wherever an interval ends. from_zero: begin there."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(0 if from_zero else max(low, 0), min(high, 100))
+
+
+def label_ends(figure: Picture, axes: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
+    """Names of curves to the right of their ends, moved apart where they would touch; call it once limits are set.
+
+    ends: (x, y, colour) of each curve's last point, by its name.
+    """
+    figure.draw_without_rendering()  # lays the panels out
+    height = axes.get_window_extent().height / figure.dpi * 72
+    low, high = axes.get_ylim()
+    line = 1.15 * matplotlib.rcParams["legend.fontsize"]
+    names = sorted(ends, key=lambda name: ends[name][1])
+    places = spread([(ends[name][1] - low) / (high - low) * height for name in names], line)
+    for name, place in zip(names, places, strict=True):
+        x, y, colour = ends[name]
+        up = place - (y - low) / (high - low) * height
+        axes.annotate(
+            name,
+            (x, y),
+            (11, up),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=matplotlib.rcParams["legend.fontsize"],
+            fontweight="bold",
+            annotation_clip=False,
+        )
+
+
+def spread(places: Sequence[float], least: float) -> list[float]:
+    """Rising places, moved as little as may be so that each is at least ``least`` above the one before."""
+    # Neighbours that touch become a block around the mean of where its members want to be.
+    blocks: list[list[float]] = []
+    for place in places:
+        blocks.append([place])
+        while len(blocks) > 1 and _bottom(blocks[-1], least) < _bottom(blocks[-2], least) + least * len(blocks[-2]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    return [_bottom(block, least) + least * number for block in blocks for number in range(len(block))]
+
+
+def _bottom(block: Sequence[float], least: float) -> float:
+    return sum(block) / len(block) - least * (len(block) - 1) / 2
 
 
 class Picture(Figure):
@@ -36,7 +156,7 @@ class Picture(Figure):
         for text in texts:
             text.set_parse_math(False)
             text.set_fontfamily(families)
-        _tell()
+        _report_missing()
         with matplotlib.rc_context({"text.parse_math": False, "font.family": families}):
             super().draw(renderer)
 
@@ -48,19 +168,19 @@ def legible(text: str) -> str:
     """
     text = "\n".join(_cut(line) for line in text.split("\n", _MOST_LINES)[:_MOST_LINES])
     missing = {character for character in text if not _has_glyph(character)}
-    _missing.update(missing - _told)
+    _missing.update(missing - _reported)
     return "".join(_spelled(character) if character in missing else character for character in text)
 
 
 _missing: set[str] = set()
-"""Characters that the next picture must tell of."""
-_told: set[str] = set()
+"""Characters that the next warning must name."""
+_reported: set[str] = set()
 
 
-def _tell() -> None:
+def _report_missing() -> None:
     """Name what is missing, once."""
     fresh = sorted(_missing)
-    _told.update(fresh)
+    _reported.update(fresh)
     _missing.clear()
     if fresh:
         shown = ", ".join(map(_spelled, fresh[:_SHOWN])) + (", …" if len(fresh) > _SHOWN else "")

@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from ffdr.util.cores import thread_count
 from ffdr.util.errors import UserError
+from ffdr.util.machine import thread_count
 from ffdr.util.text import reason
 
 _PATIENCE = timedelta(hours=6)
@@ -29,8 +29,7 @@ _GPU_PATIENCE = timedelta(minutes=30)
 """How long for one to come to an exchange between GPUs, which all reach at one step: a longer wait is a hang."""
 _LOOK_AGAIN = 0.2
 """Seconds between two looks at what the others have finished."""
-
-_LETTING_GO = 0.2
+_LEAVING = 0.2
 """Seconds before a group is left. A thread of gloo frees the tensors of an exchange when we are past it already, for
 which it needs Python's lock: a process that is freeing the group, and waits for its threads, would hang; one that is
 ending would abort."""
@@ -73,7 +72,7 @@ class Ranks:
         try:
             yield replace(ranks, _store=dist.PrefixStore("shards", store), _host=host)
         finally:
-            time.sleep(_LETTING_GO)
+            time.sleep(_LEAVING)
             dist.destroy_process_group()
 
     def device(self) -> torch.device:
@@ -109,7 +108,7 @@ class Ranks:
         if self.size == 1:
             return value
         box = [value]
-        with self._told():
+        with self._lost_as_user_error():
             dist.broadcast_object_list(box, 0, self._host)
         return box[0]
 
@@ -117,7 +116,7 @@ class Ranks:
         """The mean of a tensor over the ranks, in all of them; its device does not wait."""
         if self.size == 1:
             return value
-        with self._told():
+        with self._lost_as_user_error():
             dist.all_reduce(value)
         return value / self.size
 
@@ -132,7 +131,7 @@ class Ranks:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        with self._told():
+        with self._lost_as_user_error():
             dist.all_gather_object(values, value, self._host)
         return values
 
@@ -146,7 +145,7 @@ class Ranks:
             yield from range(count)
             return
         while True:
-            with self._told():
+            with self._lost_as_user_error():
                 number = self._store.add("taken", 1) - 1
             if number >= count:
                 return
@@ -156,27 +155,27 @@ class Ranks:
         """Return when all ranks have come here; until then call ``meanwhile`` now and then."""
         if self.size == 1:
             return
-        with self._told():
+        with self._lost_as_user_error():
             arrival = dist.barrier(self._host, async_op=True)
         while not arrival.is_completed():
             meanwhile()
             time.sleep(_LOOK_AGAIN)
-        with self._told():
+        with self._lost_as_user_error():
             arrival.wait()
 
     @contextmanager
-    def lost_told(self) -> Iterator[None]:
-        """Around work that exchanges tensors by itself, as a parallel model does: a lost rank is told in one line."""
+    def lost_rank_as_user_error(self) -> Iterator[None]:
+        """Around work that exchanges tensors by itself, as a parallel model does: a lost rank becomes a UserError."""
         try:
             yield
         except RuntimeError as error:
             if self.size == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
                 raise
-            with self._told():
+            with self._lost_as_user_error():
                 raise
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _lost_as_user_error(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
@@ -192,7 +191,11 @@ def _start(store: dist.Store, ranks: Ranks, nccl: bool) -> dist.ProcessGroup | N
     """
     backend, patience = ("cpu:gloo,cuda:nccl", _GPU_PATIENCE) if nccl else ("gloo", _PATIENCE)
     dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size, timeout=patience)
-    return dist.new_group(backend="gloo", timeout=_PATIENCE) if nccl else None
+    if not nccl:
+        return None
+    group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    assert not isinstance(group, int), "no rank is left out of this group"
+    return group
 
 
 def _identity(index: int) -> tuple[str, str]:

@@ -1,11 +1,10 @@
-"""How times, sizes, names, paths, lists and foreign texts are said, tables as Markdown, and how verbs end.
+"""How times, sizes, names, paths, lists and foreign texts are written, tables as Markdown, and how verbs end.
 
 What a verb prints goes through ``say`` and ``warn``, so that no name of a stranger drives a terminal.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import reprlib
 import shlex
@@ -18,8 +17,6 @@ MOST_SHOWN = 200
 """Characters of a foreign text that a message, a table or a picture shows."""
 MOST_LINE = 4000
 """Characters of a line that is printed, with all that it names."""
-RCFG = Path(__file__).parents[2] / "rcfg"
-"""The recipes that come with a checkout."""
 
 
 def duration(seconds: float) -> str:
@@ -45,11 +42,6 @@ def command(verb: str, *words: object) -> str:
     return shlex.join(("ffdr", verb, *map(str, words)))
 
 
-def shown(path: Path) -> str:
-    """A path as a command names it: from the current folder, where that is shorter."""
-    return min(str(path), os.path.relpath(path), key=len)
-
-
 def ending(made: Iterable[tuple[Path, str, bool]], then: str) -> str:
     """The line with which a verb ends.
 
@@ -71,11 +63,17 @@ def readable(name: str) -> str:
 def printable(text: str, limit: int = MOST_SHOWN) -> str:
     """A text of strangers as it may be shown: one line of at most ``limit`` characters.
 
-    What a terminal would obey or could not draw, and what changes the direction of writing, is told by its code:
+    What a terminal would obey or could not draw, and what changes the direction of writing, is shown by its code:
     ``\\x1b``, ``\\u202e``; bytes of a name that are not UTF-8 as ``readable`` does. A cut text ends in "…".
     """
     shown = "".join(map(_printable, text[: limit + 1]))
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+def first_few(values: Sequence[object], limit: int = 5) -> str:
+    """The first of some names or numbers, as ``printable`` shows them, and how many more there are; or "none"."""
+    more = f" and {len(values) - limit:,} more" if len(values) > limit else ""
+    return (", ".join(printable(str(value)) for value in values[:limit]) or "none") + more
 
 
 def _printable(character: str) -> str:
@@ -112,12 +110,12 @@ def brief(value: Any, limit: int = MOST_SHOWN) -> str:
 
 
 def say(text: str) -> None:
-    """Print lines; what a terminal would obey in them is told by its code, see ``printable``."""
+    """Print lines; what a terminal would obey in them is shown by its code, see ``printable``."""
     print("\n".join(printable(line, MOST_LINE) for line in text.split("\n")))
 
 
 def warn(line: str) -> None:
-    """Print one line on standard error; what a terminal would obey in it is told by its code, see ``printable``."""
+    """Print one line on standard error; what a terminal would obey in it is shown by its code, see ``printable``."""
     print(printable(line, MOST_LINE), file=sys.stderr)
 
 

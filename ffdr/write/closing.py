@@ -6,12 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ffdr.beton.read import ImageBeton, ReinforcedBeton, open_both
-from ffdr.util.text import (
-    byte_size,
-    command,
-    ending,
-    say,
-)
+from ffdr.util.text import byte_size, command, ending, say
 
 _TRAIN = ("train", "")
 """Splits that are learned from; the empty one is a whole folder of images."""
@@ -27,23 +22,20 @@ def announce(
         images, reinforced: betons that the next command is about; with both, they fit together.
         done: which of ``made`` were there already.
     """
-    say(ending([(path, described(path), path in done) for path in made], next_command(images, reinforced)))
+    say(ending([(path, _description(path), path in done) for path in made], _next_command(images, reinforced)))
 
 
-def described(path: Path) -> str:
+def _description(path: Path) -> str:
     """What a beton holds, and its size."""
     images, reinforced = open_both(path)
-    return f"{_contents(images, reinforced)}, {byte_size(path.stat().st_size)}"
+    held = f"{len(images):,} images of {images.num_classes:,} classes" if images else ""
+    if reinforced:
+        views = f"{reinforced.header.views:,} views"
+        held = f"{held} with {views} each" if images else f"{views} of each of {len(reinforced):,} images"
+    return f"{held}, {byte_size(path.stat().st_size)}"
 
 
-def _contents(images: ImageBeton | None, reinforced: ReinforcedBeton | None) -> str:
-    views = f"{reinforced.header.views:,} views" if reinforced else ""
-    if images is None:
-        return f"{views} of each of {len(reinforced):,} images"
-    return f"{len(images):,} images of {images.num_classes:,} classes" + (f" with {views} each" if views else "")
-
-
-def next_command(images: Path | None, reinforced: Path | None) -> str:
+def _next_command(images: Path | None, reinforced: Path | None) -> str:
     """What is done with such files; words in capitals are to be filled in."""
     if images is None:
         return command("inspect", reinforced)

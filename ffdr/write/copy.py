@@ -1,7 +1,11 @@
 """Copies samples of opened betons into a new file: what pack, split and subset have in common.
 
-The place of every sample is known from the start. Samples are checked as they are read; a killed run is resumed and
-ends with the same bytes.
+A copy knows the place of every sample from the start: sizes are in the tables of what it reads. So it asks for the room
+on the disk before it begins, and its journal holds nothing but the checksums of finished samples, in order::
+
+    record of the journal: uint32 CRC-32 of the next sample, of the one after it, …
+
+A sample is checked against its stored checksum just before it is copied, so that damage is not given a new, right one.
 
 M images are copied, K views and T stored teacher entries (top-k) of each.
 """
@@ -10,46 +14,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
-from tqdm import tqdm
 
 from ffdr.beton import layout
 from ffdr.beton.header import ReinforcedHeader
-from ffdr.beton.layout import FieldSpec
 from ffdr.beton.manifest import manifest_path
-from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_intact, open_unnamed_images
-from ffdr.util.atomic import os_errors_as_user_errors
+from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_intact
 from ffdr.util.errors import UserError
 from ffdr.write import parts
-from ffdr.write.partial import Partial, is_finished
+from ffdr.write.partial import COMMIT_BYTES
 from ffdr.write.parts import Part
 from ffdr.write.receipt import Work
-
-_COMMIT_BYTES = 1 << 20
-"""Data written between two journal records."""
-
-
-class Samples(Protocol):
-    """Where one part of the new file comes from. M samples."""
-
-    beton: ImageBeton | ReinforcedBeton
-    specs: tuple[FieldSpec, ...]
-    index: np.ndarray
-    """(M,) int64 number in the opened beton of each sample of the new file."""
-
-    def place(self, start: int, page_size: int) -> Part:
-        """The part, with data from byte ``start`` on."""
-
-    def regions(self, n: int) -> tuple[bytes, bytes]:
-        """Both regions of sample n of the new file."""
-
-    def facts(self) -> Any:
-        """What else decides the bytes, as JSON has it."""
+from ffdr.write.resumable import ResumableRun
 
 
 class ImageSamples:
@@ -57,6 +37,7 @@ class ImageSamples:
     read with."""
 
     def __init__(self, beton: ImageBeton, index: np.ndarray) -> None:
+        """index: (M,) int64 number in the beton of each image of the new file."""
         self.beton, self.index = beton, index
         self.coding = beton.coding.pack() if beton.coding else b""
         self.specs = parts.image_specs(self.coding)
@@ -70,21 +51,16 @@ class ImageSamples:
         ):
             self.stored[name] = column[index]
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the images of the new file."""
-        return layout.fingerprint(self.stored["origin"], self.stored["label"])
-
     def place(self, start: int, page_size: int) -> Part:
-        """See :class:`Samples`."""
+        """The part of the new file, with data from byte ``start`` on and pages no smaller than given."""
         return parts.image_part(self.stored, start, page_size, self.coding)
 
     def regions(self, n: int) -> tuple[bytes, bytes]:
-        """The image as it is stored, and its origin."""
+        """Of image n of the new file: its bytes as they are stored, and its origin."""
         return self.beton.data(int(self.index[n])).tobytes(), self.stored["origin"][n].tobytes()
 
     def facts(self) -> Any:
-        """The coding; nothing where there is none."""
+        """What else decides the bytes, as JSON has it: the coding, where there is one."""
         return self.coding.hex() or None
 
 
@@ -92,13 +68,13 @@ class ReinforcedSamples:
     """View records and logits of a beton: the first K views of some images, the best T entries of each view."""
 
     def __init__(self, beton: ReinforcedBeton, index: np.ndarray, header: ReinforcedHeader) -> None:
-        """header: of the new file; its ``views`` and ``topk`` are K and T.
+        """index: (M,) int64 as for images. header: of the new file; its ``views`` and ``topk`` are K and T.
 
         Raises:
             UserError: a view is mixed with an image that is not copied.
         """
         self.beton, self.index, self.header, self.specs = beton, index, header, header.specs()
-        self._numbers = np.full(len(beton), -1, np.int64)
+        self._numbers = np.full(len(beton), -1, np.int64)  # in the new file, of every image of the old one
         self._numbers[index] = np.arange(len(index))
         if header.mixes and len(index) < len(beton):
             self._check_partners()
@@ -114,11 +90,11 @@ class ReinforcedSamples:
                 )
 
     def place(self, start: int, page_size: int) -> Part:
-        """See :class:`Samples`."""
+        """The part of the new file, with data from byte ``start`` on and pages no smaller than given."""
         return parts.reinforced_part(self.header, start, page_size)
 
     def regions(self, n: int) -> tuple[bytes, bytes]:
-        """K records, their partners numbered as in the new file, and K × (T ids, T log-probabilities)."""
+        """Of image n of the new file: K records, partners numbered as there, and K × (T ids, T log-probabilities)."""
         K, T, i = self.header.views, self.header.topk, int(self.index[n])
         views = self.beton.views(i)[:K].copy()
         if self.header.mixes:
@@ -127,12 +103,12 @@ class ReinforcedSamples:
         return views.tobytes(), np.concatenate([ids, log_probs.view("<u2")], axis=1).tobytes()
 
     def facts(self) -> Any:
-        """The header of the new file."""
+        """What else decides the bytes, as JSON has it: the header of the new file."""
         return self.header.pack().hex()
 
 
-class Copy:
-    """One run: a new beton made of one or both kinds of samples, M of each."""
+class Copy(ResumableRun):
+    """A beton made of one or both kinds of samples, M of each."""
 
     def __init__(
         self,
@@ -144,7 +120,7 @@ class Copy:
         """Nothing is read or written yet.
 
         Args:
-            work: the new file, and what messages can tell of it; the identity is found here.
+            work: the new file, and what messages can name of the work; the identity is found here.
             samples: images, reinforcement, or both in this order.
             manifest: of the new images; None: there is none.
             slots: for how many samples the tables before the data have room, at least M.
@@ -152,15 +128,12 @@ class Copy:
         Raises:
             UserError: the file is there, and of other work.
         """
-        self.out, self.samples, self.manifest = work.out, samples, manifest
-        self.count = len(samples[0].index)
-        self.parts = self._place(max(slots, self.count))
-        self.checksums = np.zeros(self.count, np.uint32)
-        self.done = 0
-        """How many samples are in the file."""
+        self.samples, self.manifest = samples, manifest
+        count = len(samples[0].index)
+        self.parts = self._place(max(slots, count))
+        self.checksums = np.zeros(count, np.uint32)
         beside = () if manifest is None else (manifest_path(work.out),)
-        self.work = replace(work, identity=self._identity(), beside=beside)
-        self.is_there = is_finished(self.work)
+        super().__init__(replace(work, identity=self._identity(), beside=beside), count)
 
     def _place(self, slots: int) -> list[Part]:
         placed: list[Part] = []
@@ -179,66 +152,43 @@ class Copy:
         }
         return json.dumps(facts).encode()
 
-    def run(self, verb: str, progress: bool) -> Path:
-        """Copy what is missing, then finish; nothing where the file is there already. Returns its path.
+    def _prepare(self, progress: bool) -> None:
+        self.partial.reserve(parts.file_bytes(self.parts))
+        self.partial.truncate(self.parts[-1].end)
 
-        Raises:
-            UserError: a sample that is damaged; a file that can't be written, or for which the disk has no room.
-        """
-        if not self.is_there:
-            self._copy(verb, progress)
-        return self.out
+    def _portions(self) -> Iterator[int]:
+        size = sum(int(part.pointers[-1] - part.pointers[0]) for part in self.parts) // self.total
+        step = max(1, COMMIT_BYTES // max(1, size))
+        while self.done < self.total:
+            first, self.done = self.done, min(self.done + step, self.total)
+            for n in range(first, self.done):
+                self.checksums[n] = self._copy(n)
+            self.partial.commit(self.checksums[first : self.done].tobytes())
+            yield self.done - first
 
-    def _copy(self, verb: str, progress: bool) -> None:
-        """Start ``out``.partial, or go on with one of the same samples, and finish it."""
-        size = sum(int(part.pointers[-1] - part.pointers[0]) for part in self.parts) // self.count
-        step = max(1, _COMMIT_BYTES // max(1, size))
-        self.partial = Partial(self.out, self.work.identity, self._is_complete, self.work)
-        try:
-            with os_errors_as_user_errors(self.out):
-                self.partial.reserve(parts.file_bytes(self.parts))
-                self.partial.file.truncate(self.parts[-1].end)
-            with tqdm(total=self.count, initial=self.done, unit="img", desc=verb, disable=not progress) as bar:
-                while self.done < self.count:
-                    last = min(self.done + step, self.count)
-                    bar.update(self._append(last))
-            with os_errors_as_user_errors(self.out):
-                self._finish()
-        finally:
-            self.partial.close()
-
-    def _append(self, last: int) -> int:
-        """Put the samples up to ``last`` into the file, then into the journal; returns how many."""
-        first = self.done
-        for n in range(first, last):
-            self._check_source(n)
-            crc = 0
-            for samples, part in zip(self.samples, self.parts, strict=True):
-                regions = samples.regions(n)
-                crc = parts.checksum(*regions, crc)
-                with os_errors_as_user_errors(self.out):
-                    self.partial.file.seek(int(part.pointers[n]))
-                    self.partial.file.write(parts.joined(*regions))
-            self.checksums[n] = crc
-        with os_errors_as_user_errors(self.out):
-            self.partial.commit(self.checksums[first:last].tobytes())
-        self.done = last
-        return last - first
+    def _copy(self, n: int) -> int:
+        """Put sample n of the new file into it; returns its CRC-32."""
+        self._check_source(n)
+        crc = 0
+        for samples, part in zip(self.samples, self.parts, strict=True):
+            regions = samples.regions(n)
+            crc = parts.checksum(*regions, crc)
+            self.partial.put(int(part.pointers[n]), parts.joined(*regions))
+        return crc
 
     def _check_source(self, n: int) -> None:
         betons = {samples.beton.path: (samples.beton, int(samples.index[n])) for samples in self.samples}
-        for beton, i in betons.values():
+        for beton, i in betons.values():  # once where images and reinforcement are of one file
             check_intact(beton, i)
 
     def _is_complete(self, file: BinaryIO, record: bytes) -> bool:
-        """Whether the samples of a journal record are in the file; if so, counts them as done."""
-        if len(record) % 4 or not 0 < len(record) // 4 <= self.count - self.done:
+        if len(record) % 4 or not 0 < len(record) // 4 <= self.total - self.done:
             return False
         checksums = np.frombuffer(record, "<u4")
         for n, stored in enumerate(checksums.tolist(), self.done):
             crc = 0
             for part in self.parts:
-                crc = parts.checksum(*part.read(file, n), crc)
+                crc = part.checksum(file, n, crc)
             if crc != stored:
                 return False
         self.checksums[self.done : self.done + len(checksums)] = checksums
@@ -246,21 +196,7 @@ class Copy:
         return True
 
     def _finish(self) -> None:
-        """Tables, read-back, manifest, final name."""
-        parts.finish_tables(self.partial.file, self.parts, self.checksums)
-        for samples in self.samples:
-            self._read_back(samples)
-        self.partial.publish(parts.manifest_beside(self.out, self.manifest))
-
-    def _read_back(self, samples: ImageSamples | ReinforcedSamples) -> None:
-        if isinstance(samples, ImageSamples):
-            beton = open_unnamed_images(self.partial.path)
-            same = beton.fingerprint == samples.fingerprint
-        else:
-            beton = ReinforcedBeton.open(self.partial.path)
-            same = beton.header == samples.header
-        if not (same and beton.is_intact(0) and beton.is_intact(self.count - 1)):
-            raise UserError(f"{self.partial.path}: was not read back as it was written: bad storage?")
+        parts.finish(self.partial, self.parts, self.checksums, self.manifest)
 
 
 def contents(beton: ImageBeton | ReinforcedBeton) -> str:
@@ -277,4 +213,4 @@ def digest(beton: ImageBeton | ReinforcedBeton) -> str:
 
 
 def _sha256(data: np.ndarray | bytes) -> str:
-    return hashlib.sha256(data if isinstance(data, bytes) else np.ascontiguousarray(data)).hexdigest()
+    return hashlib.sha256(data if isinstance(data, bytes) else np.ascontiguousarray(data).data).hexdigest()

@@ -1,4 +1,4 @@
-"""What a worker of ``ffdr write`` does: read images from the source, encode them as they will lie in the file."""
+"""What a worker process of ``ffdr write`` does: read images from the source, encode them as they lie in the file."""
 
 from __future__ import annotations
 
@@ -36,56 +36,55 @@ class Chunk:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """Origin and cause of each image that could not be read."""
     how: Counter[str] = field(default_factory=Counter)
-    """How the coefficients of the packed images were had (``coefficients.HOW``)."""
+    """Of how many images the coefficients were had in which way (``coefficients.HOW``)."""
+
+    def add(self, image: bytes, mode: int, size: Sequence[int], label: int, origin: Sequence[int]) -> None:
+        """An image as it is to be stored: its bytes, how they are to be read, width and height, class, origin."""
+        stored_origin = np.array(origin, "<i8").tobytes()
+        crc = checksum(image, stored_origin)
+        sample = np.array([(label, tuple(origin), len(image), crc, *size, mode)], STORED_DTYPE)
+        self.samples = np.append(self.samples, sample)
+        self.data.append(joined(image, stored_origin))
 
 
 class Encoder:
     """Encodes images of a source as the options say."""
 
     def __init__(self, source: Source, options: WriteOptions, coding: Coding | None = None) -> None:
-        """coding: of packed images, in mode dct."""
+        """coding: in mode dct."""
         self.source, self.options, self.coding = source, options, coding
 
     def __call__(self, indices: Sequence[int]) -> Chunk:
         """The images of these indices of the source, in this order."""
-        chunk, samples = Chunk(), []
+        chunk = Chunk()
         for i in indices:
             origin = self.source.origin(i)
             try:
-                sample, data = self._encode(i, origin, chunk)
+                self._encode(i, origin, chunk)
             except ReadError as error:
                 chunk.skipped.append((error.origin, error.cause))
             except UNUSABLE as error:
                 chunk.skipped.append((origin, " ".join(f"{type(error).__name__}: {error}".split())))
-            else:
-                samples.append(sample)
-                chunk.data.append(data)
-        chunk.samples = np.array(samples, STORED_DTYPE)
         return chunk
 
-    def _encode(self, i: int, origin: str, chunk: Chunk) -> tuple[tuple, bytes]:
-        """The ``STORED_DTYPE`` fields and the stored bytes of one image; counts its pixels in the chunk."""
+    def _encode(self, i: int, origin: str, chunk: Chunk) -> None:
+        """Add image i to the chunk, its pixels to the sums."""
         original, pixels = read_pixels(self.source, i, self.options)
-        height, width = pixels.shape[:2]
         key = origin_key(origin)
         mode = self._mode(key)
-        how = ""
         if mode == DCT:
             from ffdr.codec.dct.pack import pack  # imports Numba
 
+            assert self.coding is not None
             found, how = find_coefficients(self.source, i, original, pixels, self.options)
             stored = pack(found, self.coding)
+            chunk.how[how] += 1
         elif mode == JPG:
             stored = encode_jpeg(pixels, self.options.quality, self.options.growth)
         else:
             stored = pixels.tobytes()
         _add_sums(pixels, chunk.sums)
-        if how:
-            chunk.how[how] += 1
-        facts = np.array([*original, key], "<i8").tobytes()
-        crc = checksum(stored, facts)
-        sample = (int(self.source.labels[i]), (*original, key), len(stored), crc, width, height, mode)
-        return sample, joined(stored, facts)
+        chunk.add(stored, mode, pixels.shape[1::-1], int(self.source.labels[i]), (*original, key))
 
     def _mode(self, key: int) -> int:
         """In mode proportion the key, a hash, decides: a number in [0, 1) below the share is a JPEG."""
@@ -108,7 +107,7 @@ class Sampler:
                 original, pixels = read_pixels(self.source, i, self.options)
                 found.append(find_coefficients(self.source, i, original, pixels, self.options)[0])
             except (ReadError, *UNUSABLE):
-                continue  # the encoder will meet it again, and tell
+                continue  # the encoder will meet it again, and report it
         return found
 
 

@@ -1,6 +1,6 @@
 """``ffdr write``: a source dataset becomes an image beton and its manifest.
 
-The images keep the source's order. ``growing.py`` lays them out, ``encode.py`` makes them.
+The images keep the source's order. ``streaming.py`` lays them out, ``encode.py`` makes them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import PIL
 
 import ffdr
 from ffdr.beton import layout
-from ffdr.beton.manifest import MANIFEST_FORMAT, manifest_path
+from ffdr.beton.manifest import MANIFEST_FORMAT, manifest_path, read_manifest
 from ffdr.codec.jpeg import coefficients
 from ffdr.config.files import WriteOptions
 from ffdr.data import Source, open_source
@@ -51,7 +51,11 @@ def write_images(options: WriteOptions, progress: bool = True) -> Path:
         raise UserError(f"write.path: the source {options.source} has no images in {options.split!r}")
     read = [Path(options.path).expanduser()] if options.path else []
     parts.check_out(Path(options.out).expanduser(), read, has_manifest=True)
-    return _Writer(options, source, selected).run(progress)
+    writer = _SourceWriter(options, source, selected)
+    writer.write(progress)
+    if writer.skipped:
+        warn(f"{writer.out}: {len(writer.skipped)} images skipped; the manifest lists them")
+    return writer.out
 
 
 def select(labels: np.ndarray, per_class: int) -> np.ndarray:
@@ -64,76 +68,38 @@ def select(labels: np.ndarray, per_class: int) -> np.ndarray:
     return np.sort(order[rank < per_class])
 
 
-class _Writer(StreamingImageWriter):
-    """One run. M images are selected, N of them can be read."""
-
-    verb = "write"
+class _SourceWriter(StreamingImageWriter):
+    """An image beton of a source. M images are selected, N of them can be read."""
 
     def __init__(self, options: WriteOptions, source: Source, selected: np.ndarray) -> None:
         self.options, self.source = options, source
-        out = Path(options.out).expanduser()
-        super().__init__(out, selected, len(selected), options.workers, options.mode == "dct")
+        work = _work(options, source, selected)
+        super().__init__(work, selected, len(selected), options.workers, options.mode == "dct")
 
-    def run(self, progress: bool) -> Path:
-        """Write what is missing, then finish."""
+    def run(self, progress: bool) -> None:
+        """Make what is missing; images that were skipped then end this run, too, if nothing may be skipped."""
+        if self.is_there:
+            manifest = read_manifest(manifest_path(self.out)) or {}
+            self.skipped = [(image["origin"], image["cause"]) for image in manifest.get("skipped", ())]
+            self._check_skipped()
         super().run(progress)
-        if self.skipped:
-            warn(f"{self.out}: {len(self.skipped)} images skipped; the manifest lists them")
-        return self.out
 
-    def work(self) -> Work:
-        """See :class:`StreamingImageWriter`."""
-        options, path = _options_in_manifest(self.options), _whole_path(self.options)
-        told = options | ({"path": path} if path else {}) | versions()
-        sources = {"path": self.source.state(self.wanted)} if path else {}
-        beside = (manifest_path(self.out),)
-        return Work(self.out, self.verb, self.options.overwrite, told, sources, self.identity(), beside)
-
-    def recall(self) -> None:
-        """The images that were skipped, which end this run, too, if nothing may be skipped."""
-        skipped = json.loads(manifest_path(self.out).read_bytes())["skipped"]
-        self.skipped = [(image["origin"], image["cause"]) for image in skipped]
-        self.check_skipped()
-
-    def identity(self) -> bytes:
-        """What decides the bytes of the file: options, versions, and which images there are.
-
-        A killed run is resumed even if files have changed under unchanged names; a finished one is not taken for the
-        same work then.
-        """
-        images = hashlib.sha256()
-        for i in self.wanted:
-            images.update(f"{self.source.origin(i)}\0{self.source.labels[i]}\0".encode(errors="surrogateescape"))
-        facts = {
-            "options": _options_in_manifest(self.options),
-            "path": _whole_path(self.options),
-            "versions": versions(),
-            "images": images.hexdigest(),
-            "layout": [layout.DATA_ALIGNMENT, layout.PAGE_SIZE, CHUNK],
-        }
-        return json.dumps(facts, sort_keys=True).encode()
-
-    def sampler(self) -> Sampler:
-        """See :class:`StreamingImageWriter`."""
+    def _sampler(self) -> Sampler:
         return Sampler(self.source, self.options)
 
-    def task(self) -> Encoder:
-        """See :class:`StreamingImageWriter`."""
+    def _task(self) -> Encoder:
         return Encoder(self.source, self.options, self.coding)
 
-    def name(self, i: int) -> str:
-        """Where it lies."""
+    def _name(self, i: int) -> str:
         return self.source.place(self.source.origin(i))
 
-    def check_skipped(self) -> None:
-        """See :class:`StreamingImageWriter`."""
+    def _check_skipped(self) -> None:
         if self.skipped and self.options.on_error == "stop":
             origin, cause = self.skipped[0]
             place = self.source.place(origin)
             raise UserError(f"{place}: can't be read: {cause}; --write.on_error=skip leaves such images out")
 
-    def manifest(self, samples: np.ndarray) -> dict[str, Any]:
-        """See :class:`StreamingImageWriter`."""
+    def _manifest(self, samples: np.ndarray) -> dict[str, Any]:
         pixels = int((samples["width"].astype(np.int64) * samples["height"]).sum())
         total, squares = self.sums.tolist()
         # Exact integers up to the one division: n·Σx² − (Σx)² is n² times the variance.
@@ -151,7 +117,7 @@ class _Writer(StreamingImageWriter):
             "images_per_class": np.bincount(samples["label"], minlength=len(self.source.class_names)).tolist(),
             "jpeg_images": int((samples["mode"] == layout.JPG).sum()),
             "image_bytes": int(samples["size"].sum()),
-            **({"coefficients": counts_in_manifest(self.how)} if self.packs else {}),
+            **({"coefficients": counts_in_manifest(self.how)} if self.has_coding else {}),
             "options": _options_in_manifest(self.options),
             "versions": versions(),
             "skipped": [{"origin": origin, "cause": cause} for origin, cause in self.skipped],
@@ -159,9 +125,34 @@ class _Writer(StreamingImageWriter):
         }
 
 
-def _whole_path(options: WriteOptions) -> str:
-    """The source's, seen from any folder; empty where it has none."""
-    return os.path.abspath(os.path.expanduser(options.path)) if options.path else ""
+def _work(options: WriteOptions, source: Source, selected: np.ndarray) -> Work:
+    """What decides the bytes of the file: options, versions, and which images there are.
+
+    A killed run is resumed even if files have changed under unchanged names; a finished one is not taken for the same
+    work then.
+    """
+    out, path = Path(options.out).expanduser(), ""
+    if options.path:
+        path = os.path.abspath(os.path.expanduser(options.path))  # the same from any folder
+    images = hashlib.sha256()
+    for i in selected:
+        images.update(f"{source.origin(i)}\0{source.labels[i]}\0".encode(errors="surrogateescape"))
+    facts = {
+        "options": _options_in_manifest(options),
+        "path": path,
+        "versions": versions(),
+        "images": images.hexdigest(),
+        "layout": [layout.DATA_ALIGNMENT, layout.PAGE_SIZE, CHUNK],
+    }
+    return Work(
+        out,
+        "write",
+        options.overwrite,
+        options=_options_in_manifest(options) | ({"path": path} if path else {}) | versions(),
+        sources={"path": source.state(selected)} if path else {},
+        identity=json.dumps(facts, sort_keys=True).encode(),
+        beside=(manifest_path(out),),
+    )
 
 
 def _options_in_manifest(options: WriteOptions) -> dict[str, Any]:

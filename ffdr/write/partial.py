@@ -1,15 +1,19 @@
 """A file in the making that survives being killed: NAME.partial, and a journal of what in it is complete.
 
-Data is appended to the partial file first, then a record of it to the journal. A record is believed when its own
-checksum is right and the data it describes still has the checksum in the record, so a run that was killed, or a machine
-that lost power with data not yet on disk, goes on from the last complete record.
+Every writer of betons resumes through this class. Data goes into the partial file first, then a record of it into the
+journal::
 
-With the final name a receipt of the work is left (``receipt.py``).
+    NAME.partial.journal   8 bytes magic; then records: uint32 length, uint32 CRC-32, the bytes
+                           first record: the identity of the work, the state of its sources when it was begun
+                           every other:  what the writer needs to know of samples that are in NAME.partial
 
-Journal: 8 bytes magic; then records, the first of which is the identity of the work: what made it, from what; and the
-state of its sources when it was begun. A run goes on when they have changed since (a damaged image may have been
-mended), but its receipt tells of the earlier state, so that the file is not taken for one of the present sources.
-Record: uint32 length, uint32 CRC-32, the bytes.
+Nothing is synced on the way, so after a loss of power either file may lack what the other one has. Therefore a record
+counts only if its own checksum is right *and* the data in the partial file has the checksums that the record holds
+(``is_complete``); with the first record that does not count, the rest of the journal is cut off. What a killed process
+had written is in the system's hands and never lost.
+
+A run goes on when its sources have changed since (a damaged image may have been mended), but its receipt speaks of the
+earlier state, so that the file is not taken for one of the present sources.
 """
 
 from __future__ import annotations
@@ -25,21 +29,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 
 from ffdr.util.atomic import atomic_write, lock, nearest_existing, os_errors_as_user_errors, partial_path, sync_folder
 from ffdr.util.errors import UserError, WriteError
-from ffdr.util.opening import (
-    check_final,
-    check_own,
-    open_found,
-    open_kept,
-)
+from ffdr.util.foreign import parse_json
+from ffdr.util.opening import check_final, check_own, open_found, open_kept
 from ffdr.util.text import warn
 
 if TYPE_CHECKING:
     from ffdr.write.receipt import Work
 
+COMMIT_BYTES = 1 << 20
+"""Data that writers put into the file between two journal records."""
 _MAGIC = b"FFDRJNL1"
 _RECORD = struct.Struct("<II")
 _SOURCES = b"\0sources\0"
@@ -51,7 +54,11 @@ _LONGEST = 1 << 26
 
 
 class Partial:
-    """The partial file of ``final`` and its journal, both open and locked against a second run."""
+    """The partial file of ``final`` and its journal, both open and locked against a second run.
+
+    A failure to write is reported in one line, whatever it was that failed. Use as a context manager: leaving it keeps
+    both files for the next run, unless ``publish`` came before.
+    """
 
     def __init__(
         self, final: Path, identity: bytes, is_complete: Callable[[BinaryIO, bytes], bool], work: Work | None = None
@@ -116,16 +123,29 @@ class Partial:
         sources = _SOURCES + json.dumps(dict(self._work.sources)).encode() if self._work is not None else b""
         self.commit(identity + sources)
 
+    def truncate(self, end: int) -> None:
+        """Cut off, or fill up with zeros, what lies behind byte ``end``: it is in no record."""
+        with os_errors_as_user_errors(self.final):
+            self.file.truncate(end)
+
+    def put(self, at: int, data: bytes) -> None:
+        """Write data from byte ``at`` on; it counts once it is committed."""
+        with os_errors_as_user_errors(self.final):
+            self.file.seek(at)
+            self.file.write(data)
+
     def commit(self, record: bytes) -> None:
         """Note that the data of ``record`` is in the file. Survives the process; power loss shows on recovery."""
-        self.file.flush()
-        self._journal.write(_RECORD.pack(len(record), zlib.crc32(record)) + record)
-        self._journal.flush()
+        with os_errors_as_user_errors(self.final):
+            self.file.flush()  # before the record: one that is whole speaks of data that this process has handed over
+            self._journal.write(_RECORD.pack(len(record), zlib.crc32(record)) + record)
+            self._journal.flush()
 
     def sync(self) -> None:
         """Make what was committed so far survive the loss of power, too."""
-        os.fsync(self.file.fileno())
-        os.fsync(self._journal.fileno())
+        with os_errors_as_user_errors(self.final):
+            os.fsync(self.file.fileno())
+            os.fsync(self._journal.fileno())
 
     def reserve(self, size: int) -> None:
         """Refuse at once a file of ``size`` bytes for which the disk has no room; what is written already counts.
@@ -142,7 +162,14 @@ class Partial:
     def publish(self, beside: Mapping[Path, str] | None = None) -> None:
         """Give the finished file, which must be complete and synced, its final name, and drop the journal.
 
-        All that can fail comes before the first name changes: a file that is to be replaced stays whole until then.
+        The order makes a run that is killed in between either repeat its end or find itself finished:
+
+        1. The texts beside it, each under a name of its own, then the receipt of all of them as they are now. All that
+           can fail for want of room is behind us; a file that is to be replaced is still whole.
+        2. The texts get their names, then the file. Before the last rename there is no file with this receipt, so the
+           work is not done, and its journal is still there. After it the work is done.
+        3. The folder is synced, so that the names survive a loss of power, before the journal goes, without which
+           nothing could be resumed. ``is_finished`` removes the journal of a run that was killed before that.
 
         Args:
             beside: further files that belong to it, such as its manifest: their texts.
@@ -150,19 +177,20 @@ class Partial:
         Raises:
             UserError: something has got the final name meanwhile.
         """
-        if self._work is not None:
-            self._work.check_free()
-        staged = {path: partial_path(path) for path in beside or {}}
-        for path, text in (beside or {}).items():
-            atomic_write(staged[path], text)
-        if self._work is not None:
-            self._work.leave(self.path, staged)
-        for path, made in staged.items():
-            os.replace(made, path)
-        os.replace(self.path, self.final)
-        sync_folder(self.final.parent)
-        self._journal_path.unlink()
-        self.close()
+        with os_errors_as_user_errors(self.final):
+            if self._work is not None:
+                self._work.check_free()
+            staged = {path: partial_path(path) for path in beside or {}}
+            for path, text in (beside or {}).items():
+                atomic_write(staged[path], text)
+            if self._work is not None:
+                self._work.leave(self.path, staged)
+            for path, made in staged.items():
+                os.replace(made, path)
+            os.replace(self.path, self.final)
+            sync_folder(self.final.parent)
+            self._journal_path.unlink()
+            self.close()
 
     def close(self) -> None:
         """Release both files; they stay where they are, to be resumed."""
@@ -170,6 +198,14 @@ class Partial:
             if hasattr(self, file):
                 with suppress(OSError):  # a full disk: what can't be flushed is in no journal record
                     getattr(self, file).close()
+
+    def __enter__(self) -> Partial:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def _journal_path(final: Path) -> Path:
@@ -185,7 +221,7 @@ def is_finished(work: Work) -> bool:
         file = open_found(journal)
     except OSError:
         return True  # none is there, or nothing that a run has left
-    with file, suppress(UserError):  # told where another run is at work
+    with file, suppress(UserError):  # another run is at work there
         lock(file.fileno(), journal, work.out)
         if not os.path.lexists(partial_path(work.out)):
             journal.unlink()
@@ -218,7 +254,7 @@ def _records(journal: BinaryIO) -> Iterator[bytes]:
 
 
 def _sources(record: bytes, identity: bytes) -> dict[str, str] | None:
-    """What the first record of a journal tells of the sources; None: it is of other work."""
+    """What the first record of a journal says of the sources; None: it is of other work."""
     if record == identity:
         return {}
     head = identity + _SOURCES
@@ -226,7 +262,7 @@ def _sources(record: bytes, identity: bytes) -> dict[str, str] | None:
     if not record.startswith(head) or len(text) > _MOST_SOURCES:
         return None
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = parse_json(text.decode(), "journal")
+    except ValueError:
         return None
     return found if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()) else None

@@ -1,8 +1,12 @@
 """What a beton of ours is made of: images, their reinforcement, or both. Where each sample's bytes lie.
 
-A part stores two regions a sample side by side: the image and its origin, or the view records and the logits. A packed
-beton has the data of all images first, as in a file of their own, so that reading images reads nothing else; then the
-reinforcement of all.
+A part stores two regions per sample side by side, each from a multiple of 8 (×) on; zeros fill the gaps::
+
+    ×          ×         ×          ×                      ×           ×        ×           ×
+    │ image 0 0│ origin 0│ image 1 0│ origin 1│ …    or    │ records 0 │logits 0│ records 1 │logits 1│ …
+
+Both regions of a sample never cross a page, so reading one touches one page. A merged beton has the data of all images
+first, as in a file of their own, so that reading images reads nothing else; then the reinforcement of all.
 """
 
 from __future__ import annotations
@@ -21,12 +25,16 @@ from ffdr.beton import layout
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.layout import ALIGNMENT, FieldSpec
 from ffdr.beton.manifest import is_foreign, manifest_path
-from ffdr.util.atomic import partial_path
+from ffdr.beton.read import ImageBeton, ReinforcedBeton, open_unnamed_images
+from ffdr.util.atomic import os_errors_as_user_errors, partial_path
 from ffdr.util.errors import UserError
 from ffdr.util.opening import check_final
+from ffdr.write.partial import Partial
 
 ORIGIN_BYTES = 24
 """Original width, original height, key: three int64."""
+_BLOCK = 1 << 20
+"""Bytes of a region that are read at a time: a journal may claim regions of any size."""
 
 # What FFCV's NDArrayField(np.dtype("int64"), (3,)) writes: 32 dimensions, length of the dtype's description, the same.
 _ORIGIN_TYPE = b'[["", "<i8"]]'
@@ -40,11 +48,10 @@ IMAGE_SPECS = (
 
 
 def image_specs(coding: bytes = b"") -> tuple[FieldSpec, ...]:
-    """The fields of an image beton, of one with packed images where there is a ``coding``."""
+    """The fields of an image beton, of one with coefficient images where there is a ``coding``."""
     if not coding:
         return IMAGE_SPECS
-    mark = layout.section(layout.CODING_MAGIC, len(coding))
-    return FieldSpec("image", layout.CUSTOM, mark), *IMAGE_SPECS[1:]
+    return FieldSpec("image", layout.CUSTOM, layout.section(layout.CODING_MAGIC, len(coding))), *IMAGE_SPECS[1:]
 
 
 STORED_DTYPE = np.dtype(
@@ -78,7 +85,9 @@ class Part:
     images: np.ndarray | None = None
     """(N,) ``STORED_DTYPE`` where the part is the images."""
     coding: bytes = b""
-    """Of packed images, where there can be any."""
+    """Of coefficient images, where there can be any."""
+    header: ReinforcedHeader | None = None
+    """Where the part is the reinforcement."""
 
     @property
     def second_pointers(self) -> np.ndarray:
@@ -90,12 +99,9 @@ class Part:
         """First byte behind the data of this part."""
         return int(self.second_pointers[-1]) + self.second_bytes
 
-    def read(self, file: BinaryIO, n: int) -> tuple[bytes, bytes]:
-        """Both regions of sample n out of a file in the making; shorter ones where it ends early."""
-        first = int(self.first_bytes[n])
-        file.seek(int(self.pointers[n]))
-        stored = file.read(stored_bytes(first, self.second_bytes))
-        return stored[:first], stored[_padded(first) :]
+    def checksum(self, file: BinaryIO, n: int, crc: int = 0) -> int:
+        """CRC-32 of both regions of sample n in a file in the making, appended to ``crc``."""
+        return checksum_at(file, int(self.pointers[n]), int(self.first_bytes[n]), self.second_bytes, crc)
 
     def allocations(self) -> np.ndarray:
         """The part's entries of the allocation table, (2 N,) ``ALLOC_DTYPE``."""
@@ -117,6 +123,21 @@ class Part:
         metadata[first]["data_ptr"] = self.pointers
         metadata["label"] = self.images["label"]
 
+    def read_back(self, path: Path) -> None:
+        """Raise UserError unless the finished file at ``path`` holds this part, as far as its ends show."""
+        beton: ImageBeton | ReinforcedBeton
+        if self.images is not None:
+            beton = images = open_unnamed_images(path)
+            same = images.fingerprint == layout.fingerprint(self.images["origin"], self.images["label"])
+        else:
+            beton = reinforced = ReinforcedBeton.open(path)
+            same = reinforced.header == self.header
+            for i in {0, len(reinforced) - 1}:
+                reinforced.views(i)
+                reinforced.logits(i)
+        if not (same and beton.is_intact(0) and beton.is_intact(len(beton) - 1)):
+            raise UserError(f"{path}: was not read back as it was written: bad storage?")
+
 
 def image_part(images: np.ndarray, start: int, page_size: int = layout.PAGE_SIZE, coding: bytes = b"") -> Part:
     """The part of images (N,) ``STORED_DTYPE``, with data from byte ``start`` on and pages no smaller than given."""
@@ -135,7 +156,12 @@ def reinforced_part(header: ReinforcedHeader, start: int, page_size: int = layou
         page_size *= 2
     places = layout.equal_regions(start, size, header.num_images, page_size)
     first_bytes = np.full(header.num_images, header.view_bytes, np.uint64)
-    return Part(header.specs(), places, first_bytes, header.logit_bytes, page_size)
+    return Part(header.specs(), places, first_bytes, header.logit_bytes, page_size, header=header)
+
+
+def slots_of(images: ImageBeton) -> int:
+    """For how many images the tables of a beton have room: its writer could not know which it would have to skip."""
+    return len(images) + len((images.manifest or {}).get("skipped", ()))
 
 
 def finish_tables(file: BinaryIO, parts: Sequence[Part], checksums: np.ndarray) -> None:
@@ -156,6 +182,31 @@ def finish_tables(file: BinaryIO, parts: Sequence[Part], checksums: np.ndarray) 
         None if images is None else images["origin"],
         parts[0].coding,
     )
+
+
+def finish(
+    partial: Partial, parts: Sequence[Part], checksums: np.ndarray, manifest: dict[str, Any] | None = None
+) -> None:
+    """Complete a file in the making whose data is written, read it back, and give it its final name.
+
+    Args:
+        partial: the file; closed at the end.
+        parts: that it is made of.
+        checksums: (N,) uint32 of the samples.
+        manifest: that is put beside it; None: none.
+
+    Raises:
+        UserError: what is read back is not what was written; something has got the final name meanwhile.
+        WriteError: the system fails.
+    """
+    with os_errors_as_user_errors(partial.final):
+        finish_tables(partial.file, parts, checksums)
+        for part in parts:
+            part.read_back(partial.path)
+    beside = {}
+    if manifest is not None:
+        beside[manifest_path(partial.final)] = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    partial.publish(beside)
 
 
 def file_bytes(parts: Sequence[Part]) -> int:
@@ -180,6 +231,18 @@ def joined(first: bytes, second: bytes) -> bytes:
 def checksum(first: bytes, second: bytes, crc: int = 0) -> int:
     """CRC-32 of a sample's regions, appended to ``crc``; what lies between them does not count."""
     return zlib.crc32(second, zlib.crc32(first, crc))
+
+
+def checksum_at(file: BinaryIO, at: int, first: int, second: int, crc: int = 0) -> int:
+    """CRC-32 of a sample's regions of so many bytes, from byte ``at`` of a file in the making on, appended to ``crc``.
+
+    Where the file ends early, what is missing does not count.
+    """
+    for start, left in ((at, first), (at + _padded(first), second)):
+        file.seek(start)
+        while left and (block := file.read(min(left, _BLOCK))):
+            crc, left = zlib.crc32(block, crc), left - len(block)
+    return crc
 
 
 def check_out(out: Path, others: Iterable[Path], has_manifest: bool = False, may_be_folder: bool = False) -> None:
@@ -220,11 +283,17 @@ def _is_same(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-def manifest_beside(out: Path, manifest: dict[str, Any] | None) -> dict[Path, str]:
-    """The manifest of ``out``, where there is one, as ``Partial.publish`` takes it: its text, by its path."""
-    if manifest is None:
-        return {}
-    return {manifest_path(out): json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"}
+def check_place(out: Path, images: ImageBeton | None, others: Iterable[Path]) -> None:
+    """Refuse an output that would replace one of the ``others``, or its manifest, or be taken for another beton's.
+
+    images: those that the output holds, if it does.
+
+    Raises:
+        UserError: as ``check_out``; beside ``out`` lies a manifest, and the images have none to replace it.
+    """
+    check_out(out, others, has_manifest=images is not None)
+    if images is not None and images.manifest is None and manifest_path(out).exists():
+        raise UserError(f"{manifest_path(out)}: is another beton's manifest, and {images.path} has none; remove it")
 
 
 def _padded(size: Any) -> Any:

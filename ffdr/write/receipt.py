@@ -1,8 +1,9 @@
 """What made a finished output: its receipt, the hidden file ``.NAME.work`` beside it.
 
-With it a verb tells its own work, which is not done twice, from any other, which is not replaced unasked. A receipt is
-left just before the output gets its final name, and tells size and time of the last change of the very files that it
-speaks of. So it is never believed of another file: one that was there before, was copied there, or was changed since.
+By it a verb recognises its own work, which is not done twice, and keeps any other, which is not replaced unasked. A
+receipt is left just before the output gets its final name, and holds size and time of the last change of the very files
+that it speaks of. So it is never believed of another file: one that was there before, was copied there, or was changed
+since.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Work:
     overwrite: bool
     """Whether an output that is there may be replaced."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What of the identity messages can tell, by option: values as JSON has them."""
+    """The part of the identity that messages can name, by option: values as JSON has them."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """What is read, by the option that names it: a digest of the contents."""
     identity: bytes | None = None
@@ -88,10 +89,11 @@ class Work:
         atomic_write(receipt_path(self.out), json.dumps(receipt, indent=1) + "\n")
 
     def _digest(self) -> str:
+        assert self.identity is not None, f"{self.out}: finished before it was known what decides its bytes"
         return hashlib.sha256(self.identity).hexdigest()
 
     def _difference(self) -> str:
-        """What tells the work that made the output from this one, in words; empty: nothing does."""
+        """How the work that made the output differs from this one, in words; empty: not at all."""
         receipt = _believed(self.out)
         if receipt is None:
             return "not known to be made by this command"
@@ -101,7 +103,7 @@ class Work:
         for key, new in ({} if same else json.loads(json.dumps(self.options))).items():
             old = receipt["options"].get(key, new)  # an option of a later version: the identity knows
             if old != new:
-                return _told(key, old, new)
+                return _made_with(key, old, new)
         for key, digest in self.sources.items():
             if receipt["sources"].get(key) != digest:
                 return f"made from other contents of --{key}"
@@ -147,7 +149,7 @@ def _believed(out: Path) -> dict[str, Any] | None:
     return receipt if known else None
 
 
-def _told(key: str, old: Any, new: Any) -> str:
+def _made_with(key: str, old: Any, new: Any) -> str:
     """Two values of an option; only its name where they are too long for a line."""
     spelled = [",".join(map(str, value)) if isinstance(value, list) else str(value) for value in (old, new)]
     if max(map(len, spelled)) > _LONGEST:

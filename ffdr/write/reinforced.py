@@ -1,6 +1,10 @@
 """Writes reinforced betons: images in any order, killed and resumed, always the same bytes.
 
-N images, K views an image, T stored teacher entries a view (top-k).
+All samples have the same size, so each has its place from the start. What lies in the partial file, the journal says::
+
+    record of the journal: (uint32 number, uint32 CRC-32) of one image, of another one, …
+
+N images, K views per image, T stored teacher entries per view (top-k).
 """
 
 from __future__ import annotations
@@ -14,20 +18,16 @@ import numpy as np
 from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
 from ffdr.beton import layout
 from ffdr.beton.header import ReinforcedHeader, check_logits, check_new_logits, check_views
-from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_same_images
-from ffdr.util.atomic import os_errors_as_user_errors
-from ffdr.util.errors import UserError
+from ffdr.beton.read import ImageBeton, check_same_images
 from ffdr.write import parts
-from ffdr.write.partial import Partial
+from ffdr.write.partial import COMMIT_BYTES, Partial
 from ffdr.write.parts import Part
 from ffdr.write.receipt import Work
 
-_COMMIT_BYTES = 1 << 20
-"""Data written between two journal records."""
 _ENTRY = np.dtype([("image", "<u4"), ("crc", "<u4")])
-"""A journal record holds one of these an image."""
+"""A journal record holds one of these per image."""
 _MOST_AGAIN = 16
-"""How often on average a journal may tell of an image again, as it does of those that a killed run had just put."""
+"""How often on average a journal may name an image again, as it does those that a killed run had just put."""
 
 
 def file_bytes(header: ReinforcedHeader) -> int:
@@ -36,7 +36,7 @@ def file_bytes(header: ReinforcedHeader) -> int:
 
 
 def identity_of(header: ReinforcedHeader, identity: str) -> bytes:
-    """What tells one partial file from another: the header and whatever else decides what is written."""
+    """What distinguishes partial files: the header and whatever else decides what is written."""
     return b"reinforced\0" + header.pack() + identity.encode(errors="surrogateescape")
 
 
@@ -47,8 +47,7 @@ def _part(header: ReinforcedHeader) -> Part:
 class ReinforcedWriter:
     """Writes a reinforced beton; a killed run is resumed and ends with the same bytes.
 
-    All samples have the same size, so each has its place from the start and they may come in any order. Use as a
-    context manager; leaving it without ``finish`` keeps the partial file for the next run.
+    Use as a context manager; leaving it without ``finish`` keeps the partial file for the next run.
     """
 
     def __init__(
@@ -79,11 +78,10 @@ class ReinforcedWriter:
         self._written = np.zeros(header.num_images, bool)
         self._pending: list[np.ndarray] = []
         self._again = 0
-        """How often the journal tells of an image of which it has told before."""
+        """How often the journal names an image that it has named before."""
         self._partial = Partial(self.path, identity_of(header, identity), self._is_complete, work)
         try:
-            with os_errors_as_user_errors(self.path):
-                self._partial.file.truncate(self._part.end)
+            self._partial.truncate(self._part.end)
         except BaseException:
             self._partial.close()
             raise
@@ -114,16 +112,14 @@ class ReinforcedWriter:
         logits = np.concatenate([ids, np.ascontiguousarray(log_probs).view("<u2")], axis=2)
         entries = np.zeros(len(index), _ENTRY)
         entries["image"] = index
-        with os_errors_as_user_errors(self.path):
-            for n, entry in enumerate(entries):
-                regions = views[n].tobytes(), logits[n].tobytes()
-                self._partial.file.seek(int(self._part.pointers[index[n]]))
-                self._partial.file.write(parts.joined(*regions))
-                entry["crc"] = parts.checksum(*regions)
+        for n, entry in enumerate(entries):
+            regions = views[n].tobytes(), logits[n].tobytes()
+            self._partial.put(int(self._part.pointers[index[n]]), parts.joined(*regions))
+            entry["crc"] = parts.checksum(*regions)
         self._count(entries)
         self._pending.append(entries)
         sample_bytes = self.header.view_bytes + self.header.logit_bytes
-        if sum(map(len, self._pending)) * sample_bytes >= _COMMIT_BYTES:
+        if sum(map(len, self._pending)) * sample_bytes >= COMMIT_BYTES:
             self.commit()
 
     def _check(self, index: np.ndarray, views: np.ndarray, ids: np.ndarray, log_probs: np.ndarray) -> None:
@@ -147,15 +143,13 @@ class ReinforcedWriter:
     def commit(self) -> None:
         """Note in the journal what was put so far: it survives the process."""
         if self._pending:
-            with os_errors_as_user_errors(self.path):
-                self._partial.commit(np.concatenate(self._pending).tobytes())
+            self._partial.commit(np.concatenate(self._pending).tobytes())
             self._pending = []
 
     def sync(self) -> None:
         """Commit, and make it survive the loss of power."""
         self.commit()
-        with os_errors_as_user_errors(self.path):
-            self._partial.sync()
+        self._partial.sync()
 
     def finish(self) -> None:
         """Write the tables, read the file back, and give it its final name.
@@ -167,18 +161,7 @@ class ReinforcedWriter:
         if not self._written.all():
             raise ValueError(f"only {self.done} of {self.header.num_images} images were put")
         self.commit()
-        with os_errors_as_user_errors(self.path):
-            parts.finish_tables(self._partial.file, [self._part], self._checksums)
-            self._read_back()
-            self._partial.publish()
-
-    def _read_back(self) -> None:
-        beton = ReinforcedBeton.open(self._partial.path)
-        for i in {0, len(beton) - 1}:
-            beton.views(i)
-            beton.logits(i)
-            if not beton.is_intact(i):
-                raise UserError(f"{self._partial.path}: sample {i} was not read back as it was written: bad storage?")
+        parts.finish(self._partial, [self._part], self._checksums)
 
     def _count(self, entries: np.ndarray) -> None:
         self._checksums[entries["image"]] = entries["crc"]
@@ -191,11 +174,12 @@ class ReinforcedWriter:
         entries = np.frombuffer(record, _ENTRY)
         if entries["image"].max() >= self.header.num_images:
             return False
+        # Each is read to be checked: a journal that names one image over and over must not take for ever.
         self._again += int(self._written[entries["image"]].sum())
         if self._again > _MOST_AGAIN * self.header.num_images:
             return False
         for image, crc in entries.tolist():
-            if parts.checksum(*self._part.read(file, image)) != crc:
+            if self._part.checksum(file, image) != crc:
                 return False
         self._count(entries)
         return True

@@ -14,15 +14,10 @@ from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_same_images, open
 from ffdr.config.files import SubsetOptions
 from ffdr.util.errors import UserError
 from ffdr.util.text import brief
-from ffdr.write import closing
-from ffdr.write.copy import (
-    Copy,
-    ImageSamples,
-    ReinforcedSamples,
-    contents,
-)
-from ffdr.write.merge import check_place
+from ffdr.write.copy import Copy, ImageSamples, ReinforcedSamples, contents
+from ffdr.write.parts import check_place
 from ffdr.write.receipt import Work
+from ffdr.write.resumable import run_all
 
 
 def subset(options: SubsetOptions, progress: bool = True) -> Path:
@@ -39,34 +34,32 @@ def subset(options: SubsetOptions, progress: bool = True) -> Path:
         UserError: a choice that the file does not offer; a view mixed with an image that is not chosen; damage; no
             room on the disk; a file of other work that is there already, and ``overwrite`` is false.
     """
-    images, reinforced = open_both(Path(options.file))
-    others = [Path(options.file)]
-    full = images
+    path, out = Path(options.file), Path(options.out)
+    images, reinforced = open_both(path)
+    held = reinforced if images is None else images
+    assert held is not None  # no beton holds neither
+    full, others = images, [path]
     if options.images:
-        if images is not None:
-            raise UserError(f"subset.images: {options.file} holds the images itself; leave it out")
+        if images is not None or reinforced is None:
+            raise UserError(f"subset.images: {path} holds the images itself; leave it out")
         full = ImageBeton.open(options.images)
-        check_same_images(reinforced.path, reinforced.header, full)
+        check_same_images(path, reinforced.header, full)
         others.append(full.path)
     if full is None and options.indices:
         raise UserError("subset.images: to take images out of a reinforced beton, give the image beton it was made of")
-    index = parse_indices(options.indices, len(full or reinforced))
-    out = Path(options.out)
+    index = parse_indices(options.indices, len(held))
     check_place(out, images, others)
     samples: list[ImageSamples | ReinforcedSamples] = [] if images is None else [ImageSamples(images, index)]
     if reinforced is not None:
         samples.append(_fewer_views(options, reinforced, full, index))
     elif options.views or options.topk:
-        raise UserError(f"subset.views, subset.topk: {options.file} is an image beton and has none")
-    manifest = None if images is None else _manifest(images, index)
-    told = {key: getattr(options, key) for key in ("indices", "views", "topk")}
-    sources = {"file": contents(reinforced if images is None else images)}
-    copy = Copy(Work(out, "subset", options.overwrite, told, sources), samples, manifest)
-    copy.run("subset", progress)
-    if progress:
-        all_images = Path(options.images) if options.images and not options.indices else None
-        own = out if images else all_images
-        closing.announce([out], own, out if reinforced else None, done=[out] if copy.is_there else [])
+        raise UserError(f"subset.views, subset.topk: {path} is an image beton and has none")
+    chosen = {key: getattr(options, key) for key in ("indices", "views", "topk")}
+    work = Work(out, "subset", options.overwrite, chosen, {"file": contents(held)})
+    copy = Copy(work, samples, None if images is None else _manifest(images, index))
+    # A reinforcement that still has all of its images fits the beton that was given for them.
+    fitting = Path(options.images) if options.images and not options.indices else None
+    run_all([copy], progress, out if images else fitting, out if reinforced else None)
     return out
 
 

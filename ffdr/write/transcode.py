@@ -1,4 +1,4 @@
-"""``ffdr transcode``: JPEGs become packed coefficients, or the reverse; the coefficients stay what they are.
+"""``ffdr transcode``: JPEGs become coefficient images, or the reverse; the coefficients stay what they are.
 
 Raw images are copied, and so is everything else of an image: label, origin, place in the order. So the fingerprint does
 not change, and a reinforcement fits both files.
@@ -7,9 +7,10 @@ not change, and a reinforcement fits both files.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,12 +28,10 @@ from ffdr.codec.jpeg.write import write_jpeg
 from ffdr.config.files import TranscodeOptions
 from ffdr.util.errors import UserError
 from ffdr.util.text import warn
-from ffdr.write import parts
 from ffdr.write.copy import contents, digest
 from ffdr.write.encode import Chunk
 from ffdr.write.images import counts_in_manifest, versions
-from ffdr.write.merge import check_place
-from ffdr.write.parts import STORED_DTYPE
+from ffdr.write.parts import check_place, slots_of
 from ffdr.write.receipt import Work
 from ffdr.write.streaming import CHUNK, StreamingImageWriter
 
@@ -54,74 +53,41 @@ def transcode(options: TranscodeOptions, progress: bool = True) -> Path:
         raise UserError(f"{images.path}: holds a reinforcement, too; ffdr split takes it apart first")
     if not (images.modes != layout.RAW).any():
         raise UserError(f"{images.path}: holds raw images only, and nothing to transcode")
-    is_packed = images.coding is not None
-    mode = options.mode or ("jpg" if is_packed else "dct")
-    if (mode == "dct") == is_packed:
+    has_coding = images.coding is not None
+    mode = options.mode or ("jpg" if has_coding else "dct")
+    if (mode == "dct") == has_coding:
         raise UserError(f"transcode.mode: {images.path} is a beton of mode {mode} already")
     out = Path(options.out).expanduser()
     check_place(out, images, [images.path])
-    return _Transcoder(images, options, mode, out).run(progress)
+    transcoder = _Transcoder(images, options, mode, out)
+    transcoder.write(progress)
+    for way in _LOST:
+        if transcoder.how[way]:
+            warn(f"{out}: {transcoder.how[way]} images encoded anew: {way}")
+    return out
 
 
 class _Transcoder(StreamingImageWriter):
-    verb = "transcode"
+    """An image beton of the images of another one."""
 
     def __init__(self, images: ImageBeton, options: TranscodeOptions, mode: str, out: Path) -> None:
         self.images, self.options, self.mode = images, options, mode
-        # As the writer does, which leaves room in its tables for images that it then has to skip.
-        slots = len(images) + len((images.manifest or {}).get("skipped", ()))
-        super().__init__(out, np.arange(len(images)), slots, options.workers, mode == "dct")
+        work = _work(images, options, mode, out)
+        super().__init__(work, np.arange(len(images)), slots_of(images), options.workers, mode == "dct")
         self.learned_from = np.flatnonzero(images.modes == JPG)
 
-    def run(self, progress: bool) -> Path:
-        """See :class:`StreamingImageWriter`."""
-        super().run(progress)
-        for way in _LOST:
-            if self.how[way]:
-                warn(f"{self.out}: {self.how[way]} images encoded anew: {way}")
-        return self.out
-
-    def work(self) -> Work:
-        """See :class:`StreamingImageWriter`."""
-        options, images = self.options, self.images
-        told = {"mode": self.mode, "quality": options.quality, "growth": options.growth} | versions()
-        beside = (manifest_path(self.out),) if images.manifest is not None else ()
-        sources = {"file": contents(images)}
-        return Work(self.out, self.verb, options.overwrite, told, sources, self.identity(), beside)
-
-    def identity(self) -> bytes:
-        """The file, the options that decide the bytes, and versions."""
-        facts = {
-            "transcode": digest(self.images),
-            "manifest": self.images.manifest,
-            "options": [self.mode, self.options.quality, self.options.growth],
-            "versions": versions(),
-            "layout": [layout.DATA_ALIGNMENT, layout.PAGE_SIZE, CHUNK],
-        }
-        return json.dumps(facts, sort_keys=True).encode()
-
-    def sampler(self) -> _Sampler:
-        """See :class:`StreamingImageWriter`."""
+    def _sampler(self) -> _Sampler:
         return _Sampler(self.images, self.options.quality)
 
-    def task(self) -> _Packer | _Unpacker:
-        """See :class:`StreamingImageWriter`."""
+    def _task(self) -> _Transcoding:
         if self.coding is not None:
-            return _Packer(self.images, self.options.quality, self.coding)
-        return _Unpacker(self.images, self.options.growth)
+            return _ToCoefficients(self.images, self.options.quality, self.coding)
+        return _ToJpeg(self.images, self.options.growth)
 
-    def name(self, i: int) -> str:
-        """Its number."""
+    def _name(self, i: int) -> str:
         return f"sample {i}"
 
-    def check_skipped(self) -> None:
-        """No image is ever skipped."""
-
-    def recall(self) -> None:
-        """Nothing."""
-
-    def manifest(self, samples: np.ndarray) -> dict[str, Any] | None:
-        """That of the images, in the other mode."""
+    def _manifest(self, samples: np.ndarray) -> dict[str, Any] | None:
         if self.images.manifest is None:
             return None
         manifest = {key: value for key, value in self.images.manifest.items() if key != "coefficients"}
@@ -129,11 +95,34 @@ class _Transcoder(StreamingImageWriter):
         manifest["image_bytes"] = int(samples["size"].sum())
         if isinstance(manifest.get("options"), dict):
             manifest["options"] = manifest["options"] | {"mode": self.mode}
-        return manifest | ({"coefficients": counts_in_manifest(self.how)} if self.packs else {})
+        return manifest | ({"coefficients": counts_in_manifest(self.how)} if self.has_coding else {})
 
 
-class _Task:
-    """Makes images out of those of a beton."""
+def _work(images: ImageBeton, options: TranscodeOptions, mode: str, out: Path) -> Work:
+    """What decides the bytes of the file: the other file, the options, versions."""
+    facts = {
+        "transcode": digest(images),
+        "manifest": images.manifest,
+        "options": [mode, options.quality, options.growth],
+        "versions": versions(),
+        "layout": [layout.DATA_ALIGNMENT, layout.PAGE_SIZE, CHUNK],
+    }
+    return Work(
+        out,
+        "transcode",
+        options.overwrite,
+        options={"mode": mode, "quality": options.quality, "growth": options.growth} | versions(),
+        sources={"file": contents(images)},
+        identity=json.dumps(facts, sort_keys=True).encode(),
+        beside=() if images.manifest is None else (manifest_path(out),),
+    )
+
+
+class _Transcoding(ABC):
+    """What a worker process does: images of a beton, those in one mode in another one, all others as they are."""
+
+    source_mode: ClassVar[int]
+    target_mode: ClassVar[int]
 
     def __init__(self, images: ImageBeton) -> None:
         self.images = images
@@ -141,39 +130,36 @@ class _Task:
     def __call__(self, indices: Sequence[int]) -> Chunk:
         """The images of these numbers."""
         chunk, images = Chunk(), self.images
-        chunk.samples = np.zeros(len(indices), STORED_DTYPE)
-        for sample, i in zip(chunk.samples, indices, strict=True):
+        for i in indices:
             check_intact(images, i)
             mode = int(images.modes[i])
-            stored = self.transcode(i, chunk) if mode == self.source_mode else None
-            sample["mode"] = mode if stored is None else self.target_mode
-            stored = images.data(i).tobytes() if stored is None else stored
-            origin = images.origins[i].astype("<i8").tobytes()
-            sample["label"], sample["origin"], sample["size"] = images.labels[i], images.origins[i], len(stored)
-            sample["width"], sample["height"] = images.sizes[i]
-            sample["crc"] = parts.checksum(stored, origin)
-            chunk.data.append(parts.joined(stored, origin))
+            if mode == self.source_mode:
+                mode, stored = self.target_mode, self._transcode(i, chunk)
+            else:
+                stored = images.data(i).tobytes()
+            chunk.add(stored, mode, images.sizes[i].tolist(), int(images.labels[i]), images.origins[i].tolist())
         return chunk
 
+    @abstractmethod
+    def _transcode(self, i: int, chunk: Chunk) -> bytes:
+        """Image i in the other mode; counted in the chunk where the way to its coefficients matters."""
 
-class _Packer(_Task):
-    """JPEG to packed coefficients."""
 
+class _ToCoefficients(_Transcoding):
     source_mode, target_mode = JPG, DCT
 
     def __init__(self, images: ImageBeton, quality: int, coding: Coding) -> None:
         super().__init__(images)
         self.quality, self.coding = quality, coding
 
-    def transcode(self, i: int, chunk: Chunk) -> bytes:
-        """Image i, counted in the chunk."""
+    def _transcode(self, i: int, chunk: Chunk) -> bytes:
         found, how = _find(self.images, i, self.quality)
         chunk.how[how] += 1
         return pack(found, self.coding)
 
 
-class _Unpacker(_Task):
-    """Packed coefficients to JPEG."""
+class _ToJpeg(_Transcoding):
+    """With restart segments where the decoder can use them."""
 
     source_mode, target_mode = DCT, JPG
 
@@ -181,9 +167,9 @@ class _Unpacker(_Task):
         super().__init__(images)
         self.growth = growth
 
-    def transcode(self, i: int, chunk: Chunk) -> bytes:
-        """Image i, with restart segments where the decoder can use them."""
+    def _transcode(self, i: int, chunk: Chunk) -> bytes:
         width, height = self.images.sizes[i].tolist()
+        assert self.images.coding is not None
         try:
             found = unpack(self.images.data(i), self.images.coding, width, height)
             check_sides(width, height)

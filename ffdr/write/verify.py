@@ -1,11 +1,12 @@
-"""``ffdr verify``: reads a beton whole and tells whether every byte of it is what was written.
+"""``ffdr verify``: reads a beton whole and checks whether every byte of it is what was written.
 
 All that is not data (header, descriptors, metadata, coding, origin index, allocation table) is under one checksum,
 which opening checks; every sample has its own; what lies between must be zero. Beyond checksums, every view must be one
-that replays on its image, every teacher's entry one that a loss can take, packed coefficients must be whole, and where
-there are no checksums, as in stock FFCV's files, every JPEG is decoded.
+that replays on its image, every teacher's entry one that a loss can take, coefficients must be whole, and where there
+are no checksums, as in stock FFCV's files, every JPEG is decoded.
 
-N images, K views an image, T stored teacher entries a view (top-k); n samples are read at a time.
+N images of F fields with data, K views per image, T stored teacher entries per view (top-k); n samples are read at a
+time.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,12 @@ from tqdm import tqdm
 from ffdr.augment.check import OK, STATUS_TEXT, check_mix, check_view
 from ffdr.augment.view import FRACTION
 from ffdr.beton import layout
-from ffdr.beton.damage import SEARCHED, place_of_damage
-from ffdr.beton.header import check_logits
+from ffdr.beton.header import ReinforcedHeader, check_logits
 from ffdr.beton.layout import DCT
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_same_images, contents_of
-from ffdr.beton.tables import Tables, read_tables
+from ffdr.beton.tables import read_tables
+from ffdr.codec.dct.coding import Coding
 from ffdr.codec.dct.pack import unpack
 from ffdr.config.files import VerifyOptions
 from ffdr.jit.kernel import kernel
@@ -42,8 +43,6 @@ _PADDING = 1 << 20
 """Padding up to this many bytes is read together with what it follows."""
 _LISTED = 20
 """Findings that are printed."""
-_SEARCHED = 16 << 20
-"""Bytes of damaged samples that are searched for the very place: a second or two. A file may be damaged all over."""
 _WORDS = {"aug_params": "views"}
 """Fields whose name says less than it could."""
 
@@ -74,26 +73,26 @@ def verify(options: VerifyOptions, progress: bool = True) -> int:
     path = Path(options.file)
     against = ImageBeton.open(options.against) if options.against else None
     try:
-        file = _File.open(path, against, options.decode)
+        check = _Check(path, against, options.decode)
     except DamagedError as error:
         say(str(error))
         return 1
-    findings = sorted(set(file.check(progress)))
+    findings = sorted(set(check.run(progress)))
     if not findings:
-        seconds = time.perf_counter() - start
-        size = len(file.tables.memmap)
-        then = command("inspect", path)
-        say(f"{path}: intact: {file.contents()}; {size:,} bytes, {_speed(size / seconds)}; next: {then}")
+        size = check.tables.file.size
+        rate = size / (time.perf_counter() - start)
+        speed = f"{rate / 1e9:.2f} GB/s" if rate >= 1e9 else f"{rate / 1e6:.2f} MB/s"
+        say(f"{path}: intact: {check.contents()}; {size:,} bytes, {speed}; next: {command('inspect', path)}")
         return 0
-    foreign = [finding for finding in findings if finding.is_foreign]
-    for finding in foreign:
-        say(f"{path}: does not belong to {against.path}: {finding}")
+    for finding in findings:
+        if finding.is_foreign:
+            say(f"{path}: does not belong to {Path(options.against)}: {finding}")
     findings = [finding for finding in findings if not finding.is_foreign]
     if not findings:
         return 1
     samples = {finding.sample for finding in findings if finding.sample >= 0}
     others = sum(finding.sample < 0 for finding in findings)
-    say(f"{path}: damaged: {len(samples):,} of {file.tables.num_samples:,} samples, {others} other places")
+    say(f"{path}: damaged: {len(samples):,} of {check.tables.num_samples:,} samples, {others} other places")
     for finding in findings[:_LISTED]:
         say(f"  {finding}")
     if len(findings) > _LISTED:
@@ -102,40 +101,45 @@ def verify(options: VerifyOptions, progress: bool = True) -> int:
     return 1
 
 
-def _speed(rate: float) -> str:
-    """Bytes a second, as a person would say it."""
-    return f"{rate / 1e9:.2f} GB/s" if rate >= 1e9 else f"{rate / 1e6:.2f} MB/s"
+class _Check:
+    """One run over an opened beton of any kind. Reads the regions of samples, each with the padding behind it.
 
+    Threads share it: it changes nothing of itself.
+    """
 
-@dataclass(frozen=True, eq=False)
-class _File:
-    """An opened beton of any kind, and what its samples are checked by."""
-
-    tables: Tables
-    images: ImageBeton | None
-    reinforced: ReinforcedBeton | None
-    decode: bool
-    mismatches: tuple[Finding, ...]
-    """Why the views are not those of the images."""
-    sizes: np.ndarray
-    """(N, 2) int32 width and height of the images that the views are replayed on."""
-
-    @classmethod
-    def open(cls, path: Path, against: ImageBeton | None, decode: bool) -> _File:
-        tables = read_tables(path)
-        images, reinforced = contents_of(tables)
-        if reinforced is None and against is not None:
+    def __init__(self, path: Path, against: ImageBeton | None, decode: bool) -> None:
+        self.tables = tables = read_tables(path)
+        self.images, self.reinforced = contents_of(tables)
+        if self.reinforced is None and against is not None:
             raise UserError(f"verify.against: {path} holds no views that could belong to {against.path}")
-        mismatches = []
-        sizes = np.full((tables.num_samples, 2), 256, np.int32)  # unknown, and views are fractions: any will do
-        for other in filter(None, (images, against) if reinforced else ()):
+        self.decode = self.images is not None and (decode or tables.checksums is None)
+        self.mismatches: list[Finding] = []
+        """Why the views are not those of the images."""
+        self.image_sizes = np.full((tables.num_samples, 2), 256, np.int32)
+        """(N, 2) width and height of the images that the views are replayed on. Views are fractions: while these are
+        unknown, any will do."""
+        for images in (self.images, against):
+            if self.reinforced is None or images is None:
+                continue
             try:
-                check_same_images(path, reinforced.header, other)
-                sizes = other.sizes
+                check_same_images(path, self.reinforced.header, images)
+                self.image_sizes = images.sizes
             except UserError as error:
-                mismatches.append(Finding(-1, str(error).removeprefix(f"{path}: "), other is against))
-        decode = images is not None and (decode or tables.checksums is None)
-        return cls(tables, images, reinforced, decode, tuple(mismatches), sizes)
+                self.mismatches.append(Finding(-1, str(error).removeprefix(f"{path}: "), images is against))
+        fields = [spec.name for spec in tables.specs if spec.type_id not in (layout.INT, layout.FLOAT)]
+        regions = tables.all_regions()
+        self.names = [_WORDS.get(name, name) for name in fields]
+        self.pointers_NF = np.stack([region.pointers for region in regions], axis=1)
+        self.sizes_NF = np.stack([region.sizes for region in regions], axis=1)
+        self.column = {name: column for column, name in enumerate(fields)}
+        # Of all regions of the file, in its order, whether a sample owns them or not:
+        ends = tables.pointers + tables.sizes
+        self.padding = np.append(tables.pointers[1:], np.uint64(tables.data_end)) - ends
+        at_NF = np.searchsorted(tables.pointers, self.pointers_NF)
+        self.orphans = np.ones(len(ends), bool)
+        self.orphans[at_NF] = False
+        short = np.where(self.padding <= _PADDING, self.padding, 0)
+        self.spans_NF = self.sizes_NF + (short[at_NF] if tables.checksums is not None else np.uint64(0))
 
     def contents(self) -> str:
         """What the file holds, in a few words."""
@@ -148,49 +152,26 @@ class _File:
             words.append("decoded, too")
         return ", ".join(words)
 
-    def check(self, progress: bool) -> Iterator[Finding]:
+    def run(self, progress: bool) -> Iterator[Finding]:
         """Everything that is wrong; every byte is read once."""
         yield from self.mismatches
-        reader = _Reader(self)
         if self.tables.checksums is not None:
-            yield from reader.check_padding()
-        chunks = reader.chunks()
+            yield from self._check_padding()
+        chunks = self._chunks()
         bar = tqdm(total=self.tables.num_samples, unit="img", desc="verify", disable=not progress, delay=2)
         with bar, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            for chunk, findings in zip(chunks, pool.map(reader.check_chunk, chunks), strict=True):
+            for chunk, findings in zip(chunks, pool.map(self._check_chunk, chunks), strict=True):
                 yield from findings
                 bar.update(len(chunk))
 
-
-class _Reader:
-    """Reads the regions of samples, each with the padding behind it, and checks them. Threads may share it."""
-
-    def __init__(self, file: _File) -> None:
-        self.file, self.tables = file, file.tables
-        self.searchable = _SEARCHED
-        tables = file.tables
-        fields = [spec.name for spec in tables.specs if spec.type_id not in (layout.INT, layout.FLOAT)]
-        regions = tables.all_regions()
-        self.names = [_WORDS.get(name, name) for name in fields]
-        self.pointers_NF = np.stack([region.pointers for region in regions], axis=1)
-        self.sizes_NF = np.stack([region.sizes for region in regions], axis=1)
-        self.column = {name: column for column, name in enumerate(fields)}
-        ends = tables.pointers + tables.sizes
-        self.padding = np.append(tables.pointers[1:], np.uint64(tables.data_end)) - ends
-        at_NF = np.searchsorted(tables.pointers, self.pointers_NF)
-        self.orphans = np.ones(len(ends), bool)
-        self.orphans[at_NF] = False
-        short = np.where(self.padding <= _PADDING, self.padding, 0)
-        self.rooms_NF = self.sizes_NF + (short[at_NF] if tables.checksums is not None else np.uint64(0))
-
-    def chunks(self) -> list[np.ndarray]:
+    def _chunks(self) -> list[np.ndarray]:
         """Numbers of the samples in portions of about ``_CHUNK`` bytes, in the order of the file."""
         order = np.argsort(self.pointers_NF[:, 0], kind="stable")
-        behind = np.cumsum(self.rooms_NF[order].sum(axis=1))
+        behind = np.cumsum(self.spans_NF[order].sum(axis=1))
         cuts = np.searchsorted(behind, np.arange(_CHUNK, int(behind[-1]), _CHUNK, dtype=np.uint64), side="right")
         return [part for part in np.split(order, np.unique(cuts)) if len(part)]
 
-    def check_padding(self) -> Iterator[Finding]:
+    def _check_padding(self) -> Iterator[Finding]:
         """Padding that is not read with a sample, and data that is no sample's."""
         tables = self.tables
         head = layout.head_size(tables.specs) + tables.metadata.nbytes
@@ -207,7 +188,7 @@ class _Reader:
         for region in np.flatnonzero(self.orphans)[: _LISTED + 1].tolist():
             yield Finding(-1, f"data at byte {tables.pointers[region]} belongs to no sample")
 
-    def check_chunk(self, samples: np.ndarray) -> list[Finding]:
+    def _check_chunk(self, samples: np.ndarray) -> list[Finding]:
         """What is wrong with some samples (n,)."""
         try:
             parts_nF = self._fetch(samples)
@@ -215,27 +196,28 @@ class _Reader:
             return [Finding(int(sample), f"can't be read: {error.strerror or error}") for sample in samples]
         findings: list[Finding] = []
         if self.tables.checksums is not None:
-            for sample, parts in zip(samples.tolist(), parts_nF, strict=True):
-                findings += self._check_sums(sample, parts)
-        if self.file.images and self.file.images.coding:
-            findings += self._check_packed(samples, parts_nF)
-        if self.file.reinforced:
-            findings += self._check_records(samples, parts_nF)
-        if self.file.decode:
-            findings += self._check_pixels(samples)
+            stored = self.tables.checksums[samples].tolist()
+            for crc, sample, parts in zip(stored, samples.tolist(), parts_nF, strict=True):
+                findings += self._check_sums(crc, sample, parts)
+        if self.images and self.images.coding:
+            findings += self._check_coefficients(self.images, self.images.coding, samples, parts_nF)
+        if self.reinforced:
+            findings += self._check_records(self.reinforced, samples, parts_nF)
+        if self.decode and self.images:
+            findings += self._check_pixels(self.images, samples)
         return findings
 
     def _fetch(self, samples: np.ndarray) -> list[list[memoryview]]:
         """For each sample and field: the region and the padding behind it. What is contiguous is read in one go."""
-        starts, rooms = self.pointers_NF[samples].ravel(), self.rooms_NF[samples].ravel()
+        starts, spans = self.pointers_NF[samples].ravel(), self.spans_NF[samples].ravel()
         order = np.argsort(starts, kind="stable")
-        breaks = np.flatnonzero(starts[order[1:]] != (starts + rooms)[order[:-1]]) + 1
+        breaks = np.flatnonzero(starts[order[1:]] != (starts + spans)[order[:-1]]) + 1
         parts: list[memoryview] = [memoryview(b"")] * len(starts)
         for run in np.split(order, breaks):
             first = int(starts[run[0]])
-            data = self._read(first, int(rooms[run].sum()))
-            for part, start, room in zip(run.tolist(), starts[run].tolist(), rooms[run].tolist(), strict=True):
-                parts[part] = data[start - first : start - first + room]
+            data = self._read(first, int(spans[run].sum()))
+            for part, start, span in zip(run.tolist(), starts[run].tolist(), spans[run].tolist(), strict=True):
+                parts[part] = data[start - first : start - first + span]
         width = len(self.names)
         return [parts[at : at + width] for at in range(0, len(parts), width)]
 
@@ -245,39 +227,39 @@ class _Reader:
             raise OSError(f"the file ends before byte {start + size}")
         return memoryview(data)
 
-    def _check_sums(self, sample: int, parts: list[memoryview]) -> Iterator[Finding]:
+    def _check_sums(self, stored: int, sample: int, parts: Sequence[memoryview]) -> Iterator[Finding]:
         crc = 0
-        sizes = self.sizes_NF[sample].tolist()
-        for name, part, size in zip(self.names, parts, sizes, strict=True):
+        for name, part, size in zip(self.names, parts, self.sizes_NF[sample].tolist(), strict=True):
             crc = zlib.crc32(part[:size], crc)
             if _is_damaged(part[size:]):
                 yield Finding(sample, f"padding behind its {name} is not zero")
-        stored = int(self.tables.checksums[sample])
         if crc != stored:
-            places = zip(self.names, self.pointers_NF[sample].tolist(), sizes, strict=True)
-            where = place_of_damage(crc, stored, list(places), min(self.searchable, SEARCHED))
-            self.searchable -= sum(sizes)
-            yield Finding(sample, f"damage in its {where}: the checksum is {crc:08x}, stored is {stored:08x}")
+            names = " or ".join(self.names)
+            yield Finding(sample, f"damage in its {names}: the checksum is {crc:08x}, stored is {stored:08x}")
 
-    def _check_packed(self, samples: np.ndarray, parts_nF: list[list[memoryview]]) -> Iterator[Finding]:
-        images, column = self.file.images, self.column["image"]
+    def _check_coefficients(
+        self, images: ImageBeton, coding: Coding, samples: np.ndarray, parts_nF: list[list[memoryview]]
+    ) -> Iterator[Finding]:
+        column = self.column["image"]
         for sample, parts in zip(samples.tolist(), parts_nF, strict=True):
             if images.modes[sample] == DCT:
-                data = parts[column][: int(self.sizes_NF[sample, column])]
+                data = np.frombuffer(parts[column], np.uint8, int(self.sizes_NF[sample, column]))
                 try:
-                    unpack(data, images.coding, *images.sizes[sample].tolist())
+                    unpack(data, coding, *images.sizes[sample].tolist())
                 except ValueError as error:
-                    yield Finding(sample, f"packed coefficients: {error}")
+                    yield Finding(sample, f"coefficients: {error}")
 
-    def _check_pixels(self, samples: np.ndarray) -> Iterator[Finding]:
+    def _check_pixels(self, images: ImageBeton, samples: np.ndarray) -> Iterator[Finding]:
         for sample in samples.tolist():
             try:
-                decode_image(self.file.images, sample)
+                decode_image(images, sample)
             except UserError as error:
                 yield Finding(sample, str(error).split(f"sample {sample}: ", 1)[-1])
 
-    def _check_records(self, samples: np.ndarray, parts_nF: list[list[memoryview]]) -> Iterator[Finding]:
-        header, beton = self.file.reinforced.header, self.file.reinforced
+    def _check_records(
+        self, beton: ReinforcedBeton, samples: np.ndarray, parts_nF: list[list[memoryview]]
+    ) -> Iterator[Finding]:
+        header = beton.header
         logits_n, views_n = (
             [np.frombuffer(parts[column], kind, count) for parts in parts_nF]
             for column, kind, count in (
@@ -288,19 +270,18 @@ class _Reader:
         logits_nK2T = np.stack(logits_n).reshape(len(samples), header.views, 2 * header.topk)
         ids, log_probs = logits_nK2T[..., : header.topk], logits_nK2T[..., header.topk :].view("<f2")
         if check_logits(ids, log_probs, header):
-            for sample, *entries in zip(samples.tolist(), ids, log_probs, strict=True):
-                text = check_logits(*entries, header)
+            for sample, ids_KT, log_probs_KT in zip(samples.tolist(), ids, log_probs, strict=True):
+                text = check_logits(ids_KT, log_probs_KT, header)
                 if text:
                     yield Finding(sample, f"logits: {text}")
-        status_nK = self._view_statuses(samples, np.stack(views_n))
+        status_nK = self._view_statuses(header, samples, np.stack(views_n))
         for row in np.flatnonzero(status_nK.any(axis=1)).tolist():
             k = int(np.argmax(status_nK[row] != OK))
             yield Finding(int(samples[row]), f"views: view {k}: {STATUS_TEXT[int(status_nK[row, k])]}")
 
-    def _view_statuses(self, samples: np.ndarray, records_nK: np.ndarray) -> np.ndarray:
+    def _view_statuses(self, header: ReinforcedHeader, samples: np.ndarray, records_nK: np.ndarray) -> np.ndarray:
         """(n, K) int32 of ``augment.check``."""
-        header, sizes = self.file.reinforced.header, self.file.sizes
-        side = header.resolution or 224
+        sizes, side = self.image_sizes, header.resolution or 224
         status_nK = np.zeros(records_nK.shape, np.int32)
         images_nK = np.repeat(samples.astype(np.int64)[:, None], header.views, axis=1)
         if not header.mixes:
@@ -327,7 +308,7 @@ def _check_views(views: np.ndarray, images: np.ndarray, sizes: np.ndarray, side:
         for k in range(views.shape[1]):
             if status[i, k] == OK and images[i, k] >= 0:
                 size = sizes[images[i, k]]
-                status[i, k] = check_view(views, i, k, size[0], size[1], side, side)
+                status[i, k] = check_view(views[i, k], size[0], size[1], side, side)
 
 
 @kernel
@@ -335,4 +316,4 @@ def _check_mixes(mixes: np.ndarray, images: int, status: np.ndarray) -> None:
     """Statuses (n, K) of mixes (n, K)."""
     for i in range(mixes.shape[0]):
         for k in range(mixes.shape[1]):
-            status[i, k] = check_mix(mixes[i], k, images)
+            status[i, k] = check_mix(mixes[i, k], images)

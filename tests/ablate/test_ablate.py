@@ -21,7 +21,7 @@ from ffdr.ablate.run import run_ablation
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.cli import main
 from ffdr.evaluate.robustness import evaluate_corruptions
-from ffdr.evaluate.run import evaluation_pixels, examine, examiner
+from ffdr.evaluate.run import build_evaluator, evaluate_images, evaluation_pixels
 from ffdr.models.build import load_model
 from ffdr.util.errors import UserError
 
@@ -59,7 +59,7 @@ def test_every_cell_is_trained_and_examined(study, digits):
         folder = Path(study.work) / "cells" / row["digest"]
         assert json.loads((folder / "recipe.json").read_text())["train"]["seed"] == int(row["train.seed"])
         assert len((folder / "log.jsonl").read_text().splitlines()) == int(row["train.epochs"])
-        scores = examine(examiner(*load_model(folder / "model.safetensors"), 50), images)
+        scores = evaluate_images(build_evaluator(*load_model(folder / "model.safetensors"), 50), images)
         for key in ("top1", "nll", "ece"):
             assert float(row[key]) == pytest.approx(scores[key], abs=1e-6)
     assert len({row["nll"] for row in rows}) == 8
@@ -199,9 +199,9 @@ def test_an_exam_feeds_a_model_as_its_run_validates_it(digits, reinforced_digits
     rows = table(options.out)
     for job, row in zip((plain, flipped), rows, strict=True):
         flip = job is flipped
-        checker = examiner(*load_model(job.folder / "model.safetensors"), 50, flip)
+        checker = build_evaluator(*load_model(job.folder / "model.safetensors"), 50, flip)
         under = evaluate_corruptions(checker, *evaluation_pixels(images, checker.info))
-        assert float(row["nll"]) == pytest.approx(examine(checker, images)["nll"], abs=1e-6)
+        assert float(row["nll"]) == pytest.approx(evaluate_images(checker, images)["nll"], abs=1e-6)
         assert float(row["corruption_top1"]) == pytest.approx(under["corruption_top1"], abs=1e-6)
         assert (row["flip_average"], row["averaged"]) == (str(flip), "True")
     assert len({row["nll"] for row in rows}) == len({row["corruption_top1"] for row in rows}) == 2

@@ -1,4 +1,4 @@
-"""Nothing that runs, reports, recipes of studies and published figures say drives a terminal or breaks a table."""
+"""Nothing that runs, reports, recipes of studies and published results say drives a terminal or breaks a table."""
 
 from __future__ import annotations
 

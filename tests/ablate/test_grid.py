@@ -25,7 +25,7 @@ READY = {
 
 def ready(name, *flags):
     file = ROOT / "rcfg" / "ablate" / f"{name}.yaml"
-    return Grid.from_options(recipe.parse("ablate", ["--config-file", str(file), *flags]).ablate)
+    return Grid.from_options(recipe.parse("ablate", ["--config-file", str(file), *flags]))
 
 
 def test_no_ready_grid_is_left_out():
@@ -88,7 +88,7 @@ def test_values_and_labels_are_what_the_file_says(tmp_path):
           compare: on=off
         """
     )
-    grid = Grid.from_options(recipe.parse("ablate", ["--config-file", str(file)]).ablate)
+    grid = Grid.from_options(recipe.parse("ablate", ["--config-file", str(file)]))
     assert list(grid.axes["on"]) == ["off", "10", "2024-01-01"] and grid.compare == ("on", "off")
     assert [cell.recipe.train.lr for cell in grid.cells[::4]] == [0.1, 0.001, 0.01]
     assert [cell.recipe.train.flip_average for cell in grid.cells[:4]] == [True, True, False, False]
@@ -101,7 +101,7 @@ def test_values_and_labels_are_what_the_file_says(tmp_path):
     ):
         file.write_text(f"ablate: {{out: o, settings: {{data.train: x, model.name: resnet18}}, axes: {axes}}}")
         with pytest.raises(UserError, match=message):
-            Grid.from_options(recipe.parse("ablate", ["--config-file", str(file)]).ablate)
+            Grid.from_options(recipe.parse("ablate", ["--config-file", str(file)]))
 
 
 def test_lists_may_hold_commas(tmp_path):

@@ -12,6 +12,7 @@ from ffdr.ablate.grid import Grid, command_words, fill_in
 from ffdr.ablate.prepare import _run_lines
 from ffdr.cli import main
 from ffdr.config import recipe
+from ffdr.config.settings import Reading
 from ffdr.util.errors import UserError
 
 SETTINGS = STUDENT | {"data.train": "i.beton"}
@@ -80,9 +81,9 @@ def test_recipes_that_runs_share_are_read_once(tmp_path, monkeypatch):
     (tmp_path / "base.yaml").write_text("train: {epochs: 3}")
     (tmp_path / "x.yaml").write_text("base: base.yaml")
     read = []
-    inner = recipe.Reading.mapping
+    inner = Reading.mapping
     monkeypatch.setattr(
-        recipe.Reading, "mapping", lambda self, file, **how: read.append(file.name) or inner(self, file, **how)
+        Reading, "mapping", lambda self, file, **how: read.append(file.name) or inner(self, file, **how)
     )
     settings = SETTINGS | {"config-file": str(tmp_path / "x.yaml")}
     cells = Grid.from_options(options_of(tmp_path, settings=settings, axes={"train.seed": [*range(20)]})).cells
@@ -149,7 +150,7 @@ def test_a_line_of_a_recipe_may_be_broken(tmp_path):
         "ablate:\n  out: o\n  prepare:\n    - |\n      write\n        --source=digits\n    - >\n      verify\n      x\n"
     )
     found = recipe.parse("ablate", ["-C", str(file)], [("ablate.axes", {"train.seed": [0]})])
-    assert found.ablate.prepare == ("write\n  --source=digits\n", "verify x\n")
+    assert found.prepare == ("write\n  --source=digits\n", "verify x\n")
     file.write_text('ablate: {out: o, prepare: ["write \\e[2J"]}')
     with pytest.raises(UserError, match=r"ablate.prepare: \['write \\x1b\[2J'\] has control characters"):
         recipe.parse("ablate", ["-C", str(file)])

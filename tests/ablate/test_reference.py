@@ -1,4 +1,4 @@
-"""A run beside published figures."""
+"""A run beside published results."""
 
 import csv
 import json
@@ -6,20 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from ffdr.ablate.reference import Training, read_reference, report, select
+from ffdr.ablate.reference import DIGITS, Training, read_reference, report, select
 from ffdr.config.ablation import ReportOptions
+from ffdr.models.files import class_digest
 from ffdr.util.errors import UserError
+from ffdr.util.shipped import recipe_file
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = str(ROOT / "results" / "reference" / "imagenet.csv")
 
 
-def write_run(folder, model="resnet50.a1_in1k", epochs=280, task="dr", classes=1000, ema=0.0, **scores):
+def write_run(folder, model="resnet50.a1_in1k", epochs=280, task="dr", classes=1000, ema=0.0, names="", **scores):
     folder.mkdir()
     options = {
         "model": {"name": model},
         "train": {"task": task, "epochs": epochs, "ema": ema, "resolution": 224, "flip_average": True},
-        "data": {"num_classes": classes, "center": 0.875},
+        "data": {"num_classes": classes, "classes": names, "center": 0.875},
         "resolved": {"precision": "bfloat16"},
     }
     (folder / "options.json").write_text(json.dumps(options))
@@ -38,8 +40,8 @@ def test_a_run_stands_beside_the_nearest_budget(tmp_path, monkeypatch, capsys):
     text = capsys.readouterr().out
     *table, closing = text.splitlines()
     assert (tmp_path / "table.md").read_text() == "\n".join(table)
-    assert closing.startswith(f"{tmp_path / 'table.md'}: set beside published figures; next: ffdr ablate ")
-    assert Path(closing.rpartition("--config-file ")[2]).is_file()  # also from a folder that is not the checkout
+    assert closing.startswith(f"{tmp_path / 'table.md'}: set beside published results; next: ffdr ablate ")
+    assert recipe_file(Path(closing.rpartition("--config-file ")[2])).is_file()  # in a folder that is not the checkout
     assert "| **this run** | dr |  | 280 | raw | 80.0 | – | – | – | – | 3.1 |" in text
     assert "| apple/ml-dr | erm | ImageNet | 300 | raw | 79.6 (+0.4) |" in text
     assert "| apple/ml-dr | dr | ImageNet+ | 300 | raw | 81.2 (-1.2) |" in text
@@ -50,7 +52,7 @@ def test_a_run_stands_beside_the_nearest_budget(tmp_path, monkeypatch, capsys):
     report(ReportOptions(file=str(run), reference=REFERENCE))
     closing = capsys.readouterr().out.splitlines()[-1]
     assert closing.endswith(f" --checkpoint={run}/model.safetensors --json={run}/suite.json")
-    assert Path(closing.partition("--config-file ")[2].partition(" ")[0]).is_file()
+    assert recipe_file(Path(closing.partition("--config-file ")[2].partition(" ")[0])).is_file()
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ def test_averaged_weights_are_set_against_averaged_ones(tmp_path, capsys, ema, a
     assert "and other ones are not comparable" in text
 
 
-def test_a_report_that_does_not_say_its_weights_is_not_set_against_figures_that_do(tmp_path, capsys):
+def test_a_report_that_does_not_say_its_weights_is_not_set_against_results_that_do(tmp_path, capsys):
     file = tmp_path / "report.json"
     file.write_text(json.dumps({"model": "swin_tiny_patch4_window7_224", "data": "val.beton", "top1": 0.8}))
     report(ReportOptions(file=str(file), reference=REFERENCE, epochs=300))
@@ -123,15 +125,42 @@ def test_of_each_kind_the_nearest_in_ratio_is_picked():
     assert len(select(published, Training("x", ("m",), "", "", 0, {}))) == 4
 
 
+def test_a_run_on_the_digits_stands_beside_the_study_of_them(tmp_path, monkeypatch, capsys):
+    run = write_run(tmp_path / "run", "test_efficientnet", 80, "erm", 10, top1=0.817, ece=0.08, names=DIGITS)
+    (run / "model.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    report(ReportOptions(file="run"))
+    text = capsys.readouterr().out
+    assert "| **this run** | erm |  | 80 | raw | 81.7 | 8.0 |" in text
+    assert "| results/digits | erm | 100 digits | 80 | raw | 80.7 (+1.0) | 7.6 (+0.4) |" in text
+    assert text.splitlines()[-1].endswith("next: ffdr report run --out=report.md")
+    assert class_digest(map(str, range(10))) == DIGITS
+    (run / "options.json").write_text((run / "options.json").read_text().replace(DIGITS, "0" * 16))
+    with pytest.raises(UserError, match="10 classes"):  # of another dataset
+        report(ReportOptions(file="run"))
+
+
+def test_the_table_of_the_digits_holds_the_means_of_the_study():
+    study = json.loads((ROOT / "results" / "digits" / "summary.json").read_text())
+    means = {
+        (group["points"]["task"], int(group["points"]["epochs"]), key): 100 * group[key]["mean"]
+        for group in study["groups"]
+        for key in ("top1", "ece")
+    }
+    trainings = read_reference(ROOT / "results" / "reference" / "digits.csv")
+    found = {(t.task, t.epochs, key): percent for t in trainings for (_, key), percent in t.percents.items()}
+    assert found == pytest.approx(means, abs=0.051)
+
+
 def test_the_table_of_the_tree_is_whole():
     with open(REFERENCE, newline="") as file:
         rows = list(csv.DictReader(file))
     columns = ("source", "timm", "task", "data", "epochs", "averaged", "set", "metric")
     keys = [tuple(row[column] for column in columns) for row in rows]
-    assert len(set(keys)) == len(keys)  # no figure stands twice
+    assert len(set(keys)) == len(keys)  # no result stands twice
     assert all(row["source"] and row["where"] and 0 < float(row["percent"]) < 100 for row in rows)
     found = {
-        (t.models[0], t.task, t.epochs): t.figures["val", "top1"]
+        (t.models[0], t.task, t.epochs): t.percents["val", "top1"]
         for t in read_reference(REFERENCE)
         if t.name == "apple/ml-dr" and not t.averaged
     }
@@ -163,7 +192,7 @@ def test_what_is_refused(tmp_path):
     for options, text in (
         ({"file": str(tmp_path / "none")}, "no such run"),
         ({"file": str(small)}, "10 classes"),
-        ({"file": str(other)}, "no figures for resnet51.*did you mean resnet50"),
+        ({"file": str(other)}, "no results for resnet51.*did you mean resnet50"),
         ({"file": str(blind)}, "not validated"),
         ({"file": str(tmp_path)}, "holds no run"),
         ({"file": str(tmp_path / "list.json")}, "no report of ffdr eval"),
@@ -173,7 +202,7 @@ def test_what_is_refused(tmp_path):
         ({"file": str(tmp_path / "words.json")}, "top1 of val is no number"),
         ({"file": str(tmp_path / "sets.json")}, "no report of ffdr eval"),
         ({"file": str(torn)}, "or a damaged one"),
-        ({"file": str(run), "reference": str(tmp_path / "bad.csv")}, "line 2 is no figure"),
+        ({"file": str(run), "reference": str(tmp_path / "bad.csv")}, "line 2 is no result"),
         ({"file": str(run), "reference": "nowhere.csv"}, "no such file"),
         ({"file": str(run), "task": "drr"}, "did you mean dr"),
         ({"file": str(run), "averaged": "ema"}, "'ema' is not one of"),

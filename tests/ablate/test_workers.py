@@ -14,7 +14,7 @@ import tasks
 
 from ffdr.ablate import workers as workers_module
 from ffdr.ablate.workers import Workers
-from ffdr.train.control import Stopped
+from ffdr.train.signals import Stopped
 
 
 class Listener:

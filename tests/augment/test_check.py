@@ -12,6 +12,7 @@ from pictures import noise, random_side, tidy_record
 from ffdr.augment import check
 from ffdr.augment.check import OK, STATUS_TEXT, check_mix, check_view
 from ffdr.augment.geometry import view_region
+from ffdr.augment.picture import ImagePart
 from ffdr.augment.replay import mix_into, replay_view, scratch_bytes
 from ffdr.augment.view import CENTER, FRACTION, MIX_DTYPE, VIEW_DTYPE, plain_view
 
@@ -45,11 +46,10 @@ def test_any_record_is_replayed_within_bounds_or_refused(kind):
         target, out = guarded(3 * size[0] * size[1])
         room, scratch = guarded(scratch_bytes(width, height, *size) + int(rng.integers(0, 9)))
         before = pixels.copy()
-        status = replay_view(
-            pixels.reshape(height, width, 3), 0, 0, width, height, views, 0, 0, out.reshape(*size, 3), scratch
-        )
+        part = ImagePart(pixels.reshape(height, width, 3), 0, 0, width, height)
+        status = replay_view(part, views[0, 0], out.reshape(*size, 3), scratch, None)
         assert status in STATUS_TEXT
-        assert status == check_view(views, 0, 0, width, height, *size)
+        assert status == check_view(views[0, 0], width, height, *size)
         assert untouched(source)
         assert untouched(target)
         assert untouched(room)
@@ -76,7 +76,7 @@ def test_noise_around_the_source_does_not_matter():
             pixels = around[GUARD : GUARD + image.size].reshape(height, width, 3)
             out = np.empty((*size, 3), np.uint8)
             scratch = np.full(scratch_bytes(width, height, *size), fill, np.uint8)
-            status = replay_view(pixels, 0, 0, width, height, views, 0, 0, out, scratch)
+            status = replay_view(ImagePart(pixels, 0, 0, width, height), views[0, 0], out, scratch, None)
             results.append((status, out.tobytes() if status == OK else b""))
         assert results[0] == results[1]
 
@@ -107,17 +107,17 @@ def test_bad_views_are_named(status):
         views[0, 0] = plain_view()
         for name, value in fields.items():
             views[0, 0][name] = value
-        assert check_view(views, 0, 0, 10, 10, 8, 8) == status, fields
+        assert check_view(views[0, 0], 10, 10, 8, 8) == status, fields
 
 
 def test_good_views_pass():
     views = np.zeros((1, 2), VIEW_DTYPE)
     views[0, 0] = plain_view()
-    assert check_view(views, 0, 0, 1, 65535, 1, 65535) == OK
+    assert check_view(views[0, 0], 1, 65535, 1, 65535) == OK
     for sizes in ((1, 1, 30000, 30000), (0, 1, 1, 1), (1, 0, 1, 1), (1, 1, 0, 1), (1, 1, 1, 65536), (-1, 1, 1, 1)):
-        assert check_view(views, 0, 0, *sizes) == check.BAD_SIZE
+        assert check_view(views[0, 0], *sizes) == check.BAD_SIZE
     views[0, 0]["crop_x"] = 1  # one unit beyond: two roundings, clamped
-    assert check_view(views, 0, 0, 10, 10, 8, 8) == OK
+    assert check_view(views[0, 0], 10, 10, 8, 8) == OK
 
 
 def test_mixes_are_checked():
@@ -133,7 +133,7 @@ def test_mixes_are_checked():
         ((1, FRACTION, 0, 65535, 2, 5), check.CUT_OUTSIDE),
     ):
         mixes[0] = record
-        assert check_mix(mixes, 0, 5) == status, record
+        assert check_mix(mixes[0], 5) == status, record
 
 
 def test_any_mix_is_done_within_bounds_or_refused():
@@ -143,12 +143,12 @@ def test_any_mix_is_done_within_bounds_or_refused():
     for _ in range(600):
         mixes[0] = np.frombuffer(rng.bytes(14), MIX_DTYPE)[0]
         mixes["partner"] = 1
-        if check_mix(mixes, 0, 2) != OK:
+        if check_mix(mixes[0], 2) != OK:
             continue
         size = random_side(rng, 40), random_side(rng, 40)
         whole, out = guarded(3 * size[0] * size[1])
         other = noise(rng, *size)
-        mix_into(out.reshape(*size, 3), other, mixes, 0)
+        mix_into(out.reshape(*size, 3), other, mixes[0])
         assert untouched(whole)
         done += 1
     assert done > 50
@@ -160,13 +160,14 @@ def test_missing_pixels_and_short_scratch_are_refused():
     image = noise(np.random.default_rng(0), 20, 30)
     out = np.full((16, 16, 3), MARK, np.uint8)
     scratch = np.empty(scratch_bytes(30, 20, 16, 16), np.uint8)
-    assert view_region(views, 0, 0, 30, 20, 16, 16) == (0, 0, 30, 20)
+    assert view_region(views[0, 0], 30, 20, 16, 16) == (0, 0, 30, 20)
     for left, top, part in ((1, 0, image[:, 1:]), (0, 2, image[2:]), (0, 0, image[:, :-1]), (0, 0, image[:-1])):
-        status = replay_view(np.ascontiguousarray(part), left, top, 30, 20, views, 0, 0, out, scratch)
-        assert status == check.WRONG_REGION
-    assert replay_view(image, 0, 0, 30, 20, views, 0, 0, out, scratch[:-1]) == check.SHORT_SCRATCH
+        decoded = ImagePart(np.ascontiguousarray(part), left, top, 30, 20)
+        assert replay_view(decoded, views[0, 0], out, scratch, None) == check.WRONG_REGION
+    whole = ImagePart(image, 0, 0, 30, 20)
+    assert replay_view(whole, views[0, 0], out, scratch[:-1], None) == check.SHORT_SCRATCH
     assert (out == MARK).all()
-    assert replay_view(image, 0, 0, 30, 20, views, 0, 0, out, scratch) == OK
+    assert replay_view(whole, views[0, 0], out, scratch, None) == OK
 
 
 def test_arrays_of_another_layout_are_refused():
@@ -175,10 +176,10 @@ def test_arrays_of_another_layout_are_refused():
     image = noise(np.random.default_rng(0), 20, 30)
     out, scratch = np.empty((16, 16, 3), np.uint8), np.empty(scratch_bytes(30, 20, 16, 16), np.uint8)
     with pytest.raises(TypingError, match="contiguous"):
-        replay_view(image[:, :-1], 0, 0, 29, 20, views, 0, 0, out, scratch)
+        replay_view(ImagePart(image[:, :-1], 0, 0, 29, 20), views[0, 0], out, scratch, None)
     four = np.zeros((20, 30, 4), np.uint8)
-    assert replay_view(four, 0, 0, 30, 20, views, 0, 0, out, scratch) == check.BAD_SIZE
-    assert mix_into(out, image, np.zeros(1, MIX_DTYPE), 0) == check.BAD_SIZE
+    assert replay_view(ImagePart(four, 0, 0, 30, 20), views[0, 0], out, scratch, None) == check.BAD_SIZE
+    assert mix_into(out, image, np.zeros(1, MIX_DTYPE)[0]) == check.BAD_SIZE
 
 
 def test_scratch_grows_with_every_side():

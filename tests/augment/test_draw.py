@@ -13,7 +13,7 @@ from ffdr.augment.autoaugment import sub_policies
 from ffdr.augment.check import OK, check_mix, check_view
 from ffdr.augment.draw import draw, draw_batch, pack_policy
 from ffdr.augment.geometry import from_fraction
-from ffdr.augment.magnitude import magnitude
+from ffdr.augment.magnitude import OpStep, magnitude
 from ffdr.augment.policy import Policy
 from ffdr.augment.view import FLIP, FRACTION, MIX_DTYPE, OPS, VIEW_DTYPE, WIDE
 from ffdr.util.errors import UserError
@@ -54,10 +54,10 @@ def test_drawn_views_can_be_replayed():
     for crop in ("resized", "padded", "whole"):
         views, mixes = batch(replace(MIXING, crop=crop), sizes=sizes)
         for row in range(0, COUNT, 7):
-            assert check_view(views, row, 0, *map(int, sizes[row]), 64, 64) == OK
-            assert check_mix(mixes, row, COUNT) == OK
+            assert check_view(views[row, 0], *map(int, sizes[row]), 64, 64) == OK
+            assert check_mix(mixes[row], COUNT) == OK
             if mixes["partner"][row] != row:
-                assert check_view(views, row, 1, *map(int, sizes[mixes["partner"][row]]), 64, 64) == OK
+                assert check_view(views[row, 1], *map(int, sizes[mixes["partner"][row]]), 64, 64) == OK
 
 
 @pytest.mark.parametrize("shape", [(500, 375), (90, 600), (32, 32)])
@@ -152,12 +152,13 @@ def test_auto_augment_has_the_published_sub_policies(name):
             assert probability == their_probability
             if op == "Invert":
                 assert OPS[int(number)] == "Solarize"
-                assert magnitude(int(number), int(level), 10, False, 224, 224) == 0
+                assert magnitude(OpStep(int(number), int(level), 10, False), 224, 224) == 0
                 continue
             assert OPS[int(number)] == op
             if their_level is not None:
                 expected = float(space[op][0][their_level])
-                assert magnitude(int(number), int(level), 10, False, 224, 224) == pytest.approx(expected, abs=1e-6)
+                size = magnitude(OpStep(int(number), int(level), 10, False), 224, 224)
+                assert size == pytest.approx(expected, abs=1e-6)
 
 
 def test_auto_augment_draws_sub_policies_and_applies_by_their_probabilities():

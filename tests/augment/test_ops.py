@@ -6,7 +6,7 @@ import pytest
 import torch
 from pictures import noise, photo
 
-from ffdr.augment.magnitude import magnitude
+from ffdr.augment.magnitude import OpStep, magnitude
 from ffdr.augment.ops import augment
 from ffdr.augment.view import OP_NUMBER, OPS
 
@@ -61,7 +61,7 @@ def test_magnitudes_are_torchvisions_for_any_number_of_bins(wide):
             for level in {0, 1, bins // 3, bins // 2, bins - 2, bins - 1, 1 - bins}:
                 if abs(level) < bins and (level >= 0 or op in SIGNED):
                     expected = oracle.magnitude(op, level, bins, wide, 96, 225)
-                    assert magnitude(OP_NUMBER[op], level, bins, wide, 96, 225) == expected, (op, level, bins)
+                    assert magnitude(OpStep(OP_NUMBER[op], level, bins, wide), 96, 225) == expected, (op, level, bins)
 
 
 @pytest.mark.parametrize("op", ["Posterize", "Solarize", "AutoContrast", "Equalize"])

@@ -10,6 +10,7 @@ from pictures import cropped, noise, photo, random_crop
 
 from ffdr.augment.check import OK
 from ffdr.augment.draw import draw_batch, pack_policy
+from ffdr.augment.picture import ImagePart
 from ffdr.augment.policy import AUGMENTS, Policy
 from ffdr.augment.replay import mix_into, render, replay_view, scratch_bytes, visible
 from ffdr.augment.view import FLIP, FRACTION, MIX_DTYPE, OP_NUMBER, OPS, VIEW_DTYPE, box_to_fractions, plain_view
@@ -21,7 +22,7 @@ def replay(image, views, row, column, size=SIZE):
     height, width, _ = image.shape
     out = np.empty((*size, 3), np.uint8)
     scratch = np.full(scratch_bytes(width, height, *size), 0xA5, np.uint8)
-    assert replay_view(image, 0, 0, width, height, views, row, column, out, scratch) == OK
+    assert replay_view(ImagePart(image, 0, 0, width, height), views[row, column], out, scratch, None) == OK
     return out
 
 
@@ -119,7 +120,7 @@ def test_mixing_is_within_a_level_of_float(size):
     for row in range(len(mixes)):
         first, second = noise(rng, *size), noise(rng, *size)
         out = first.copy()
-        mix_into(out, second, mixes, row)
+        mix_into(out, second, mixes[row])
         assert np.abs(out.astype(int) - oracle.mix(first, second, mixes[row])).max() <= 1
 
 
@@ -134,13 +135,13 @@ def test_what_is_not_visible_does_not_matter():
             mixes = np.zeros(1, MIX_DTYPE)
             mixes["mixup"], mixes["cut_w"], mixes["cut_h"] = weight, cut, cut
             images = [noise(rng, 30, 20), noise(rng, 30, 20)]
-            for place, depends in enumerate(visible(mixes, 0)):
+            for place, depends in enumerate(visible(mixes[0])):
                 outs = []
                 for other in (images[place], np.zeros_like(images[0]), np.full_like(images[0], 255)):
                     pair = [image.copy() for image in images]
                     pair[place] = other.copy()
                     pair[1 - place][::2] = 0  # half of the other one black, the rest noise
-                    mix_into(pair[0], pair[1], mixes, 0)
+                    mix_into(pair[0], pair[1], mixes[0])
                     outs.append(pair[0])
                 same = all(np.array_equal(out, outs[0]) for out in outs)
                 assert same or depends, (weight, cut, place)
@@ -159,11 +160,11 @@ def test_mixing_at_its_ends_is_exact():
     pasted[33:40, 10:17] = second[33:40, 10:17]
     for row, expected in ((0, first), (1, second), (2, pasted)):
         out = first.copy()
-        mix_into(out, second, mixes, row)
+        mix_into(out, second, mixes[row])
         assert np.array_equal(out, expected)
     for same in (first, second):
         out = same.copy()
-        mix_into(out, same, mixes, 3)
+        mix_into(out, same, mixes[3])
         assert np.array_equal(out, same)
 
 

@@ -10,6 +10,7 @@ from torchvision.transforms import functional as F
 
 from ffdr.augment.check import OK
 from ffdr.augment.geometry import view_region
+from ffdr.augment.picture import ImagePart
 from ffdr.augment.replay import render, replay_view, scratch_bytes
 from ffdr.augment.view import (
     CENTER,
@@ -180,13 +181,13 @@ def test_only_the_named_region_is_read():
         pad = int(rng.integers(0, 2)) * 16000
         views[0, 0] = center_view(0.8) if trial % 4 == 0 else random_crop(rng, 333, 222, pad=pad)
         size = random_side(rng, 100), random_side(rng, 100)
-        x0, y0, x1, y1 = view_region(views, 0, 0, width, height, *size)
+        x0, y0, x1, y1 = view_region(views[0, 0], width, height, *size)
         assert 0 <= x0 < x1 <= width
         assert 0 <= y0 < y1 <= height
-        part = np.ascontiguousarray(image[y0:y1, x0:x1])
+        part = ImagePart(np.ascontiguousarray(image[y0:y1, x0:x1]), x0, y0, width, height)
         out = np.empty((*size, 3), np.uint8)
         scratch = np.empty(scratch_bytes(width, height, *size), np.uint8)
-        assert replay_view(part, x0, y0, width, height, views, 0, 0, out, scratch) == OK
+        assert replay_view(part, views[0, 0], out, scratch, None) == OK
         assert np.array_equal(out, render(image, views[0, 0], size))
 
 
@@ -194,7 +195,7 @@ def test_the_region_of_a_centre_view_is_not_the_whole_image():
     views = np.zeros((1, 2), VIEW_DTYPE)
     views[0, 0] = center_view(0.875)
     assert views[0, 0]["flags"] == CENTER
-    x0, y0, x1, y1 = view_region(views, 0, 0, 500, 375, 224, 224)
+    x0, y0, x1, y1 = view_region(views[0, 0], 500, 375, 224, 224)
     # 224 of 256 pixels are the middle 328 of 375; the filter reaches 2 pixels further.
     assert 84 <= x0 < x1 <= 416
     assert 21 <= y0 < y1 <= 354

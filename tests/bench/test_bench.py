@@ -67,5 +67,6 @@ def test_the_epoch_bench_stores_its_ratios(tmp_path, capsys):
     row = stored["figures"]["training"]
     ratios = np.divide(row["erm"]["values"], row["dr"]["values"])  # of rates: the inverse of the times
     assert row["ratio"]["median"] == pytest.approx(np.median(ratios))
+    assert stored["summary"]["DR : ERM, training"] == row["ratio"]
     assert stored["environment"]["numba"]
     assert "DR : ERM" in (tmp_path / "epoch.md").read_text()

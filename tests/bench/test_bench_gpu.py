@@ -10,16 +10,15 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 import torch
 
-from ffdr.bench import cards
+from ffdr.bench import published, results
 from ffdr.bench.capacity import device_copies, matrix_products
 from ffdr.bench.corpus import make_photos_at_once, repeat_photos
-from ffdr.bench.gpu import files, hardware, health, loading, plan, profiling, run, suite, teaching
-from ffdr.bench.gpu.place import timed
-from ffdr.bench.gpu.pool import FAILED, MEASURED, READY, Pool, Process, Worker, without_stops
-from ffdr.bench.gpu.results import Outcome, Results
-from ffdr.bench.gpu.table import tables
+from ffdr.bench.gpu import files, hardware, health, loading, plan, profiling, session, suite, teaching
+from ffdr.bench.gpu.outcomes import GpuOutcome, Outcomes
+from ffdr.bench.gpu.pool import FAILED, MEASURED, READY, Background, Limits, Pool, Process, Worker, without_stops
+from ffdr.bench.gpu.site import timed
+from ffdr.bench.gpu.tables import tables
 from ffdr.bench.loops import BareLoop
-from ffdr.bench.statistics import Estimate
 from ffdr.bench.timing import Timing
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.cli import main
@@ -31,7 +30,7 @@ from ffdr.util import environment
 
 CPU = torch.device("cpu")
 NOTHING = {"model": "resnet5", "resolution": 32, "batch_size": 8, "ema": 0.0, "lines": []}
-BROKEN = plan.Job(plan.STEPS, "broken", "steps", 0.1, arguments=NOTHING)
+BROKEN = plan.GpuJob(plan.STEPS, "broken", "steps", 0.1, arguments=NOTHING)
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +39,13 @@ def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp("gpu") / "gpu.json"
     stored = []
     with pytest.MonkeyPatch.context() as patch:
-        jobs, store = plan.jobs, run.store
+        jobs, store = plan.jobs, results.Report.store
         patch.setattr(plan, "jobs", lambda *arguments: [BROKEN, *jobs(*arguments)])
-        patch.setattr(run, "store", lambda *arguments: (store(*arguments), stored.append(json.loads(out.read_text()))))
+        patch.setattr(
+            results.Report, "store", lambda *arguments: (store(*arguments), stored.append(json.loads(out.read_text())))
+        )
         stages = tuple(stage for stage in GPU_STAGES if stage != plan.TESTS)
-        run.bench_gpu(BenchOptions(device="cpu", seconds=900, stages=stages, json=str(out)))
+        session.bench_gpu(BenchOptions(device="cpu", seconds=900, stages=stages, json=str(out)))
     return stored, json.loads(out.read_text()), out.with_suffix(".md").read_text()
 
 
@@ -87,7 +88,7 @@ def test_what_does_not_fit_is_skipped(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(plan, "jobs", lambda *arguments: jobs)
     begun = time.monotonic()
     stages = (plan.SETUP, plan.HEALTH)
-    run.bench_gpu(BenchOptions(device="cpu", seconds=30, stages=stages, json=str(tmp_path / "a.json")))
+    session.bench_gpu(BenchOptions(device="cpu", seconds=30, stages=stages, json=str(tmp_path / "a.json")))
     assert time.monotonic() - begun < 20
     found = statuses(json.loads((tmp_path / "a.json").read_text()))
     assert len(found) == 2 and all(status.startswith("skipped: needs ~500 s, 2") for status in found.values())
@@ -97,7 +98,7 @@ def test_what_does_not_fit_is_skipped(tmp_path, capsys, monkeypatch):
 def pool_of(tmp_path, jobs, others=()):
     first = {"device": "cpu", "files": str(tmp_path), "folder": str(tmp_path / "work")}
     worker = Worker(jobs, first, tmp_path / "log", dict(os.environ, PYTHONPATH=str(suite.root())))
-    return Pool([worker], others, (), tmp_path / "ready", 10, 1), worker
+    return Pool([worker], Background(tmp_path / "ready", stopped=others), Limits(memory=10, jobs=1)), worker
 
 
 def sleeper(tmp_path, text):
@@ -109,8 +110,8 @@ def state_of(process):
 
 
 def test_others_stand_still_while_one_is_measured_and_who_hangs_or_dies_fails(tmp_path):
-    job, again = (plan.Job(plan.SETUP, name, "hardware", 1) for name in ("once", "again"))
-    other = plan.Job(plan.LOADER, "loader", "loader", 1, needs_files=True)
+    job, again = (plan.GpuJob(plan.SETUP, name, "hardware", 1) for name in ("once", "again"))
+    other = plan.GpuJob(plan.LOADER, "loader", "loader", 1, needs_files=True)
     busy = sleeper(tmp_path, "while True: pass")
     pool, worker = pool_of(tmp_path, [job, again, other], [busy])
     try:
@@ -135,8 +136,8 @@ def test_others_stand_still_while_one_is_measured_and_who_hangs_or_dies_fails(tm
 
 
 def test_files_that_cannot_be_made_fail_what_needs_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(run._Run, "_background", broken_background)
-    run.bench_gpu(BenchOptions(device="cpu", seconds=60, stages=(plan.LOADER,), json=str(tmp_path / "a.json")))
+    monkeypatch.setattr(session._Session, "_background", broken_background)
+    session.bench_gpu(BenchOptions(device="cpu", seconds=60, stages=(plan.LOADER,), json=str(tmp_path / "a.json")))
     content = json.loads((tmp_path / "a.json").read_text())
     assert content["stages"][plan.LOADER]["loader"]["status"] == "failed: its files could not be made"
     assert "ZeroDivisionError" in content["stages"][plan.LOADER]["loader"]["traceback"]
@@ -144,7 +145,7 @@ def test_files_that_cannot_be_made_fail_what_needs_them(tmp_path, monkeypatch):
 
 def broken_background(self):
     self.files = sleeper(self.folder, "1 / 0")
-    return self.folder, [self.files], []
+    return Background(self.folder / "ready.json", stopped=[self.files])
 
 
 def test_seconds_of_compiling_leave_out_those_of_standing_still():
@@ -162,9 +163,9 @@ def step(name, seconds, compile="off", how=plan.STEP, **more):
     return timed(name, Timing(seconds, 256), **facts)
 
 
-def results(card="NVIDIA H200", **stages):
-    outcomes = [Outcome(stage, stage, "measured", 1.0, rows) for stage, rows in stages.items()]
-    return Results(outcomes, cards.card_named(card))
+def outcomes(card="NVIDIA H200", **stages):
+    jobs = [GpuOutcome(stage, stage, "measured", 1.0, rows) for stage, rows in stages.items()]
+    return Outcomes(jobs, published.rates_of(card))
 
 
 def test_columns_are_what_they_say():
@@ -174,28 +175,30 @@ def test_columns_are_what_they_say():
         timed(hardware.PRODUCTS, Timing((1.0,) * 3, int(800e12))),
         timed(hardware.COPIES, Timing((1.0,) * 3, int(4.3e12))),
     ]
-    found = results(steps=[eager, compiled, large], **{plan.SETUP: machine})
+    found = outcomes(steps=[eager, compiled, large], **{plan.SETUP: machine})
     columns = found.columns(compiled)  # 6,400, 8,000, 6,400 images/s; eager 4,000
     assert (columns["eager"].median, columns["eager"].low, columns["eager"].high) == pytest.approx((1.6, 1.6, 2.0))
     assert columns["published"].median == pytest.approx(6400 / 3079)
     assert columns["traffic"].median == pytest.approx(100 * 6400 * 342e6 / 4.3e12)
     assert columns["matrix"].median == pytest.approx(100 * 6400 * 25e9 / 800e12)
     assert found.columns(large)["eager"].median == pytest.approx(2.0)  # of another batch size
-    assert results("NVIDIA A100", steps=[eager, compiled]).columns(compiled)["published"] is None
+    assert outcomes("NVIDIA A100", steps=[eager, compiled]).columns(compiled)["published"] is None
     other = step("other", (0.04,) * 3, model="resnet18")
     assert found.columns(other)["traffic"] is None and found.columns(other)["eager"] is None
     assert found.best(256)["name"] == "compiled" and found.best()["name"] == "large"
 
 
-def test_published_figures_are_those_of_the_card():
-    assert [cards.card_named(name).pytorch for name in ("NVIDIA H100 80GB HBM3", "NVIDIA H200")] == [2790, 3079]
-    assert cards.card_named("NVIDIA A100-SXM4-80GB") is None and cards.card_of(CPU) is None
-    rate = Estimate.of([4500.0] * 3)
-    verdicts = [cards.published_target(rate, cards.card_named(name)).verdict for name in ("H100", "H200", "A100")]
-    assert verdicts == ["met", "missed", "not measured"]  # 1.61, 1.46
+def test_published_rates_are_those_of_the_card(tmp_path):
+    found = {name: published.rates_of(name) for name in ("NVIDIA H100 80GB HBM3", "NVIDIA H200")}
+    assert [[rate.images_per_second for rate in rates] for rates in found.values()] == [[2790, 7160], [3079, 7950]]
+    first = published.first_rate(found["NVIDIA H200"], "resnet50", 224)
+    assert (first.images_per_second, first.source) == (3079, "lambdal/deeplearning-benchmark")
+    assert published.first_rate(found["NVIDIA H200"], "resnet50", 160) is None
+    assert published.rates_of("NVIDIA A100-SXM4-80GB") == published.published_rates(CPU) == []
+    assert published.rates_of("NVIDIA H200", tmp_path / "training.csv") == []
 
 
-def test_targets_follow_from_the_rows():
+def test_the_summary_follows_from_the_rows():
     steps = [
         step("eager", (0.064,) * 3),
         step("compiled", (0.04,) * 3, "default"),
@@ -212,26 +215,32 @@ def test_targets_follow_from_the_rows():
         timed(f"{teaching.FORWARD}, {teaching.EAGER}", Timing((1.0,) * 3, 100)),
     ]
     states = [{"name": health.MEMORY, "value": 1.5, "detail": ""}, {"name": health.WAITS, "value": 0, "detail": ""}]
-    judged = results(steps=steps, epochs=epochs, teacher=teacher, health=states).targets()
-    found = {target.name: target for target in judged}
-    reached = {name: (target.verdict, target.reached and target.reached.median) for name, target in found.items()}
-    assert reached["compiled step : eager step"] == ("met", pytest.approx(1.6))
-    assert reached["fit loop's time : plain compiled loop's, resnet50"] == ("met", pytest.approx(1.03))
-    assert reached["end to end : cached step"] == ("met", pytest.approx(0.98))
-    assert reached["DR : ERM, epoch time"] == ("missed", pytest.approx(1 / 0.9))
-    assert reached["starvation, %"] == ("missed", pytest.approx(2))
-    assert reached["teacher's labelling : forward pass, eager"] == ("met", pytest.approx(0.95))
-    assert reached["teacher's labelling : forward pass, compiled"] == ("not measured", None)
-    assert reached["reserved memory, last epoch : second"] == ("missed", 1.5)
-    assert reached["steps of 3 in which the host waits for the GPU"] == ("met", 0)
-    assert reached["graph breaks"] == ("not measured", None)
-    assert {target.verdict for target in results().targets()} == {"not measured"}
+    summary = outcomes(steps=steps, epochs=epochs, teacher=teacher, health=states).summary()
+    medians = {name: figure and figure.median for name, figure in summary.items()}
+    assert medians == {
+        "step : published rate": pytest.approx(6400 / 3079),
+        "compiled step : eager step": pytest.approx(1.6),
+        "resnet50: fit loop's time : plain compiled loop's": pytest.approx(1.03),
+        "end to end : cached step": pytest.approx(0.98),
+        "DR : ERM, epoch time": pytest.approx(1 / 0.9),
+        "starvation, %": pytest.approx(2),
+        "teacher's labelling : forward pass, eager": pytest.approx(0.95),
+        "teacher's labelling : forward pass, compiled": None,
+        "evaluation : forward pass": None,
+        "reserved memory, last epoch : second": 1.5,
+        "steps of 3 in which the host waits for the GPU": 0,
+        "graph breaks": None,
+        "compilations per size of views": None,
+    }
+    assert set(outcomes().summary().values()) == {None}
 
 
-def test_a_table_tells_of_failures_and_of_cards():
+def test_a_table_shows_failures_and_published_rates():
     failed = {**step("compiled", (1.0,) * 3, "default"), "failed": "RuntimeError: no Triton", "traceback": "..."}
-    text = "\n".join(map(str, tables(results(steps=[step("eager", (0.064,) * 3), failed]), [])))
-    assert "failed: RuntimeError: no Triton" in text and "MLPerf v4.0's record is 7,950" in text and "1.30" in text
+    text = "\n".join(map(str, tables(outcomes(steps=[step("eager", (0.064,) * 3), failed]), [])))
+    assert (
+        "failed: RuntimeError: no Triton" in text and "7,950 images/s (MLPerf v4.0's record" in text and "1.30" in text
+    )
 
 
 def test_kernels_are_sorted_by_kind():
@@ -254,7 +263,7 @@ def test_the_plan_of_a_gpu_is_whole():
     jobs = plan.jobs(plan.GPU, True, ())
     assert len({job.name for job in jobs}) == len(jobs)
     assert {job.stage for job in jobs} | {plan.TESTS, plan.PROFILE} == set(GPU_STAGES)
-    rows = [line for job in jobs for line in (job.arguments or {}).get("lines", ())]
+    rows = [line for job in jobs for line in job.arguments.get("lines", ())]
     lines = {(line["how"], line["precision"], line["compile"]) for line in rows}
     for precision in ("bfloat16", "float16"):
         for mode in ("off", "default", "reduce-overhead"):
@@ -266,7 +275,7 @@ def test_the_plan_of_a_gpu_is_whole():
 
 
 def test_photographs_do_not_depend_on_the_number_of_processes(tmp_path):
-    one, two = (make_photos_at_once(tmp_path / str(n), 6, n, 3, 40, 30) for n in (1, 2))
+    one, two = (make_photos_at_once(tmp_path / str(n), 6, n, 3, (40, 30)) for n in (1, 2))
     names = sorted(path.relative_to(one) for path in one.rglob("*.jpg"))
     assert len(names) == 6 and len({(one / name).read_bytes() for name in names}) == 6
     assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
@@ -340,19 +349,19 @@ def test_a_copy_without_git_names_its_commit(monkeypatch, tmp_path):
     ("words", "message"),
     [
         (["--stages=set-up,loder"], r"bench.stages: 'loder' is not one of .* (did you mean loader?)"),
-        (["--device=gpu"], "bench.device: 'gpu' is not one of , cpu, cuda"),
+        (["--device=gpu"], "bench.device: 'gpu' is not one of cpu, cuda"),
         (["--device=cuda"], "bench.device: cuda asked for, but torch sees no GPU here"),
         (["--json=/nowhere/a.json"], "bench.json: there is no folder /nowhere"),
         (["--seconds=0"], "bench.seconds: 0 is not between 1 and"),
     ],
 )
-def test_mistakes_are_told_before_anything_starts(words, message, capsys, monkeypatch):
-    monkeypatch.setattr(run, "_Run", None)
+def test_mistakes_are_reported_before_anything_starts(words, message, capsys, monkeypatch):
+    monkeypatch.setattr(session, "_Session", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["bench", "gpu", *words]) == 2
-    told = capsys.readouterr().err
-    assert all(part in told for part in message.split(" .* ")) and told.count("\n") == 1
+    shown = capsys.readouterr().err
+    assert all(part in shown for part in message.split(" .* ")) and shown.count("\n") == 1
 
 
 def test_stages_are_parsed():
-    assert parse("bench", ["--stages=loader,health"]).bench.stages == ("loader", "health")
+    assert parse("bench", ["--stages=loader,health"]).stages == ("loader", "health")

@@ -1,6 +1,7 @@
 """The training bench: ratios on known numbers, operations counted by hand, passes that do what they say."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import timm
@@ -8,8 +9,9 @@ import torch
 from torch import nn
 
 from ffdr.augment.policy import Policy
-from ffdr.bench import capacity, cards, loops, train
-from ffdr.bench.loops import BareLoop, CachedBatches, Files, Setting
+from ffdr.bench import capacity, loops, published, settings, train
+from ffdr.bench.loops import BareLoop, CachedBatches
+from ffdr.bench.settings import Setting, TrainingFiles
 from ffdr.bench.statistics import Estimate
 from ffdr.bench.timing import Timing
 from ffdr.config.measuring import BenchOptions
@@ -35,7 +37,7 @@ def figures(**changes):
     timings[train.PRODUCTS] = Timing((0.1, 0.2, 0.1), 10**9)
     setting = Setting(**(SETTING.__dict__ | changes))
     memory = dict.fromkeys(seconds, 2**30)
-    return train.Figures(setting, timings, {train.VISION: "none"}, memory, Estimate.of([0.1, 0.2, 0.1]), 10**7)
+    return train.TrainingTimes(setting, timings, {train.VISION: "none"}, memory, Estimate.of([0.1, 0.2, 0.1]), 10**7)
 
 
 def test_ratios_compare_the_same_round():
@@ -47,21 +49,22 @@ def test_ratios_compare_the_same_round():
     assert known.utilisation(train.STEP).values == pytest.approx([0.05] * 3)
 
 
-def test_targets_are_judged_and_the_gpu_figure_is_not_measured_here():
-    verdicts = {target.name.split(":")[1].strip(): target.verdict for target in train.targets([figures()])}
-    assert list(verdicts.values()) == ["missed", "met", "not measured"]
-    assert train.targets([figures(model="resnet50", resolution=224)])[-1].verdict == "not measured"
+def test_the_summary_compares_the_fastest_step_with_the_published_rate_of_the_card(monkeypatch):
+    label = "test_efficientnet, 32 px, float32"
+    resnets = [figures(model="resnet50", resolution=224, precision=x) for x in ("float32", "bfloat16")]
+    faster = resnets[1].timings | {train.STEP: Timing((0.5,) * 3, 50)}
+    resnets[1] = replace(resnets[1], timings=faster)
+    here = train.summary([figures(), *resnets])
+    assert here["step : published rate"] is None and len(here) == 7
+    assert here[f"{label}: end to end : step on cached batches"].median == pytest.approx(0.8)
+    assert here[f"{label}: fit loop's time : plain loop's, both on cached batches"].median == pytest.approx(1.02)
+    for card, rate in (("NVIDIA H200", 3079), ("NVIDIA H100 80GB HBM3", 2790)):
+        monkeypatch.setattr(published, "published_rates", lambda device, card=card: published.rates_of(card))
+        assert train.summary([figures(), *resnets])["step : published rate"].median == pytest.approx(100 / rate)
+        assert train.summary([figures()])["step : published rate"] is None
 
 
-def test_the_gpu_target_is_the_published_rate(monkeypatch):
-    for card, published in (("NVIDIA H200", 3079), ("NVIDIA H100 80GB HBM3", 2790)):
-        monkeypatch.setattr(cards, "card_of", lambda device, card=card: cards.card_named(card))
-        target = train.targets([figures(), figures(model="resnet50", resolution=224)])[-1]
-        assert target.reached.median == pytest.approx(50 / published) and target.verdict == "missed"
-        assert f"{published:,}" in target.name
-
-
-def test_the_table_tells_what_was_skipped():
+def test_the_table_shows_what_was_skipped():
     text = str(train._table(figures()))
     assert "| none" in text and "1,024" in text and "| 5.0 [2.5, 5.0]" not in text
     assert "10.0 % of the time" in text
@@ -107,7 +110,7 @@ def test_memory_is_the_highest_since_the_restart():
 
 
 def test_the_last_batches_of_an_epoch_are_read_and_learned_from(digits, tmp_path):
-    trainer = loops.new_trainer(SETTING, Files(digits, 100, "", "erm"), tmp_path)
+    trainer = loops.new_trainer(SETTING, TrainingFiles(digits, 100, "", "erm"), tmp_path)
     whole = ReinforcedLoader(digits, policy=Policy(), batch_size=25, resolution=32, workers=1)
     epochs = [[index for _, _, index in whole] for _ in range(3)]
     read = [index for _, _, index in loops.read_last(trainer.loader, 2)]
@@ -128,12 +131,12 @@ def test_the_last_batches_of_an_epoch_are_read_and_learned_from(digits, tmp_path
 
 def test_the_plain_loop_learns_what_ffdrs_step_learns(digits, tmp_path):
     """Same start, same batches, labels: after a pass the weights agree."""
-    trainer = loops.new_trainer(SETTING, Files(digits, 100, "", "erm"), tmp_path)
+    trainer = loops.new_trainer(SETTING, TrainingFiles(digits, 100, "", "erm"), tmp_path)
     batches = loops.read_last(trainer.loader, 4)
     ours = loops.on_cached(trainer, batches, 4)
     start = ours.model.state_dict()["conv_stem.weight"].clone()
     loops.step_through(ours)
-    plain = BareLoop(build_student(trainer.options, trainer.model_options, 10, CPU), trainer.options, None, "off")
+    plain = BareLoop(build_student(trainer.options, trainer.model_options, 10, CPU).model, trainer.options, None, "off")
     plain(CachedBatches(batches, 4, 10))
     for (name, mine), theirs in zip(ours.model.state_dict().items(), plain.model.state_dict().values(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5, msg=name)
@@ -149,14 +152,14 @@ def test_cached_batches_come_again_and_again():
 
 def test_every_combination_is_planned(monkeypatch):
     options = BenchOptions(models=("resnet18", "resnet50"), precisions=("auto", "bfloat16"), resolutions=(64, 96))
-    labels = [setting.label for setting in loops.plan(options, CPU)]
+    labels = [setting.label for setting in settings.plan(options, CPU)]
     assert len(labels) == 8 and labels[0] == "resnet18, 64 px, float32" and labels[-1] == "resnet50, 96 px, bfloat16"
-    monkeypatch.setattr(loops, "why_not_compile", lambda device: "")
-    default = loops.plan(BenchOptions(), torch.device("cuda"))[0]
+    monkeypatch.setattr(settings, "why_not_compile", lambda device: "")
+    default = settings.plan(BenchOptions(), torch.device("cuda"))[0]
     assert (default.model, default.resolution, default.batch_size) == ("resnet50", 224, 256)
     assert default.compile == "default"
-    monkeypatch.setattr(loops, "why_not_compile", lambda device: "no compiler")
-    assert loops.plan(BenchOptions(), torch.device("cuda"))[0].compile == "off"
+    monkeypatch.setattr(settings, "why_not_compile", lambda device: "no compiler")
+    assert settings.plan(BenchOptions(), torch.device("cuda"))[0].compile == "off"
 
 
 def test_a_pass_has_no_more_steps_than_the_images_fill():
@@ -175,9 +178,9 @@ def test_a_pass_has_no_more_steps_than_the_images_fill():
     ],
 )
 def test_impossible_plans_are_refused(options, message, monkeypatch):
-    monkeypatch.setattr(loops, "why_not_compile", lambda device: "no compiler")
+    monkeypatch.setattr(settings, "why_not_compile", lambda device: "no compiler")
     with pytest.raises(UserError, match=message):
-        loops.plan(BenchOptions(**options), CPU)
+        settings.plan(BenchOptions(**options), CPU)
 
 
 def test_options_that_do_not_go_together_are_refused():
@@ -188,7 +191,7 @@ def test_options_that_do_not_go_together_are_refused():
 
 
 def test_the_bench_stores_what_it_measured(digits, reinforced_digits, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loops, "why_not_compile", lambda device: "no compiler")
+    monkeypatch.setattr(settings, "why_not_compile", lambda device: "no compiler")
     monkeypatch.setitem(capacity._SIDE, "cpu", 256)
     options = BenchOptions(
         models=("resnet18",),
@@ -216,4 +219,4 @@ def test_the_bench_stores_what_it_measured(digits, reinforced_digits, tmp_path, 
     both, step = (passes[name]["images_per_second"]["values"] for name in (train.BOTH, train.STEP))
     assert one["end_to_end"]["values"] == pytest.approx([a / b for a, b in zip(both, step, strict=True)])
     assert 0 < one["data_wait"]["median"] < 1 and len(one["data_wait"]["values"]) == 3
-    assert len(stored["targets"]) == 3 and stored["environment"]["torch"]
+    assert len(stored["summary"]) == 3 and stored["environment"]["torch"]

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ffdr.bench.report import Table, Target, check_report, report, target_table
+from ffdr.bench.results import Report, Table, bench, check_report
 from ffdr.bench.statistics import Estimate
-from ffdr.bench.timing import Work, cores, single_threaded_libraries, time_in_turn
+from ffdr.bench.timing import Workload, cores, single_threaded_libraries, time_in_turn
+from ffdr.config.measuring import BenchOptions
 from ffdr.util.errors import UserError
 
 
@@ -31,7 +32,7 @@ def bystander():
 
 def test_work_is_done_once_uncounted_then_in_turn_forth_and_back():
     calls = []
-    work = {name: Work(lambda name=name: calls.append(name), units=10) for name in "abc"}
+    work = {name: Workload(lambda name=name: calls.append(name), units=10) for name in "abc"}
     timings = time_in_turn(work, 3)
     assert "".join(calls) == "abc" + "abc" + "cba" + "abc"
     for timing in timings.values():
@@ -60,7 +61,7 @@ def test_all_threads_are_held_on_one_core_and_let_go_again(bystander):
 
 def test_timed_work_runs_on_its_cores():
     seen = {1: [], 0: []}
-    work = {str(n): Work(lambda n=n: seen[n].append(len(os.sched_getaffinity(0))), 1, cores=n) for n in seen}
+    work = {str(n): Workload(lambda n=n: seen[n].append(len(os.sched_getaffinity(0))), 1, cores=n) for n in seen}
     time_in_turn(work, 3)
     everywhere = len(os.sched_getaffinity(0))
     assert seen == {1: [everywhere, 1, 1, 1], 0: [everywhere] * 4}  # the first run is not timed
@@ -75,31 +76,44 @@ def test_libraries_compute_in_one_thread_for_a_while():
     torch.set_num_threads(before)
 
 
-def test_targets_say_what_they_are():
-    figure = Estimate.of([2.0, 3.0, 4.0])
-    verdicts = [
-        Target("", figure, 3).verdict,
-        Target("", figure, 3.1).verdict,
-        Target("", figure, 3, at_most=True).verdict,
-        Target("", figure, 2.9, at_most=True).verdict,
-        Target("", None, 1).verdict,
-    ]
-    assert verdicts == ["met", "missed", "met", "missed", "not measured"]
-    assert target_table([Target("speed", figure, 3.1)]).rows == [("speed", "≥ 3.1", "3.00 [2.00, 4.00]", "missed")]
-
-
 def test_a_report_is_printed_and_stored_as_json_and_markdown(tmp_path, capsys):
     table = Table("Fruit", ("", "number"), [("apples", "12"), ("figs", "3")], ["Fresh."])
-    report(str(tmp_path / "fruit.json"), "Market", ["on Monday"], [table], {"apples": 12})
+    ratio = Estimate.of([2.0, 3.0, 4.0])
+    folders = []
+
+    @bench(then="ffdr eat")
+    def market(options, folder):
+        folders.append(folder.is_dir())
+        pictures = {"_s.png": lambda file: file.write_text("a picture")}
+        summary = {"apples : figs": ratio, "figs : pears": None, "seeds": Estimate.of([12345.6])}
+        return Report("Market", ["on Monday"], [table], summary, {"apples": 12}, pictures)
+
+    market(BenchOptions(json=str(tmp_path / "fruit.json")))
     stored, text = json.loads((tmp_path / "fruit.json").read_text()), (tmp_path / "fruit.md").read_text()
+    assert folders == [True]
     assert stored["apples"] == 12
+    assert stored["summary"]["apples : figs"] == json.loads(json.dumps(ratio.json()))
+    assert stored["summary"]["figs : pears"] is None
     assert stored["setting"] == ["on Monday"]
     assert stored["environment"]["scikit-image"] in text
     assert "| figs   | 3      |\n\nFresh." in text
+    assert "| 3.00 [2.00, 4.00] " in text and "| not measured " in text and "| 12,346 " in text
+    assert (tmp_path / "fruit_s.png").read_text() == "a picture"
     tables, closing = capsys.readouterr().out.strip().rsplit("\n\n", 1)
     assert tables in text
-    assert closing.startswith(f"{tmp_path / 'fruit.json'}, {tmp_path / 'fruit.md'}: figures and tables; next: ")
+    assert closing == f"{tmp_path / 'fruit.json'}, {tmp_path / 'fruit.md'}: figures and tables; next: ffdr eat"
     assert not list(tmp_path.glob("*.partial"))
+    market(BenchOptions())
+    assert capsys.readouterr().out.endswith("\n\nnothing was stored (--json=FILE.json does); next: ffdr eat\n")
+
+
+def test_nothing_is_measured_for_a_report_that_cannot_be_written():
+    @bench(then="")
+    def measure(options, folder):
+        raise AssertionError("measured")
+
+    with pytest.raises(UserError, match="there is no folder /nowhere"):
+        measure(BenchOptions(json="/nowhere/a.json"))
 
 
 def test_reports_that_cannot_be_written_are_refused(tmp_path):

@@ -51,11 +51,11 @@ def test_a_reader_made_from_the_page_agrees(which, policy, digits, photos, reinf
 
     images = {"digits": digits, "photos": photos}[which]
     reinforced = reinforce(images, policy)
-    packed = pack(PackOptions(str(images), str(reinforced), str(tmp_path / "packed.beton")), progress=False)
+    merged = pack(PackOptions(str(images), str(reinforced), str(tmp_path / "merged.beton")), progress=False)
     for path, names in (
         (images, ("image", "label", "origin")),
         (reinforced, ("aug_params", "logits")),
-        (packed, ("image", "label", "origin", "aug_params", "logits")),
+        (merged, ("image", "label", "origin", "aug_params", "logits")),
     ):
         reader = Reader(path)
         assert tuple(reader.fields) == names
@@ -66,7 +66,7 @@ def test_a_reader_made_from_the_page_agrees(which, policy, digits, photos, reinf
             check_reinforcement(reader, path)
 
 
-def test_packed_coefficients_are_those_of_the_page(tmp_path):
+def test_coefficients_are_those_of_the_page(tmp_path):
     """All samplings, with quantisation tables of the coding and of the image's own."""
     from jpegs import make_files
 
@@ -88,7 +88,7 @@ def test_packed_coefficients_are_those_of_the_page(tmp_path):
     check_images(reader, images.path)
     samplings = set()
     for i in range(len(images)):
-        sampling, quant, planes = reader.packed(i)
+        sampling, quant, planes = reader.coefficients(i)
         found = unpack(images.data(i), images.coding, *images.sizes[i].tolist())
         samplings.add((sampling, reader.region("image", i)[1] == 255))
         assert sampling == found.sampling
@@ -101,7 +101,7 @@ def test_packed_coefficients_are_those_of_the_page(tmp_path):
 
 
 def test_jpegs_have_the_table_of_the_page(photos):
-    from ffdr.codec.jpeg.segments import read_offset_table
+    from offset_table import read_offset_table
 
     reader = Reader(photos)
     for i in range(3):
@@ -165,7 +165,7 @@ def test_numbers_of_the_page_are_those_of_the_code():
         f"usually {layout.PAGE_SIZE};",
         f"multiple of {layout.DATA_ALIGNMENT} behind",
         f"in units of 1/{view.FRACTION}",
-        f"at most {header._ROOM}:",
+        f"at most {header._MOST_TEXT}:",
         f"{int(-header.UNUSED)}, the lowest finite float16",
         f"`{header.HEADER_MAGIC.decode()}`",
         f"`{layout.CHECKSUM_MAGIC.decode()}` checksums",
@@ -189,7 +189,7 @@ def test_the_page_names_all_keys(digits, reinforced_digits):
 
 def test_the_choice_of_a_view_is_that_of_the_page():
     """Section 10 in Python's whole numbers."""
-    from ffdr.augment.pick import pick_view
+    from ffdr.augment.pick import pick_views
 
     def philox(key, counters):
         x, (k0, k1) = list(counters), (key & 0xFFFFFFFF, key >> 32)
@@ -211,7 +211,9 @@ def test_the_choice_of_a_view_is_that_of_the_page():
             word = (w1 << 32 | w2) ^ max(x, other) * 0x9E3779B97F4A7C15 % 2**64
             if mix(word) >> 40 & 1:
                 x = other
-        assert pick_view(np.uint64(seed), epoch, image, K) == x
+        picked = np.empty(1, np.uint64)
+        pick_views(np.uint64(seed), epoch, np.array([image]), K, picked)
+        assert picked[0] == x
 
 
 def test_the_example_is_what_ffdr_writes(tmp_path):
@@ -225,7 +227,7 @@ def test_the_example_is_what_ffdr_writes(tmp_path):
 
 
 def make_example(folder):
-    """The packed beton of section 12."""
+    """The merged beton of section 12."""
     from PIL import Image
 
     from ffdr.augment.view import VIEW_DTYPE

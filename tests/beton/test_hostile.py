@@ -8,46 +8,25 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import fuzz
 import mutations
 import numpy as np
 import pytest
-from betons import put
-from jpegs import segment
+from handmade import make_mixed, make_reinforced, make_stock
+from jpegs import many_scans
 from mutations import N
 
-from ffdr.augment.policy import Policy
-from ffdr.augment.view import FRACTION, MIXED_DTYPE, plain_view
 from ffdr.beton import layout
-from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.layout import ALLOC_DTYPE, FIELD_DTYPE, HEADER_DTYPE
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.tables import read_tables
 from ffdr.codec.jpeg.libjpeg import decode_jpeg
 from ffdr.config.files import PackOptions, WriteOptions
 from ffdr.util.errors import UserError
-from ffdr.write import parts
 from ffdr.write.images import write_images
 from ffdr.write.merge import pack
-from ffdr.write.reinforced import ReinforcedWriter
-
-
-def many_scans(count):
-    """A valid progressive JPEG of 8×8 grey pixels in so many scans, each of one bit of one coefficient."""
-
-    def scan(first, high, low):
-        return segment(0xDA, [1, 1, 0, first, first, high << 4 | low]) + b"\x7f"  # code 0, and ones to fill the byte
-
-    only_zero = [1] + [0] * 15 + [0]  # a table with one code, of one bit, for symbol 0: no difference, or end of block
-    bits = [(at, 0 if low == 13 else low + 1, low) for low in range(13, -1, -1) for at in range(1, 64)]
-    return b"".join((
-        b"\xff\xd8", segment(0xDB, [0] + [1] * 64), segment(0xC2, [8, 0, 8, 0, 8, 1, 1, 0x11, 0]),
-        segment(0xC4, [0, *only_zero]), segment(0xC4, [0x10, *only_zero]), scan(0, 0, 0),
-        *(scan(*bit) for bit in bits[: count - 1]), b"\xff\xd9",
-    ))  # fmt: skip
 
 
 def test_a_jpeg_of_very_many_scans_is_refused():
@@ -60,12 +39,12 @@ def test_a_jpeg_of_very_many_scans_is_refused():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """images.beton: 20 digits, JPEG and raw; coefficients.beton: the same as packed coefficients; mixed.beton: some of
+    """images.beton: 20 digits, JPEG and raw; coefficients.beton: the same as coefficients; mixed.beton: some of
     each; reinforced.beton: two mixing views each; merged.beton: images and views; stock.beton: the images, without
     checksums, and with fields of all types."""
     folder = tmp_path_factory.mktemp("hostile")
-    packed = WriteOptions(source="digits", out=str(folder / "coefficients.beton"), mode="dct", per_class=2, workers=1)
-    write_images(packed, progress=False)
+    options = WriteOptions(source="digits", out=str(folder / "coefficients.beton"), mode="dct", per_class=2, workers=1)
+    write_images(options, progress=False)
     (folder / "coefficients.json").unlink()
     out = folder / "images.beton"
     write_images(WriteOptions(source="digits", out=str(out), mode="proportion", per_class=2, workers=1), progress=False)
@@ -76,84 +55,6 @@ def folder(tmp_path_factory):
     merged = PackOptions(str(out), str(folder / "reinforced.beton"), str(folder / "merged.beton"))
     pack(merged, progress=False)
     return folder
-
-
-def make_stock(path, images):
-    """As stock FFCV's writer leaves a file: nothing between the data and the allocation table."""
-    kinds = (layout.FLOAT, layout.BYTES, layout.JSON, layout.ARRAY, layout.TENSOR)
-    specs = (*parts.IMAGE_SPECS, *(layout.FieldSpec(f"more{kind}", kind) for kind in kinds))
-    metadata, allocations = np.zeros(N, layout.metadata_dtype(specs)), []
-    allocator = layout.Allocator(layout.data_start(specs, N))
-    metadata["label"], metadata["image"]["mode"] = images.labels, images.modes
-    metadata["image"]["width"], metadata["image"]["height"] = images.sizes.T
-    with path.open("w+b") as file:
-
-        def store(i, data):
-            allocations.append((i, allocator.take(len(data)), len(data)))
-            file.seek(allocations[-1][1])
-            file.write(data)
-            return allocations[-1][1]
-
-        for i in range(N):
-            metadata["image"]["data_ptr"][i] = store(i, images.data(i).tobytes())
-            metadata["origin"][i] = store(i, images.origins[i].astype("<i8").tobytes())
-            for kind in kinds[1:]:
-                place, data = metadata[f"more{kind}"], b"0123456789" * (i + 1)
-                if place.dtype.names:
-                    place["ptr"][i], place["size"][i] = store(i, data), len(data)
-                else:
-                    place[i] = store(i, data)
-        end = allocator.take(8)
-        file.seek(end)
-        file.write(np.array(allocations, ALLOC_DTYPE).tobytes())
-        file.seek(0)
-        file.write(layout.pack_head(specs, N, allocator.page_size, end) + metadata.tobytes())
-
-
-def make_mixed(path, images, packed):
-    """Every third image out of ``packed``, the others out of ``images``, in a file that holds all three modes."""
-    sources = [packed if i % 3 == 0 else images for i in range(N)]
-    stored, sums = np.zeros(N, parts.STORED_DTYPE), np.zeros(N, np.uint32)
-    for i, source in enumerate(sources):
-        stored["label"][i], stored["origin"][i] = source.labels[i], source.origins[i]
-        stored["size"][i], stored["mode"][i] = source.data_size[i], source.modes[i]
-        stored["width"][i], stored["height"][i] = source.sizes[i]
-    coding = packed.coding.pack()
-    start = layout.data_start(parts.image_specs(coding), N)
-    part = parts.image_part(stored, start, coding=coding)
-    with path.open("w+b") as file:
-        for i, source in enumerate(sources):
-            data, origin = source.data(i).tobytes(), stored["origin"][i].tobytes()
-            sums[i] = parts.checksum(data, origin)
-            file.seek(int(part.pointers[i]))
-            file.write(parts.joined(data, origin))
-        parts.finish_tables(file, [part], sums)
-
-
-def make_reinforced(path, images, crop=FRACTION, **changes):
-    policy = Policy(mixup=1.0)
-    header = {
-        "views": 2,
-        "topk": 3,
-        "num_classes": 10,
-        "num_images": images.num_images,
-        "fingerprint": images.fingerprint,
-        "mixes": True,
-        "policy": asdict(policy),
-        "teachers": ["made-up"],
-        "resolution": 32,
-        "seed": 0,
-    }
-    with ReinforcedWriter(path, ReinforcedHeader(**header | changes), images) as writer:
-        for i in range(images.num_images):
-            views = np.zeros(2, MIXED_DTYPE)
-            views["first"] = views["second"] = plain_view()
-            views["first"]["crop_w"] = crop
-            views["mix"]["mixup"] = 40000
-            views["mix"]["partner"] = (i + 1) % images.num_images
-            ids = np.array([[1, 2, 3], [4, 5, 0]], np.uint16)
-            put(writer, i, views, ids, np.array([[-0.5, -2, -3], [0, -9, -65504]], np.float16))
-        writer.finish()
 
 
 def test_damaged_files_never_crash(folder):

@@ -10,10 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from betons import PLAIN
-from jpegs import costly_scans, picture, rewrite
-from packed import make_packed
+from handmade import make_merged
+from jpegs import costly_scans, many_scans, picture, rewrite
 from PIL import Image
-from test_hostile import many_scans
 
 from ffdr.beton import layout, manifest, tables
 from ffdr.beton.header import HEADER_MAGIC, ReinforcedHeader
@@ -25,10 +24,10 @@ from ffdr.codec.jpeg.libjpeg import decode_jpeg
 from ffdr.codec.jpeg.read import Unsupported, read_jpeg
 from ffdr.config.files import VerifyOptions
 from ffdr.loader import decode
-from ffdr.loader.decode import Replayer, blank_views
+from ffdr.loader.decode import Replayer
 from ffdr.loader.ffcv_loader import _OwnPages
 from ffdr.loader.pages import PageCache
-from ffdr.loader.views import StoredViews
+from ffdr.loader.views import StoredViews, ViewBatch
 from ffdr.util.errors import DamagedError, UserError
 from ffdr.write import verify
 
@@ -248,7 +247,7 @@ def test_a_file_that_is_replaced_while_it_is_verified_is_the_one_that_was_opened
 
 
 def test_both_parts_of_a_file_are_of_one_file(copy, reinforced_digits, tmp_path, monkeypatch):
-    path = make_packed(copy, reinforced_digits, tmp_path / "merged.beton")
+    path = make_merged(copy, reinforced_digits, tmp_path / "merged.beton")
     shutil.copy(reinforced_digits, tmp_path / "other.beton")
     swapped(monkeypatch, path, tmp_path / "other.beton")
     images, reinforced = open_both(path)
@@ -272,23 +271,16 @@ def test_a_file_that_is_cut_under_a_running_loader_is_one_line(copy, reinforced_
     shutil.copy(reinforced_digits, views_copy)
     images, reinforced = ImageBeton.open(copy), ReinforcedBeton.open(views_copy)
     source, replayer = StoredViews(reinforced, seed=0), Replayer(images, 32, threads=1)
-    views, mixes = blank_views(100)
-    batch = (
-        np.arange(100),
-        views,
-        mixes,
-        np.empty((100, source.entries), np.int32),
-        np.empty((100, source.entries), "f4"),
-    )
-    source.fill(0, *batch)
+    index, batch = np.arange(100), ViewBatch.blank(100, source.entries)
+    source.fill(0, index, batch)
     out = np.empty((100, 32, 32, 3), np.uint8)
-    replayer(replayer.spans(batch[0]), views, mixes, out)
+    replayer(replayer.spans(index), batch.views, batch.mixes, out)
     for path in (copy, views_copy):
         os.truncate(path, 8192)
     with pytest.raises(UserError, match=r"copy\.beton: was cut from \d+ to 8192 bytes while it was open"):
-        replayer(replayer.spans(batch[0]), views, mixes, out)
+        replayer(replayer.spans(index), batch.views, batch.mixes, out)
     with pytest.raises(UserError, match=r"views\.beton: was cut from"):
-        source.fill(0, *batch)
+        source.fill(0, index, batch)
 
 
 def test_a_pickle_takes_neither_another_manifest_nor_another_header(copy, reinforce, digits, tmp_path):
@@ -334,7 +326,7 @@ def test_pipes_and_devices_are_no_betons(copy, tmp_path):
 
 
 def test_every_zeroed_part_of_a_merged_file_is_one_line(copy, reinforced_digits, tmp_path):
-    path = make_packed(copy, reinforced_digits, tmp_path / "merged.beton")
+    path = make_merged(copy, reinforced_digits, tmp_path / "merged.beton")
     whole, found = path.read_bytes(), tables.read_tables(path)
     head = layout.head_size(found.specs) + found.metadata.nbytes
     for start, end in [(0, head), (found.data_end, len(whole))]:
@@ -345,14 +337,3 @@ def test_every_zeroed_part_of_a_merged_file_is_one_line(copy, reinforced_digits,
             path.write_bytes(whole[:at] + bytes(stop - at) + whole[stop:])
             with pytest.raises(UserError, match=r"merged\.beton: not a readable beton: "):
                 open_both(path)
-
-
-def test_damage_all_over_is_told_without_searching_for_each_byte(copy, tmp_path, monkeypatch, capsys):
-    path = broken(copy, tmp_path / "broken.beton")
-    searched = []
-    real = verify.place_of_damage
-    monkeypatch.setattr(verify, "_SEARCHED", 10_000)
-    monkeypatch.setattr(verify, "place_of_damage", lambda *a: searched.append(a[3]) or real(*a))
-    assert verify.verify(VerifyOptions(file=str(path)), progress=False) == 1
-    assert "damage in its image or origin" in capsys.readouterr().out
-    assert sum(most > 0 for most in searched) == 4  # of 3,096 bytes each

@@ -1,4 +1,4 @@
-"""Options that do nothing in a run are told; the shipped recipes have none."""
+"""Options that do nothing in a run are reported; the shipped recipes have none."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -45,13 +45,13 @@ ERM_TEACHER = TeacherOptions(resolution=96, precision="float32")
         (made("dr", Policy(erase=0.0, erase_scale=(0.1, 0.2)), reinforced_share=0.9), ["policy.erase_scale"], "erase"),
     ],
 )
-def test_an_option_that_does_nothing_is_told(options, keys, why):
+def test_an_option_that_does_nothing_is_reported(options, keys, why):
     lines = idle_options(options)
     assert [line.split()[0] for line in lines] == keys
     assert all(why in line for line in lines)
 
 
-def test_what_does_something_is_not_told():
+def test_what_does_something_is_not_reported():
     assert idle_options(made("erm", momentum=0.8, min_resolution=16, ramp=(0.1, 0.2))) == []
     assert idle_options(made("kd", label_smoothing=0.1, teacher_weight=0.5, temperature=2.0)) == []
     assert idle_options(made("dr", residual="renormalise", temperature=2.0)) == []
@@ -80,8 +80,8 @@ def test_the_shipped_recipes_say_nothing_idle(file):
 def test_a_run_tells_them_on_standard_error(digits, tmp_path, capfd):
     run(student_recipe("erm", digits, "", "", tmp_path / "run", epochs=1, residual="renormalise"), progress=False)
     out, err = capfd.readouterr()
-    told = [line for line in err.splitlines() if "does nothing here" in line]
-    assert out == "" and told == ["train.residual does nothing here: task erm learns from no stored top-k"]
+    said = [line for line in err.splitlines() if "does nothing here" in line]
+    assert out == "" and said == ["train.residual does nothing here: task erm learns from no stored top-k"]
 
 
 def test_another_policy_than_the_stored_views_have_is_refused(digits, reinforced_digits, tmp_path):

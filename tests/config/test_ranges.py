@@ -7,7 +7,7 @@ import pytest
 from bounded import bounded
 
 from ffdr.config import recipe
-from ffdr.config.verbs import RECIPES
+from ffdr.config.verbs import RECIPES, sections
 from ffdr.util.errors import UserError
 
 NEEDED = {
@@ -40,7 +40,7 @@ HARMLESS = {
 
 def numbers(verb):
     """(dotted key, how many numbers it takes) of all options that are numbers, or lists of them."""
-    for section, options in recipe._sections(RECIPES[verb]):
+    for section, options in sections(verb).items():
         for name, kind in get_type_hints(options).items():
             parts = get_args(kind) if get_origin(kind) is tuple else (kind,)
             if int in parts or float in parts:
@@ -69,18 +69,18 @@ def test_a_silly_number_is_refused_at_once(verb, key, count):
         if (key, value) in HARMLESS:
             parse(verb, f"--{key}={value}")
             continue
-        with bounded(2), pytest.raises(UserError) as told:
+        with bounded(2), pytest.raises(UserError) as caught:
             parse(verb, f"--{key}={','.join([value] * count)}")
-        line = str(told.value)
+        line = str(caught.value)
         assert key in line and line.isprintable() and len(line) < 400
 
 
 @pytest.mark.parametrize(("verb", "key", "count"), OPTIONS)
 def test_what_is_no_number_is_refused(verb, key, count):
     for value in ("true", "ten", "1/2", "0b", "1__0", "--1", "½", "1e", "0x", "[1]", "x" * 10_000):
-        with pytest.raises(UserError) as told:
+        with pytest.raises(UserError) as caught:
             parse(verb, f"--{key}={','.join([value] * count)}")
-        line = str(told.value)
+        line = str(caught.value)
         assert f"{key}: '{value[:5]}" in line and len(line) < 400
         assert line.endswith(("is not an integer", "is not a number", "s, such as 0.5,1.0", "s, such as 128,224"))
 
@@ -101,7 +101,7 @@ def test_processes_are_as_many_as_a_machine_bears(verb, key):
         parse(verb, f"--{key}={most + 1}")
 
 
-def test_a_caller_in_python_is_told_the_same():
+def test_a_caller_in_python_gets_the_same_message():
     with pytest.raises(UserError, match=r"data\.mean: \[a number of 16,610 bits, 'x', 0\] is not numbers"):
         recipe.parse("train", NEEDED["train"], [("data.mean", [10**5000, "x", 0])])
     for value in (10**5000, -(10**5000), 10.0**300, float("nan")):

@@ -1,27 +1,14 @@
 """The recipes in rcfg/: each resolves, each model builds for the recipe's sizes, no file repeats what its base says."""
 
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 
 import pytest
 import timm
 import torch
-import yaml
+from recipes import FILES, RUNS, bases, load, merged, name, own, verb
 
-from ffdr.config import recipe
-from ffdr.train.plan import Data, plan_work
+from ffdr.train.dry_run.summary import KnownData, plan_work
 
-RCFG = Path(__file__).parents[2] / "rcfg"
-FILES = sorted(file for file in RCFG.rglob("*.yaml") if file.parent.name != "ablate")  # grids: tests/ablate
-RUNS = [file for file in FILES if "parts" not in file.parts]
-VERBS = ("write", "reinforce", "train", "eval")
-NEEDED = {
-    "train": ["--train.out=run", "--data.train=i.beton"],
-    "write": ["--write.path=here", "--write.out=i.beton"],
-    "eval": ["--model.name=resnet50"],
-    "reinforce": ["--reinforce.images=i.beton", "--reinforce.out=r.beton"],
-}
 MODELS = {
     "resnet50": 25.6,
     "resnet50d": 25.6,
@@ -37,52 +24,12 @@ SMALL = {"cifar100": (50000, 100, 1000), "flowers102": (1020, 102, 10000), "food
 """Training images, classes, epochs."""
 
 
-def name(file):
-    return str(file.relative_to(RCFG).with_suffix(""))
-
-
-def bases(file):
-    """The files that a recipe names as its base, read without ffdr."""
-    found = yaml.safe_load(file.read_text()).get("base", [])
-    return [(file.parent / base).resolve() for base in ([found] if isinstance(found, str) else found)]
-
-
-def own(file):
-    """(section.option → value) of the file itself."""
-    content = yaml.safe_load(file.read_text())
-    content.pop("base", None)
-    return {f"{section}.{key}": value for section, options in content.items() for key, value in options.items()}
-
-
-def merged(file):
-    """(section.option → value) of the file and its bases, the later wins."""
-    settings = {}
-    for base in bases(file):
-        settings |= merged(base)
-    return settings | own(file)
-
-
-def verb(file):
-    sections = {key.partition(".")[0] for key in merged(file)}
-    return next(verb for verb in VERBS if verb in sections)
-
-
-@cache
-def load(file, *flags):
-    file = RCFG / f"{file}.yaml" if isinstance(file, str) else file
-    needed = list(NEEDED[verb(file)])
-    settings = merged(file)
-    if settings.get("train.task") == "kd" or (verb(file) == "reinforce" and "teacher.models" not in settings):
-        needed.append("--teacher.models=resnet50:weights")
-    return recipe.parse(verb(file), ["--config-file", str(file), *needed, *flags])
-
-
 @pytest.mark.parametrize("file", RUNS, ids=name)
 def test_every_recipe_resolves_to_what_its_files_say(file):
     options = load(file)
     for key, value in merged(file).items():
         section, _, option = key.partition(".")
-        found = getattr(getattr(options, section), option)
+        found = getattr(getattr(options, section, options), option)
         assert found == (tuple(value.split(",")) if isinstance(found, tuple) and isinstance(value, str) else value)
 
 
@@ -131,7 +78,7 @@ def shapes():
 @pytest.mark.parametrize("file", shapes(), ids=name)
 def test_every_model_builds_and_takes_the_sizes_of_its_recipe(file):
     options = load(file)
-    data = Data(options.data.images, options.data.classes, "")
+    data = KnownData(options.data.images, options.data.classes, "")
     work = plan_work(replace(options, train=replace(options.train, batch_size=1)), data)
     sizes = {options.train.resolution, options.train.min_resolution, options.train.eval_resolution}
     assert sizes - {0} <= set(work.flops)
@@ -172,7 +119,7 @@ def test_small_data_sets_have_every_kind_of_run(data):
     assert views.reinforce.views == (8000 if data == "flowers102" else 800)
     assert (views.policy.crop, views.policy.erase) == ("padded" if data == "cifar100" else "resized", 0.25)
     for split in ("train", "test"):
-        written = load(f"{data}/write-{split}").write
+        written = load(f"{data}/write-{split}")
         assert (written.source, written.split) == (data, split)
 
 

@@ -10,7 +10,7 @@ import pytest
 from bounded import bounded
 
 from ffdr.cli import main
-from ffdr.config import recipe
+from ffdr.config import recipe, settings
 from ffdr.config.yaml_file import (
     MOST_BYTES,
     MOST_CHARACTERS,
@@ -210,9 +210,9 @@ def fan_out(folder, levels):
 def test_each_base_is_read_once(tmp_path, monkeypatch):
     fan_out(tmp_path, MOST_LEVELS)
     read = []
-    inner = recipe.Reading.mapping
+    inner = settings.Reading.mapping
     monkeypatch.setattr(
-        recipe.Reading, "mapping", lambda self, file, **how: read.append(file) or inner(self, file, **how)
+        settings.Reading, "mapping", lambda self, file, **how: read.append(file) or inner(self, file, **how)
     )
     with bounded(SECONDS):
         options = recipe.parse("train", ["-C", str(tmp_path / "0.yaml"), *TRAIN])
@@ -227,7 +227,7 @@ def test_bases_may_neither_reach_far_nor_come_back(tmp_path, capsys, monkeypatch
     assert line == "ffdr train: 16.yaml: more than 16 recipes, each the base of another"
     (tmp_path / "a.yaml").write_text("base: link/b.yaml")
     (tmp_path / "b.yaml").write_text("base: [3.yaml, link/link/a.yaml]")
-    monkeypatch.setattr(recipe, "MOST_LEVELS", 100)
+    monkeypatch.setattr(settings, "MOST_LEVELS", 100)
     assert refused(capsys, "train", "-C", "a.yaml").endswith("link/link/link/a.yaml: is its own base")
 
 
@@ -266,7 +266,7 @@ def test_the_limits_themselves_are_kept_to(tmp_path):
     for part in (f"settings: {{a: {text}}}", f"settings: {{a: {deep}}}", f"prepare: [{'x,' * (MOST_VALUES - 7)}]"):
         file.write_text(f"ablate: {{out: o, {part}}}")
         found = recipe.parse("ablate", ["-C", str(file)], [("ablate.axes", {"train.seed": [0]})])
-        assert found.ablate.out == "o"
+        assert found.out == "o"
     file.write_text(f"ablate: {{out: o, prepare: [{'x,' * (MOST_VALUES - 6)}]}}")
     with pytest.raises(UserError, match="more than 10,000 values"):
         recipe.parse("ablate", ["-C", str(file)])
@@ -303,7 +303,7 @@ def test_of_merged_mappings_the_earlier_wins_and_what_stands_there_before_all(tm
         "ablate:\n  out: o\n  axes: {train.seed: [0]}\n  settings:\n    a: &a {x: 1, y: 1}\n    b: &b {y: 2, z: 2}\n"
         "    c: {z: 3, <<: [*a, *b]}\n    d: {<<: *b, y: 4}\n    e: {'<<': 5}\n"
     )
-    settings = recipe.parse("ablate", ["-C", str(file)]).ablate.settings
+    settings = recipe.parse("ablate", ["-C", str(file)]).settings
     assert settings["c"] == {"y": "1", "z": "3", "x": "1"} and list(settings["c"]) == ["y", "z", "x"]
     assert settings["d"] == {"y": "4", "z": "2"}
     assert settings["e"] == {"<<": "5"}

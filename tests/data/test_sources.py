@@ -202,7 +202,7 @@ def test_names_that_are_none_are_refused(tmp_path):
     (tmp_path / "food-101" / "images").mkdir()
     for image in ("a\\u0000b", "a\\ud800"):
         (tmp_path / "food-101" / "meta" / "train.json").write_text(f'{{"a": ["a/{image}"]}}')
-        with pytest.raises(UserError, match="not a list of images a class"):
+        with pytest.raises(UserError, match="not a list of images per class"):
             open_source("food101", str(tmp_path), "train")
 
 

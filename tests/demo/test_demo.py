@@ -16,15 +16,15 @@ from ffdr.evaluate.corruptions import CorruptedImages
 
 
 def test_a_short_demo_leaves_all_its_results(tmp_path, monkeypatch, capsys):
-    recipes = tmp_path / "rcfg"
-    shutil.copytree(demo.RCFG, recipes)
+    recipes = tmp_path / "rcfg" / "digits"
+    shutil.copytree(demo.recipes() / "digits", recipes)
     teacher = (recipes / "teacher.yaml").read_text()
     (recipes / "teacher.yaml").write_text(teacher.replace("epochs: 20", "epochs: 2"))
     reinforce = (recipes / "reinforce.yaml").read_text()
     (recipes / "reinforce.yaml").write_text(reinforce.replace("views: 80", "views: 4"))
     student = (recipes / "parts" / "student.yaml").read_text()
     (recipes / "parts" / "student.yaml").write_text(student.replace("warmup_epochs: 8", "warmup_epochs: 1"))
-    monkeypatch.setattr(demo, "RCFG", recipes)
+    monkeypatch.setattr(demo, "recipes", lambda: recipes.parent)
     monkeypatch.setattr(demo, "TEACHERS", ("test_efficientnet",))
     two = functools.partial(CorruptedImages, names=("gaussian_noise", "contrast"))
     monkeypatch.setattr(evaluation, "CorruptedImages", two)

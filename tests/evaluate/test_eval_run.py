@@ -95,7 +95,7 @@ def test_every_evaluation_ends_with_a_command(digits, tmp_path):
     done = {"corruptions": True, "json": "r.json"}
     assert words(data=str(digits), **done) == ["ffdr", "inspect", str(digits)]
     verb, *flags = words(data=str(tmp_path), **done)[1:]
-    assert verb == "write" and recipe.parse(verb, flags).write.path == str(tmp_path)
+    assert verb == "write" and recipe.parse(verb, flags).path == str(tmp_path)
 
 
 def test_corruptions_of_a_folder(reader, tmp_path):
@@ -130,7 +130,7 @@ class Recorder(Reader):
     [{}, {"flip_average": True}, {"precision": "bfloat16"}, {"batch_size": 3}, {"compile": "on"}, {"workers": 2}],
     ids=str,
 )
-def test_every_pass_is_fed_as_the_options_say(kind, options, tmp_path, monkeypatch):
+def test_every_pass_has_the_settings_of_the_options(kind, options, tmp_path, monkeypatch):
     """On data, under corruptions, and on a suite with ImageNet-C's whole images."""
     info = reader_info(1000)
     model, compiled, threads = Recorder(info, 1000), [], []
@@ -145,22 +145,22 @@ def test_every_pass_is_fed_as_the_options_say(kind, options, tmp_path, monkeypat
         paint(tmp_path / "sketch" / synsets()[number] / f"sketch_{number}.JPEG", number)
     where = {"data": str(tmp_path / "val")} if kind != "suite" else {}
     suite = SuiteOptions(val=str(tmp_path / "val"), sketch=str(tmp_path / "sketch"))
-    fed = {"batch_size": 2, "workers": 1} | options
+    settings = {"batch_size": 2, "workers": 1} | options
     report = module.run(
-        EvalOptions(**fed, **where, corruptions=kind == "corruptions"), ModelOptions(name="test_vit"), suite
+        EvalOptions(**settings, **where, corruptions=kind == "corruptions"), ModelOptions(name="test_vit"), suite
     )
-    flips, passes = 1 + fed.get("flip_average", False), {"data": 1, "corruptions": 76, "suite": 2}[kind]
-    dtype = getattr(torch, fed.get("precision", "float32"))
-    sizes = {2: [2, 2], 3: [3, 1]}[fed["batch_size"]]
+    flips, passes = 1 + settings.get("flip_average", False), {"data": 1, "corruptions": 76, "suite": 2}[kind]
+    dtype = getattr(torch, settings.get("precision", "float32"))
+    sizes = {2: [2, 2], 3: [3, 1]}[settings["batch_size"]]
     assert model.calls == [(size, 28, dtype) for size in sizes for _ in range(flips)] * passes
-    assert compiled == ["eval.compile"] * (fed.get("compile") == "on")
-    assert set(threads) == {fed["workers"]}
+    assert compiled == ["eval.compile"] * (settings.get("compile") == "on")
+    assert set(threads) == {settings["workers"]}
     assert (report["flip_average"], report["precision"]) == (flips == 2, str(dtype).removeprefix("torch."))
     assert (report["resolution"], report["center"], report["averaged"]) == (28, 0.875, None)
     assert report["compiled"] == bool(compiled)
 
 
-def test_a_report_says_how_the_model_was_fed(tmp_path, capsys):
+def test_a_report_says_with_which_settings(tmp_path, capsys):
     names = ["a", "b"]
     for number, name in enumerate(names):
         paint(tmp_path / "data" / name / "0.png", number)
@@ -182,8 +182,8 @@ def test_a_report_says_how_the_model_was_fed(tmp_path, capsys):
         assert (row["precision"], row["flip_average"], row["averaged"]) == ("float32", "true", spelled)
         out = capsys.readouterr().out.splitlines()
         assert out[0].startswith(f"test_vit at 32 px, crop 1, bilinear, float32, with mirror images{words}, on ")
-        told, then = out[-1].split("; next: ")
-        assert told == f"{run}/report.json, {run}/report.csv: scores of test_vit"
+        said, then = out[-1].split("; next: ")
+        assert said == f"{run}/report.json, {run}/report.csv: scores of test_vit"
         found = recipe.parse("eval", shlex.split(then)[2:])
         assert found.eval == replace(options, flip_average=True, corruptions=True)
 

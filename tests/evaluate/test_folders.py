@@ -15,7 +15,7 @@ from ffdr.config.files import WriteOptions
 from ffdr.data.folder import open_folder
 from ffdr.data.source import ReadError
 from ffdr.evaluate.evaluator import center_share
-from ffdr.evaluate.folders import FolderLoader
+from ffdr.evaluate.folders import BatchFormat, FolderLoader
 from ffdr.loader.loader import ReinforcedLoader
 from ffdr.models.build import ModelInfo
 from ffdr.util.errors import UserError
@@ -44,7 +44,7 @@ def pixels(loader):
 @pytest.mark.parametrize(("resolution", "crop_pct", "resized"), [(224, 0.875, 256), (96, 0.9, 106), (64, 1.0, 64)])
 def test_the_view_is_torchvisions(files, resolution, crop_pct, resized):
     center = center_share(resolution, crop_pct)
-    loader = FolderLoader(files, info(resolution), batch_size=5, dtype=torch.uint8, center=center)
+    loader = FolderLoader(files, info(resolution), BatchFormat(5, dtype=torch.uint8), center=center)
     theirs = v2.Compose([v2.Resize(resized), v2.CenterCrop(resolution)])
     expected = np.stack([np.asarray(theirs(files.read(i))) for i in range(len(files))]).astype(int)
     assert np.abs(pixels(loader) - expected).max() <= 1
@@ -57,7 +57,7 @@ def test_a_view_of_its_own_size_is_the_file(tmp_path):
         (tmp_path / "x").mkdir(exist_ok=True)
         Image.fromarray(image).save(tmp_path / "x" / f"{number}.png")
     source = open_folder(tmp_path, "eval.data")
-    loader = FolderLoader(source, info(224), batch_size=2, dtype=torch.uint8, center=center_share(224, 1.0))
+    loader = FolderLoader(source, info(224), BatchFormat(2, dtype=torch.uint8), center=center_share(224, 1.0))
     np.testing.assert_array_equal(pixels(loader), own)
 
 
@@ -65,10 +65,9 @@ def test_a_beton_of_the_same_pixels_gives_the_same_batches(files, tmp_path):
     out = tmp_path / "raw.beton"
     write = WriteOptions(source="imagefolder", path=str(files.root), split="", out=str(out), mode="raw", workers=1)
     write_images(write, progress=False)
-    shared = {"batch_size": 5, "center": 0.9}
     model = info(48)
-    beton = ReinforcedLoader(out, resolution=48, mean=model.mean, std=model.std, **shared)
-    for mine, theirs in zip(FolderLoader(files, model, **shared), beton, strict=True):
+    beton = ReinforcedLoader(out, resolution=48, mean=model.mean, std=model.std, batch_size=5, center=0.9)
+    for mine, theirs in zip(FolderLoader(files, model, BatchFormat(5), center=0.9), beton, strict=True):
         assert torch.equal(mine[0], theirs[0]) and mine[0].is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(mine[1].label, theirs[1].label) and torch.equal(mine[2], theirs[2])
         assert torch.equal(mine[1].dense(10), theirs[1].dense(10))
@@ -86,13 +85,13 @@ def test_the_border_is_cut_off_first(tmp_path):
 
 
 def _bordered(source, border):
-    return FolderLoader(source, info(32), batch_size=1, dtype=torch.uint8, center=1.0, border=border)
+    return FolderLoader(source, info(32), BatchFormat(1, dtype=torch.uint8), center=1.0, border=border)
 
 
 def test_ranks_share_the_images(files):
     seen = []
     for rank in range(3):
-        loader = FolderLoader(files, info(16), batch_size=2, rank=rank, world_size=3)
+        loader = FolderLoader(files, info(16), BatchFormat(2), rank=rank, world_size=3)
         batches = list(loader)
         assert len(batches) == len(loader)
         seen += [i for _, _, index in batches for i in index.tolist()]
@@ -100,7 +99,7 @@ def test_ranks_share_the_images(files):
 
 
 def test_a_rank_is_found_at_the_first_pass(files, monkeypatch):
-    early, counted = (FolderLoader(files, info(16), batch_size=2) for _ in range(2))
+    early, counted = (FolderLoader(files, info(16), BatchFormat(2)) for _ in range(2))
     assert len(counted) == -(-len(files) // 2)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
@@ -114,7 +113,7 @@ def test_a_rank_is_found_at_the_first_pass(files, monkeypatch):
 def test_a_file_that_can_not_be_read_is_named(files, tmp_path):
     make_photos(tmp_path, 30)
     (tmp_path / "class_03" / "000013.jpg").write_bytes(b"\xff\xd8 no more")
-    loader = FolderLoader(open_folder(tmp_path, "eval.data"), info(16), batch_size=2)
+    loader = FolderLoader(open_folder(tmp_path, "eval.data"), info(16), BatchFormat(2))
     with pytest.raises(ReadError, match=r"class_03/000013\.jpg: UnidentifiedImageError"):
         list(loader)
 

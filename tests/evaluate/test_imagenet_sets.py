@@ -19,7 +19,7 @@ from ffdr import cli
 from ffdr.data.folder import open_folder
 from ffdr.evaluate.classes import synsets
 from ffdr.evaluate.evaluator import Evaluator, center_share
-from ffdr.evaluate.folders import FolderLoader
+from ffdr.evaluate.folders import BatchFormat, FolderLoader
 from ffdr.models.build import (
     ModelInfo,
     class_digest,
@@ -137,7 +137,7 @@ def loader(folder, resolution, crop_pct, border=0):
     info = ModelInfo(MODEL, 1000, resolution, theirs.MEAN, theirs.STD, crop_pct)
     center = center_share(resolution, crop_pct)
     source = open_folder(folder, "test")
-    return FolderLoader(source, info, batch_size=16, center=center, border=border, workers=1, dtype=torch.uint8)
+    return FolderLoader(source, info, BatchFormat(16, dtype=torch.uint8), center=center, border=border, workers=1)
 
 
 def pixels(folder, resolution, crop_pct, border=0):

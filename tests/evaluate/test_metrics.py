@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from ffdr.evaluate.metrics import Scores, evaluate, predict
+from ffdr.evaluate.metrics import Scores, predict
 from ffdr.loader.targets import SparseTargets
 from ffdr.util.errors import UserError
 
@@ -62,6 +62,13 @@ def test_bins_are_fifteenths():
     scores = Scores(3)
     scores.update(probs.log(), torch.tensor([0, 1, 0]))
     assert scores.compute()["ece"] == pytest.approx(2 / 3 * abs(0.43 - 0.5) + 1 / 3 * 0.52, abs=1e-6)
+
+
+def evaluate(model, loader, **how):
+    """Scores of one pass."""
+    scores = Scores(loader.num_classes)
+    predict(model, loader, lambda logits, targets, _: scores.update(logits, targets.label), **how)
+    return scores.compute()
 
 
 @pytest.mark.parametrize("sizes", [[101], [32, 32, 32, 5], [100, 1]])
@@ -120,7 +127,7 @@ def test_weights_that_change_in_evaluation_mode_are_evaluated_as_they_are():
     model, seen = Keeper(10, 10).eval(), []
     logits, labels = given()
     for _ in range(2):
-        predict(model, Given(logits, labels, 50), lambda answers, *_: seen.append(answers))
+        predict(model, Given(logits, labels, 50), lambda logits, *_: seen.append(logits))
         model.weight.data += 1
     assert torch.allclose(seen[3], seen[0] + 2 * logits[:50].sum(1, keepdim=True), atol=1e-3)
 
@@ -152,8 +159,8 @@ def test_bins_and_classes_add_up():
     for part in range(0, 101, 30):
         scores.update(logits[part : part + 30], labels[part : part + 30])
     result = scores.result()
-    confidence, answers = logits.softmax(1).max(1)
-    right = answers == labels
+    confidence, predicted = logits.softmax(1).max(1)
+    right = predicted == labels
     for number, (images, sure, correct) in enumerate(result.bins):
         inside = (confidence >= number / 15) & (confidence < (number + 1) / 15)
         assert (images, correct) == (inside.sum(), right[inside].sum())

@@ -1,4 +1,4 @@
-"""What is not laid out as the published set is told in one line before a model is loaded; exit status 2."""
+"""What is not laid out as the published set is refused in one line before a model is loaded; exit status 2."""
 
 import json
 import os
@@ -53,9 +53,9 @@ def refused(capsys, **paths):
     with bounded(seconds=20):
         flags = [f"--suite.{name}={path}" for name, path in paths.items()]
         status = cli.main(["eval", "--model.name=test_vit", *flags])
-    told = capsys.readouterr()
-    assert status == 2 and told.out == ""
-    (line,) = told.err.splitlines()
+    said = capsys.readouterr()
+    assert status == 2 and said.out == ""
+    (line,) = said.err.splitlines()
     assert line.isprintable() and len(line) < 600
     return line.removeprefix("ffdr eval: ")
 
@@ -105,7 +105,7 @@ def test_c_has_other_images_in_one_part(copied, capsys):
     assert f"but of {kept.name} {kept.parent} has 2 and" in refused(capsys, c=root)
     shutil.rmtree(lost.parent)
     lost.parent.mkdir()
-    assert refused(capsys, c=root) == f"suite.c: {lost.parent} has no subfolders; there must be one a class"
+    assert refused(capsys, c=root) == f"suite.c: {lost.parent} has no subfolders; there must be one per class"
 
 
 # Classes by synset and by number.
@@ -236,7 +236,7 @@ def test_empty_folders(copied, capsys):
     assert refused(capsys, val=root).endswith("of \\x1b[31mred")
     shutil.rmtree(root)
     root.mkdir()
-    assert refused(capsys, val=root) == f"suite.val: {root} has no subfolders; there must be one a class"
+    assert refused(capsys, val=root) == f"suite.val: {root} has no subfolders; there must be one per class"
 
 
 @pytest.mark.parametrize("links", [{"up": ".."}, {"up": "..", "above": "../.."}, {"here": "."}, {"a": "a"}], ids=str)

@@ -13,7 +13,7 @@ from ffdr.config.learning import SuiteOptions
 from ffdr.evaluate.classes import subset, synsets
 from ffdr.evaluate.evaluator import Evaluator
 from ffdr.evaluate.report import as_text, write_csv
-from ffdr.evaluate.suite import ALEXNET_ERROR, PUBLISHED, check_model, corruption_errors, plan_suite, run_suite
+from ffdr.evaluate.suite import ALEXNET_ERROR, PUBLISHED, check_model, corruption_errors, open_suite, run_suite
 from ffdr.models.build import class_digest
 from ffdr.util.errors import UserError
 from ffdr.write.images import write_images
@@ -22,7 +22,7 @@ from ffdr.write.images import write_images
 def run(center=0.875, **sets):
     info = reader_info(center=center)
     evaluator = Evaluator(Reader(info), info, torch.device("cpu"), batch_size=2, workers=1)
-    plan = plan_suite(SuiteOptions(**{name: str(path) for name, path in sets.items()}))
+    plan = open_suite(SuiteOptions(**{name: str(path) for name, path in sets.items()}))
     return run_suite(evaluator, plan)
 
 

@@ -6,6 +6,7 @@ import torch
 from ffdr.config.learning import ModelOptions, TrainOptions
 from ffdr.loader.targets import SparseTargets
 from ffdr.train.fit import DataInfo, Trainer
+from ffdr.train.student import build_student
 
 CLASSES = 4
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
@@ -86,9 +87,12 @@ def options(out, **changes):
     return TrainOptions(**(plain | changes))
 
 
-def trainer(out, loader=None, val_loader=None, teacher=None, model=None, data=DATA, **changes):
-    model = model or ModelOptions("test_resnet")
-    return Trainer(options(out, **changes), model, data, loader or FakeLoader(), val_loader, teacher, progress=False)
+def trainer(
+    out, loader=None, val_loader=None, teacher=None, model=None, data=DATA, device="cpu", ranks=None, **changes
+):
+    given, loader = options(out, **changes), loader or FakeLoader()
+    student = build_student(given, model or ModelOptions("test_resnet"), loader.num_classes, torch.device(device))
+    return Trainer(given, student, data, loader, val_loader, teacher, progress=False, ranks=ranks)
 
 
 def weights(run):

@@ -29,13 +29,13 @@ from ffdr.config.files import (
     VerifyOptions,
 )
 from ffdr.inspect.run import inspect
-from ffdr.loader.decode import Replayer, blank_views
+from ffdr.loader.decode import Replayer
 from ffdr.loader.pages import PageCache, PagePlan
-from ffdr.loader.views import StoredViews
+from ffdr.loader.views import StoredViews, ViewBatch
 from ffdr.util.errors import UserError
 from ffdr.write.merge import pack, split
 from ffdr.write.subset import subset
-from ffdr.write.transcode import _Sampler, _Unpacker
+from ffdr.write.transcode import _Sampler, _ToJpeg
 from ffdr.write.verify import verify
 
 KINDS = ("images", "coefficients", "mixed", "stock", "reinforced", "merged", "manifest")
@@ -60,7 +60,7 @@ class User:
         self.images = ImageBeton.open(folder / "images.beton")
         self.reinforced = ReinforcedBeton.open(folder / "reinforced.beton")
         self.pixels = [decode_image(self.images, i) for i in range(N)]
-        self.packed_pixels = [decode_image(ImageBeton.open(folder / "coefficients.beton"), i) for i in range(N)]
+        self.coded_pixels = [decode_image(ImageBeton.open(folder / "coefficients.beton"), i) for i in range(N)]
 
     def use(self, path, replay, verbs):
         """Returns the number of samples that say they are intact but are not."""
@@ -73,7 +73,7 @@ class User:
             self.replay(images or self.images, reinforced or self.reinforced)
         if verbs and images:
             for i in range(len(images)):
-                task = _Sampler(images, 90) if images.modes[i] == JPG else _Unpacker(images, 1.01)
+                task = _Sampler(images, 90) if images.modes[i] == JPG else _ToJpeg(images, 1.01)
                 tolerate(task, [i])
         return wrong
 
@@ -83,7 +83,7 @@ class User:
             if beton.checksums is None or not beton.is_intact(i):
                 tolerate(decode_image, beton, i)
             else:
-                pixels = self.packed_pixels if beton.modes[i] == DCT else self.pixels
+                pixels = self.coded_pixels if beton.modes[i] == DCT else self.pixels
                 wrong += not np.array_equal(decode_image(beton, i), pixels[i])
         return wrong
 
@@ -108,11 +108,10 @@ class User:
         count = min(N, len(images), len(reinforced))
         source = StoredViews(reinforced, seed=0)
         index = np.arange(count)
-        views, mixes = blank_views(count)
-        ids, log_probs = np.empty((count, source.entries), np.int32), np.empty((count, source.entries), np.float32)
-        source.fill(0, index, views, mixes, ids, log_probs)
+        batch = ViewBatch.blank(count, source.entries)
+        source.fill(0, index, batch)
         replayer = Replayer(images, SIDE, threads=1)
-        replayer(replayer.spans(index), views, mixes, np.empty((count, *replayer.shape), np.uint8))
+        replayer(replayer.spans(index), batch.views, batch.mixes, np.empty((count, *replayer.shape), np.uint8))
         cache = PageCache(images)
         (pages,) = cache.pages_of([index])
         slots = {page: slot for slot, page in enumerate(pages)}

@@ -2,7 +2,7 @@
 
 from ffdr.ablate.cell import make_job
 from ffdr.ablate.grid import Grid, fill_in
-from ffdr.ablate.report import Row
+from ffdr.ablate.report import CellResult
 from ffdr.config.ablation import AblateOptions
 
 STUDENT = {
@@ -42,7 +42,7 @@ def made_up(tmp_path, scores, **changes):
     rows = []
     for number, cell in enumerate(grid.cells):
         result = scores(cell.points)
-        rows.append(Row(cell, result, "" if result else "it broke", f"digest{number}"))
+        rows.append(CellResult(cell, result, "" if result else "it broke", f"digest{number}"))
     return grid, rows
 
 

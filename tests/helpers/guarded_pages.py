@@ -11,6 +11,7 @@ import numpy as np
 from pictures import noise, random_side, tidy_record
 
 from ffdr.augment.check import OK, check_mix
+from ffdr.augment.picture import ImagePart
 from ffdr.augment.replay import mix_into, replay_view, scratch_bytes
 from ffdr.augment.view import MIX_DTYPE, VIEW_DTYPE
 
@@ -51,11 +52,11 @@ def main(seed, count):
         out = target.take(3 * size[0] * size[1], at_end).reshape(*size, 3)
         partner = other.take(3 * size[0] * size[1], at_end).reshape(*size, 3)
         scratch = room.take(scratch_bytes(width, height, *size), at_end)
-        replay_view(pixels, 0, 0, width, height, views, 0, 0, out, scratch)
+        replay_view(ImagePart(pixels, 0, 0, width, height), views[0, 0], out, scratch, None)
         mixes[0] = np.frombuffer(rng.bytes(14), MIX_DTYPE)[0]
         mixes["partner"] = 1
-        if check_mix(mixes, 0, 2) == OK:
-            mix_into(out, partner, mixes, 0)
+        if check_mix(mixes[0], 2) == OK:
+            mix_into(out, partner, mixes[0])
     print("survived", count)
 
 

@@ -39,6 +39,21 @@ def segment(marker, body):
     return bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2, "big") + bytes(body)
 
 
+def many_scans(count):
+    """A valid progressive JPEG of 8×8 grey pixels in so many scans, each of one bit of one coefficient."""
+
+    def scan(first, high, low):
+        return segment(0xDA, [1, 1, 0, first, first, high << 4 | low]) + b"\x7f"  # code 0, and ones to fill the byte
+
+    only_zero = [1] + [0] * 15 + [0]  # a table with one code, of one bit, for symbol 0: no difference, or end of block
+    bits = [(at, 0 if low == 13 else low + 1, low) for low in range(13, -1, -1) for at in range(1, 64)]
+    return b"".join((
+        b"\xff\xd8", segment(0xDB, [0] + [1] * 64), segment(0xC2, [8, 0, 8, 0, 8, 1, 1, 0x11, 0]),
+        segment(0xC4, [0, *only_zero]), segment(0xC4, [0x10, *only_zero]), scan(0, 0, 0),
+        *(scan(*bit) for bit in bits[: count - 1]), b"\xff\xd9",
+    ))  # fmt: skip
+
+
 def costly_scans(side, count):
     """A progressive JPEG of side × side grey pixels whose scans but the first take a few bytes each."""
     blocks = (side // 8) ** 2
@@ -61,7 +76,7 @@ def costly_scans(side, count):
 
 
 def jpeg_440(pixels, quality=90):
-    """A JPEG that packed coefficients can't hold: Cb and Cr halved in height alone."""
+    """A JPEG that coefficient images can't hold: Cb and Cr halved in height alone."""
     options = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440]
     done, data = cv2.imencode(".jpg", pixels[..., ::-1], [*options, cv2.IMWRITE_JPEG_QUALITY, quality])
     assert done

@@ -39,7 +39,7 @@ class Whole:
         self.regions = tables.all_regions()
         self.coding = self.index + SECTION_DTYPE.itemsize if tables.coding else 0
         modes = tables.metadata["image"]["mode"] if self.has_images else np.zeros(N)
-        self.packed = np.flatnonzero(modes == DCT)
+        self.coded = np.flatnonzero(modes == DCT)
         self.numbers = [*self._numbers()]
 
     def _numbers(self):
@@ -141,7 +141,7 @@ def corrupt(whole, data, rng):
 
 
 def lie(whole, data, rng):
-    """Something that is well-formed but not true: of an image, of a packed image, of the coding, of the views."""
+    """Something that is well-formed but not true: of an image, of a coefficient image, of the coding, of the views."""
     kinds = [lie_of_image] * whole.has_images + [lie_of_views] * whole.has_views
     kinds += [lie_of_rows, lie_of_rows, lie_of_coding] * bool(whole.coding)
     kinds[rng.integers(len(kinds))](whole, data, rng)
@@ -155,8 +155,8 @@ def lie_of_image(whole, data, rng):
 
 
 def lie_of_rows(whole, data, rng):
-    """Another record, row table, or heads and codes, of a packed image."""
-    i = int(rng.choice(whole.packed))
+    """Another record, row table, or heads and codes, of a coefficient image."""
+    i = int(rng.choice(whole.coded))
     start, size = int(whole.regions[0].pointers[i]), int(whole.regions[0].sizes[i])
     if not rng.integers(3):
         data[start + int(rng.integers(RECORD_DTYPE.itemsize))] = int(rng.choice([0, 1, 2, 3, 4, 254, 255]))

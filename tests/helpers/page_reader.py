@@ -91,7 +91,7 @@ class Reader:
             origins = [struct.unpack_from("<qqq", self.data, self.index + 16 + 24 * i) for i in range(self.count)]
             assert origins == [self.origin(i) for i in range(self.count)]
 
-    def packed(self, i):
+    def coefficients(self, i):
         """An image of mode 2: sampling, three quantisation tables, planes {(block row, block): 64 coefficients}."""
         data, coding = self.region("image", i), self.coding + 16
         sampling, quant, flags, _, width, height = struct.unpack_from("<BBBBHH", data)

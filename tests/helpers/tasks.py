@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from ffdr.train.control import StopRequest
+from ffdr.train.signals import StopRequest
 from ffdr.util.errors import UserError
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from betons import MIXING, PLAIN
-from packed import make_packed
+from handmade import make_merged
 from PIL import Image
 
 from ffdr.augment.policy import Policy
@@ -22,7 +22,7 @@ from ffdr.write.reinforced import ReinforcedWriter
 
 
 @pytest.fixture
-def told(capsys):
+def facts_of(capsys):
     """Function: what ``ffdr inspect --json`` prints of a file."""
 
     def run(file, **options):
@@ -70,8 +70,8 @@ def made(digits, tmp_path):
     return write(tmp_path / "made.beton", images, records, ids, log_probs)
 
 
-def test_views_have_the_shares_that_they_were_made_with(made, digits, told):
-    facts = told(made, images=str(digits))["reinforced"]
+def test_views_have_the_shares_that_they_were_made_with(made, digits, facts_of):
+    facts = facts_of(made, images=str(digits))["reinforced"]
     views = facts["view_statistics"]
     assert views["views"] == 400
     assert facts["sampled_images"] == 100
@@ -87,17 +87,17 @@ def test_views_have_the_shares_that_they_were_made_with(made, digits, told):
     assert facts["policy"]["mixup"] == 1.0
 
 
-def test_the_teacher_is_summed_up(made, digits, told):
-    teacher = told(made, images=str(digits))["reinforced"]["teacher_statistics"]
+def test_the_teacher_is_summed_up(made, digits, facts_of):
+    teacher = facts_of(made, images=str(digits))["reinforced"]["teacher_statistics"]
     assert teacher["top1_agreement"] == 390 / 400
     half = float(np.exp(np.float16(np.log(0.25)).astype(float)))
     assert teacher["residual"]["mean"] == pytest.approx(1 - 2 * half, abs=1e-6)
     # Twice a quarter, and a half spread over eight classes: 2 · ln 4 / 4 + ln 16 / 2 = 3 · ln 2
     assert teacher["entropy"]["median"] == pytest.approx(3 * np.log(2), abs=1e-3)
-    assert told(made)["reinforced"]["teacher_statistics"]["top1_agreement"] is None
+    assert facts_of(made)["reinforced"]["teacher_statistics"]["top1_agreement"] is None
 
 
-def test_entropy_is_that_of_the_dense_target(digits, tmp_path, told):
+def test_entropy_is_that_of_the_dense_target(digits, tmp_path, facts_of):
     """Against the targets that a loss would build, with unused entries, full rows and sums above 1 by rounding."""
     images = ImageBeton.open(digits)
     rng = np.random.default_rng(0)
@@ -112,14 +112,14 @@ def test_entropy_is_that_of_the_dense_target(digits, tmp_path, told):
     flat = torch.from_numpy(ids.reshape(200, 10)), torch.from_numpy(log_probs.reshape(200, 10).astype(np.float64))
     dense = SparseTargets(*flat, torch.zeros(200, dtype=torch.long)).dense(10)
     entropy = torch.special.entr(dense).sum(1).numpy()
-    found = told(path)["reinforced"]["teacher_statistics"]["entropy"]
+    found = facts_of(path)["reinforced"]["teacher_statistics"]["entropy"]
     assert found["mean"] == pytest.approx(entropy.mean(), abs=1e-5)
     assert found["max"] == pytest.approx(entropy.max(), abs=1e-5)
     assert found["p25"] == pytest.approx(np.quantile(entropy, 0.25), abs=1e-5)
 
 
-def test_images_are_counted(digits, photos, told):
-    facts = told(digits)
+def test_images_are_counted(digits, photos, facts_of):
+    facts = facts_of(digits)
     assert facts["kind"] == "image beton"
     assert facts["file"]["fields"] == {"image": 2, "label": 1, "origin": 4}
     images = facts["images"]
@@ -127,7 +127,7 @@ def test_images_are_counted(digits, photos, told):
     assert images["bytes"] == 100 * 32 * 32 * 3
     assert images["histogram"] == [10] * 10
     assert images["manifest"]["source"] == "digits"
-    jpegs = told(photos)["images"]
+    jpegs = facts_of(photos)["images"]
     assert jpegs["modes"] == {"jpg": 24}
     assert (jpegs["width"]["min"], jpegs["height"]["max"]) == (250, 188)
     assert facts["reinforced"] is None
@@ -141,19 +141,19 @@ def test_classes_without_images_are_named(digits):
     assert (facts["images_a_class"]["min"], facts["images_a_class"]["median"]) == (0, 10)
 
 
-def test_a_packed_file_is_both(digits, reinforce, tmp_path, told):
-    path = make_packed(digits, reinforce(digits, MIXING), tmp_path / "packed.beton")
-    facts = told(path)
-    assert facts["kind"] == "packed beton"
-    apart = told(reinforce(digits, MIXING), images=str(digits))
+def test_a_merged_beton_is_both(digits, reinforce, tmp_path, facts_of):
+    path = make_merged(digits, reinforce(digits, MIXING), tmp_path / "packed.beton")
+    facts = facts_of(path)
+    assert facts["kind"] == "merged beton"
+    apart = facts_of(reinforce(digits, MIXING), images=str(digits))
     assert facts["reinforced"] == apart["reinforced"]
     assert facts["images"]["histogram"] == [10] * 10
 
 
-def test_of_many_images_evenly_spaced_ones_are_read(made, told, monkeypatch, capsys):
+def test_of_many_images_evenly_spaced_ones_are_read(made, facts_of, monkeypatch, capsys):
     monkeypatch.setattr(statistics, "SAMPLED", 20)
     monkeypatch.setattr(statistics, "_CHUNK_VIEWS", 12)
-    facts = told(made)["reinforced"]
+    facts = facts_of(made)["reinforced"]
     assert facts["sampled_images"] == 20
     assert facts["view_statistics"]["views"] == 80
     # Images 0, 5, ... 20 are those of the first 25 that have an erased view.
@@ -241,9 +241,9 @@ def test_images_of_an_image_beton_are_refused(digits, photos, capsys):
     assert "holds its own images" in capsys.readouterr().err
 
 
-def test_real_draws_have_the_policy_s_shares(digits, reinforce, told):
+def test_real_draws_have_the_policy_s_shares(digits, reinforce, facts_of):
     """400 views drawn with scale 0.3 to 1, flip ½, two operations, erase ¼."""
-    facts = told(reinforce(digits, PLAIN))["reinforced"]["view_statistics"]
+    facts = facts_of(reinforce(digits, PLAIN))["reinforced"]["view_statistics"]
     records = ReinforcedBeton.open(reinforce(digits, PLAIN))
     assert facts["flip_share"] == pytest.approx(0.5, abs=0.1)
     assert facts["erase_share"] == pytest.approx(0.25, abs=0.1)
@@ -252,11 +252,11 @@ def test_real_draws_have_the_policy_s_shares(digits, reinforce, told):
     assert facts["op_share"]["Rotate"] == pytest.approx(by_hand)
 
 
-def test_samples_with_a_wrong_checksum_are_counted(reinforced_digits, tmp_path, told, capsys):
+def test_samples_with_a_wrong_checksum_are_counted(reinforced_digits, tmp_path, facts_of, capsys):
     data, beton = bytearray(reinforced_digits.read_bytes()), ReinforcedBeton.open(reinforced_digits)
     for i in (3, 50, 99):
         data[int(beton.logit_ptr[i]) + 20] ^= 1
     (tmp_path / "r.beton").write_bytes(data)
-    assert told(tmp_path / "r.beton")["reinforced"]["view_statistics"]["damaged_samples"] == 3
+    assert facts_of(tmp_path / "r.beton")["reinforced"]["view_statistics"]["damaged_samples"] == 3
     inspect(InspectOptions(str(tmp_path / "r.beton")))
     assert "  samples whose checksum is wrong  3\n" in capsys.readouterr().out

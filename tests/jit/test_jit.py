@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numba.core import caching
 
-from ffdr.augment.pick import pick_view
+from ffdr.augment.pick import pick_views
+from ffdr.jit.instructions import fused, nearest
 from ffdr.jit.kernel import kernel
-from ffdr.jit.simd import fused, nearest
 from ffdr.util.errors import UserError
 
 
@@ -47,14 +47,14 @@ def test_halves_go_to_even(value, whole):
 
 def test_the_disk_cache_knows_the_whole_package():
     """Numba itself looks only at a function's own file; a private name of Numba's mends that, if it is still there."""
-    stamps = {function._cache._cache_file._source_stamp[0] for function in (pick_view, _fused)}
+    stamps = {function._cache._cache_file._source_stamp[0] for function in (pick_views, _fused)}
     assert len(stamps) == 1
-    assert pick_view._cache._cache_file._source_stamp != _fused._cache._cache_file._source_stamp
+    assert pick_views._cache._cache_file._source_stamp != _fused._cache._cache_file._source_stamp
 
 
 def test_kernels_run_without_the_interpreter_lock():
-    assert pick_view.targetoptions["nogil"]
-    assert not pick_view.targetoptions["fastmath"]
+    assert pick_views.targetoptions["nogil"]
+    assert not pick_views.targetoptions["fastmath"]
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_read_only_installation_keeps_kernels_in_a_private_folder(nowhere):
     assert add(1, 2) == 3
     (folder,) = nowhere.iterdir()
     assert folder.name == f"ffdr-kernels-{os.getuid()}" and folder.stat().st_mode & 0o777 == 0o700
-    assert list(folder.rglob("*.nbi"))
+    assert list(folder.rglob("*.nbc"))
     again = kernel(_sum)
     assert again(1, 2) == 3 and again.stats.cache_hits
 

@@ -30,3 +30,11 @@ def test_what_earlier_sources_left_is_neither_run_nor_kept(tmp_path):
     assert new.load("int64") is None
     new.save("int64", "new")
     assert (new.load("int64"), other.load("int64"), old.load("int64")) == ("new", "another function's", None)
+
+
+def test_an_index_that_earlier_versions_kept_does_not_matter(tmp_path):
+    """It names the types of arguments, and records that kernels took may be called something else by now."""
+    (tmp_path / "f.nbi").write_bytes(b"cannot be unpickled")
+    file = KernelFile(str(tmp_path), "f", "sources")
+    file.save("int64", "code")
+    assert file.load("int64") == "code"

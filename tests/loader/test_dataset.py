@@ -21,6 +21,7 @@ from ffdr import ReinforcedDataset, ReinforcedLoader
 from ffdr.augment.draw import draw
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.loader.decode import Replayer, ReplayError
+from ffdr.loader.views import ViewBatch
 from ffdr.util.errors import UserError
 
 
@@ -56,8 +57,8 @@ def test_views_are_those_that_the_loader_shows(digits, reinforce):
         for image in (0, 17, 99):
             for view in range(dataset.num_views):
                 views, mixes, ids, log_probs = source.read(image, view)
-                expected = [np.zeros_like(part) for part in (views, mixes, ids, log_probs)]
-                source._read(np.array([image]), np.array([view]), *expected)
+                expected = ViewBatch.blank(1, source.entries)
+                source.read_batch(np.array([image]), np.array([view]), expected)
                 assert views[0, 0] == expected[0][0, 0] and mixes == expected[1]
                 assert not policy.mixes or views[0, 1] == expected[0][0, 1]
                 assert (ids == expected[2]).all() and (log_probs == expected[3]).all()

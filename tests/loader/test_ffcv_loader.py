@@ -14,7 +14,7 @@ from ffcv.pipeline.compiler import Compiler
 
 from ffdr import ReinforcedLoader
 from ffdr.loader.ffcv_loader import BetonLoader, Replay
-from ffdr.loader.order import EpochOrder, Place
+from ffdr.loader.order import EpochOrder, OrderSettings, Place
 from ffdr.loader.pages import PageCache
 
 U8 = {"dtype": torch.uint8, "batch_size": 8, "resolution": 24, "workers": 1}
@@ -76,9 +76,8 @@ def test_a_file_as_large_as_imagenet_takes_no_tables(os_cache):
         file=SimpleNamespace(size=1 << 38),
         memmap=np.zeros(8, np.uint8),
     )
-    order = EpochOrder(
-        "random", at, page_size=images.page_size, batch_size=256, drop_last=True, place=Place(rank=0, world_size=1)
-    )
+    settings = OrderSettings("random", batch_size=256, drop_last=True, place=Place(rank=0, world_size=1))
+    order = EpochOrder(settings, at, images.page_size)
     replay = Replay(SimpleNamespace(entries=1), SimpleNamespace(shape=(8, 8, 3)))
     tracemalloc.start()
     try:

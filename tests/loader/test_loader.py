@@ -13,16 +13,23 @@ from torchvision.transforms import functional as F
 from ffdr import ReinforcedDataset, ReinforcedLoader, SparseTargetLoss
 from ffdr.augment.check import OK
 from ffdr.augment.draw import draw_batch, pack_policy
-from ffdr.augment.pick import pick_view
+from ffdr.augment.pick import pick_views
 from ffdr.augment.policy import Policy
 from ffdr.augment.replay import mix_into, render, visible
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.loader.decode import ReplayError, blank_views
-from ffdr.util.cores import thread_count
 from ffdr.util.errors import UserError
+from ffdr.util.machine import thread_count
 
 U8 = {"dtype": torch.uint8, "batch_size": 8, "resolution": 40}
+
+
+def picked_views(seed, epoch, count):
+    """Which of its views each image shows."""
+    picked = np.empty(count, np.uint64)
+    pick_views(np.uint64(seed), epoch, np.arange(count), VIEWS, picked)
+    return picked.tolist()
 
 
 def collect(loader):
@@ -41,8 +48,9 @@ def test_reinforced_batches_are_the_stored_views(request, reinforce, source, pol
     loader.set_epoch(2)
     pixels, ids, log_probs, label, index = collect(loader)
     assert sorted(index) == list(range(len(dataset)))
+    picked = picked_views(5, 2, len(dataset))
     for row, image in enumerate(index):
-        view = pick_view(5, 2, image, VIEWS)
+        view = picked[image]
         expected, targets = dataset.view(int(image), int(view), resolution=40)
         assert np.array_equal(pixels[row].transpose(1, 2, 0), expected)
         stored_ids, stored_log_probs = file.logits(int(image))
@@ -107,9 +115,9 @@ def test_mixed_batches_are_both_views_mixed(photos):
             first = render(decode_image(images, image), views[row, 0], 40)
             if mixes[row]["partner"] != image:
                 second = render(decode_image(images, int(mixes[row]["partner"])), views[row, 1], 40)
-                assert mix_into(first, second, mixes, row) == OK
+                assert mix_into(first, second, mixes[row]) == OK
             assert np.array_equal(pixels[row].permute(1, 2, 0).numpy(), first)
-            unseen += not all(visible(mixes, row))
+            unseen += not all(visible(mixes[row]))
     assert unseen >= 3
 
 
@@ -117,9 +125,10 @@ def test_targets_name_both_labels_of_a_mixed_view_and_their_shares(digits, reinf
     labels, path = ImageBeton.open(digits).labels, reinforce(digits, MIXING)
     file, dataset = ReinforcedBeton.open(path), ReinforcedDataset(digits, path)
     loader, mixed = ReinforcedLoader(digits, path, seed=5, **U8), 0
+    picked = picked_views(5, 0, len(dataset))
     for _, targets, index in loader:
         for row, image in enumerate(index.tolist()):
-            view = pick_view(5, 0, image, VIEWS)
+            view = picked[image]
             mix = file.views(image)[view]["mix"]
             area = int(mix["cut_w"]) * int(mix["cut_h"]) / 65535**2
             assert targets.partner[row] == labels[mix["partner"]]

@@ -63,7 +63,7 @@ def test_a_pass_waits_until_the_batch_at_hand_is_read(digits, monkeypatch):
     loader = ReinforcedLoader(digits, policy=PLAIN, **U8)
     first = next(shown(loader))
     loader.set_epoch(0)
-    copying, go_on, real, got = threading.Event(), threading.Event(), loader._to_device, []
+    copying, go_on, real, got = threading.Event(), threading.Event(), loader._transfer.convert, []
 
     def slowly(batch):
         if not copying.is_set():
@@ -71,7 +71,7 @@ def test_a_pass_waits_until_the_batch_at_hand_is_read(digits, monkeypatch):
             go_on.wait(5)
         return real(batch)
 
-    monkeypatch.setattr(loader, "_to_device", slowly)
+    monkeypatch.setattr(loader._transfer, "convert", slowly)
     older = threading.Thread(target=lambda: got.append(next(shown(loader))))
     older.start()
     assert copying.wait(5)
@@ -127,8 +127,8 @@ def test_a_loader_finds_its_gpu_at_its_first_pass(digits, monkeypatch):
     loader.set_resolution(32)
     assert (places, loader._stream.buffers, str(loader.device)) == ([], None, "cuda")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-    loader._settle_device()
-    loader._settle_device()
+    loader._transfer.settle()
+    loader._transfer.settle()
     assert str(loader.device) == "cuda:1" and places == ["cuda:1"] * 3
 
 

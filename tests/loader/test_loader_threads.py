@@ -192,8 +192,8 @@ def test_a_newer_pass_ends_the_older_one(paged):
 def test_a_waiting_consumer_is_told(paged, monkeypatch):
     """The older consumer waits for a batch, in a thread of its own, when the newer begins."""
     loader = ReinforcedLoader(paged, **U8)
-    slow, real = threading.Event(), stream.Pass._fill
-    monkeypatch.setattr(stream.Pass, "_fill", lambda *a: slow.wait(5) and real(*a))
+    slow, real = threading.Event(), stream.BetonLoader.make
+    monkeypatch.setattr(stream.BetonLoader, "make", lambda *a: slow.wait(5) and real(*a))
     caught = []
 
     def consume():
@@ -340,8 +340,8 @@ def test_a_rank_without_a_part_of_the_last_batch_ends_its_epoch_too(paged):
 
 def test_memory_is_what_the_formula_says(paged):
     loader = ReinforcedLoader(paged, policy=MIXING, batches_ahead=2, **U8)
-    replayer = loader._stream.replayer
-    scratch = sum(part.nbytes for part in replayer._room)
+    scratch = loader._stream.replayer.memory_bytes
+    assert scratch > 3 * 24 * 24
     assert loader.memory_bytes == 4 * 8 * (3 * 24 * 24 + 8 * 2 + 20) + scratch
     before = loader.memory_bytes
     loader.set_resolution(48)

@@ -10,6 +10,7 @@ import torch
 from ffdr.loader import order as orders
 from ffdr.loader.order import (
     EpochOrder,
+    OrderSettings,
     Place,
     global_order,
     page_numbers,
@@ -26,7 +27,7 @@ def epoch_order(kind, count, **options):
     data_ptr = np.arange(count, dtype=np.uint64) * np.uint64(7000)
     place = Place(options.pop("rank", 0), options.pop("world_size", 1))
     options = {"batch_size": 8, "drop_last": False, "seed": 5, "place": place, **options}
-    return EpochOrder(kind, data_ptr, page_size=PAGE_BYTES, **options)
+    return EpochOrder(OrderSettings(kind, **options), data_ptr, PAGE_BYTES)
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +103,8 @@ def test_pages_are_numbered_without_gaps():
 
 def batches_of(order, epoch=2, first=0):
     images = order.sample_order(epoch).tolist()
-    return [images[start : start + order.batch_size] for start in range(0, len(images), order.batch_size)][first:]
+    size = order.settings.batch_size
+    return [images[start : start + size] for start in range(0, len(images), size)][first:]
 
 
 @pytest.mark.parametrize("kind", orders.ORDERS)
@@ -153,10 +155,11 @@ def test_ranks_default_to_torch_distributed(monkeypatch):
 
 def test_a_place_is_settled_when_it_is_needed(monkeypatch):
     """An order that is older than the process group is shared by its ranks; one that was counted before is refused."""
-    early, counted, crowded = (epoch_order("random", 100, batch_size=20, place=Place()) for _ in range(3))
+    early, counted = (epoch_order("random", 100, batch_size=20, place=Place()) for _ in range(2))
+    crowded = epoch_order("random", 100, batch_size=20, place=Place(), drop_last=True)
     given, group = epoch_order("random", 100, batch_size=20, rank=0, world_size=2), []
     assert len(counted) == 5
-    counted.place.confirm()
+    counted.settings.place.confirm()
 
     def start(rank, size):
         group[:] = rank, size
@@ -165,22 +168,21 @@ def test_a_place_is_settled_when_it_is_needed(monkeypatch):
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: group[0])
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: group[1])
     start(1, 2)
-    early.place.confirm()
-    given.place.confirm()
+    early.settings.place.confirm()
+    given.settings.place.confirm()
     assert len(early) == 3 and early.global_batches == 3 and early.global_batch_size == 40
     whole = chain(*batches_of(early), *batches_of(given))
     assert sorted(whole) == list(range(100))
     assert len(counted) == 5  # what was counted once stays
     text = r"as rank 0 of 1, but torch.distributed now has rank 1 of 2; build a loader after init_process_group, or"
     with pytest.raises(RuntimeError, match=text) as caught:
-        counted.place.confirm()
+        counted.settings.place.confirm()
     assert "\n" not in str(caught.value)
     start(0, 1)
     with pytest.raises(RuntimeError, match=r"as rank 1 of 2, but torch.distributed now has rank 0 of 1"):
-        early.place.confirm()
+        early.settings.place.confirm()
     assert len(early) == 3
     start(0, 8)
-    crowded.drop_last = True
     with pytest.raises(UserError, match="100 images do not fill one batch of 160 \\(20 on each of 8 ranks\\)"):
         len(crowded)
 

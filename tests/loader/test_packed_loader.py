@@ -15,8 +15,8 @@ from ffdr.beton.read import ImageBeton
 from ffdr.cli import main
 from ffdr.config.files import InspectOptions, TranscodeOptions, VerifyOptions
 from ffdr.inspect.run import inspect
-from ffdr.loader.decode import Replayer, ReplayError, blank_views
-from ffdr.loader.views import DrawnViews
+from ffdr.loader.decode import Replayer, ReplayError
+from ffdr.loader.views import DrawnViews, ViewBatch
 from ffdr.write.transcode import transcode
 from ffdr.write.verify import verify
 
@@ -71,14 +71,13 @@ def test_reinforcements_stay_valid_at_every_resolution(photos, packed, reinforce
 def test_other_processors_see_the_same(packed):
     beton = ImageBeton.open(packed)
     index = np.arange(len(beton))
-    views, mixes = blank_views(len(beton))
-    ids, log_probs = np.empty((len(beton), 1), np.int32), np.empty((len(beton), 1), np.float32)
-    DrawnViews(PLAIN, 0, beton).fill(0, index, views, mixes, ids, log_probs)
+    batch = ViewBatch.blank(len(beton), 1)
+    DrawnViews(PLAIN, 0, beton).fill(0, index, batch)
     pixels = []
     for portable in (False, True):
         replayer = Replayer(beton, 80, threads=1, portable=portable)
         out = np.empty((len(beton), *replayer.shape), np.uint8)
-        replayer(replayer.spans(index), views, mixes, out)
+        replayer(replayer.spans(index), batch.views, batch.mixes, out)
         pixels.append(out)
     assert np.array_equal(*pixels)
 
@@ -98,7 +97,7 @@ def test_a_corrupt_image_names_its_sample_in_the_consumer(packed, tmp_path):
     with broken.open("r+b") as file:
         file.seek(start + 8)
         file.write(b"\xff" * 200)
-    with pytest.raises(ReplayError, match=r"broken\.beton: sample 17: the packed coefficients are corrupt"):
+    with pytest.raises(ReplayError, match=r"broken\.beton: sample 17: the coefficient image is corrupt"):
         list(ReinforcedLoader(broken, **U8))
 
 

@@ -16,9 +16,9 @@ from archive_oracle import MIX, POLICIES, config_of, make_entries
 from bounded import bounded, bounded_memory
 from imports import run, sizes_of
 
-from ffdr.mldr.container import EntryError, pickle_in, zip_around
+from ffdr.mldr.entries import Schema, check_entry, from_entries
 from ffdr.mldr.format import Format
-from ffdr.mldr.samples import Rules, check_entry, from_entries
+from ffdr.mldr.torch_zip import EntryError, pickle_in, zip_around
 from ffdr.mldr.unpickle import loads
 from ffdr.util.errors import UserError
 
@@ -175,10 +175,10 @@ def test_values_of_an_entry_are_known_by_their_kinds(small, place, name):
     put[place]()
     entries[5] = loads(pickle_in(spliced(entries[5], WRONG[name])))
     form = Format.of_config(config_of(POLICIES["+RA/RE"]))
-    rules = Rules(form, 3, 3, 10, small.original_sizes)
+    schema = Schema(form, 3, 3, 10, small.original_sizes)
     with bounded(seconds=5), bounded_memory(megabytes=300):
         try:
-            from_entries([check_entry(entry, n, 3) for n, entry in enumerate(entries)], rules)
+            from_entries([check_entry(entry, n, 3) for n, entry in enumerate(entries)], schema)
         except EntryError as error:
             assert "5.pth.tar" in str(error) or "a file near it" in str(error)
             assert "\n" not in str(error) and len(str(error)) < 1000
@@ -188,16 +188,16 @@ def test_values_of_an_entry_are_known_by_their_kinds(small, place, name):
 
 def test_boxes_whose_ends_wrap_around_are_refused(small):
     entries = make_entries(POLICIES["+RA/RE"], sizes_of(small))[:1]
-    rules = Rules(Format.of_config(config_of(POLICIES["+RA/RE"])), 3, 3, 10, small.original_sizes)
+    schema = Schema(Format.of_config(config_of(POLICIES["+RA/RE"])), 3, 3, 10, small.original_sizes)
     for place, box in ((0, (0, 2**62, 3, 2**62)), (0, (2**62, 0, 2**62, 3)), (3, (2**62, 0, 2**62, 3))):
         changed = copy.deepcopy(entries)
         changed[0][1][1]["params"][place] = box
         with pytest.raises(EntryError, match="is not inside"):
-            from_entries(changed, rules)
+            from_entries(changed, schema)
 
 
 def tar_of(path, members, mode="w:gz"):
-    """Members (name, type, claimed size, bytes), as they are told."""
+    """Members (name, type, claimed size, bytes), as given."""
     with gzip.open(path, "wb", compresslevel=1) if mode.endswith("gz") else open(path, "wb") as file:
         for name, kind, size, data in members:
             info = tarfile.TarInfo(name)
@@ -246,7 +246,7 @@ def test_tar_files_that_grow_are_refused(small, tmp_path):
     """Zeros by the gigabyte; headers of names and attributes that are longer than any; sparse files of terabytes; a
     million files."""
     long = 384 << 20
-    for number, (members, told) in enumerate(
+    for number, (members, text) in enumerate(
         {
             "zeros": ([("readme", b"0", long, 384)], "unzip to more than"),
             "a long name": ([("././@LongLink", b"L", long, 384)], "unzip to more than"),
@@ -256,7 +256,7 @@ def test_tar_files_that_grow_are_refused(small, tmp_path):
         }.values()
     ):
         path = tar_of(tmp_path / f"{number}.tar.gz", members)
-        with bounded(seconds=20), bounded_memory(megabytes=200), pytest.raises(UserError, match=told) as error:
+        with bounded(seconds=20), bounded_memory(megabytes=200), pytest.raises(UserError, match=text) as error:
             run(small, tmp_path / "out.beton", path)
         assert "\n" not in str(error.value)
     many = tar_of(tmp_path / "many.tar.gz", [("a", b"0", 0, b"")] * 12_000)

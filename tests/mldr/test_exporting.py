@@ -265,7 +265,7 @@ def test_finished_work_outlives_what_keeps_it_from_its_name(digits, reinforced_d
     monkeypatch.setattr(os, "replace", fails)
     with pytest.raises(OSError, match="can't be written"):
         export(reinforced_digits, digits, out, overwrite=True)
-    assert out.exists() and partial.exists() and not exporting._aside(out).exists()
+    assert out.exists() and partial.exists() and not exporting._replaced_path(out).exists()
 
 
 def test_damaged_samples_are_not_exported(digits, reinforced_digits, tmp_path):
@@ -327,7 +327,7 @@ def test_the_verbs(digits, reinforce, tmp_path, capsys):
     capsys.readouterr()
     assert main(["export", f"--reinforced={source}", f"--images={digits}", f"--out={comma}"]) == 0
     verb, *flags = shlex.split(capsys.readouterr().out.partition("; next: ")[2])[1:]
-    assert recipe.parse(verb, flags).import_.archive == (str(comma),)
+    assert recipe.parse(verb, flags).archive == (str(comma),)
     capsys.readouterr()
     assert main(["import", f"--archive={tmp_path / 'none'}", f"--images={digits}", f"--out={beton}"]) == 2
     assert capsys.readouterr().err == f"ffdr import: {tmp_path / 'none'}: No such file or directory\n"

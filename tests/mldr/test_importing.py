@@ -210,7 +210,7 @@ def test_a_killed_import_goes_on(small, tmp_path):
 
 def import_through_kills(images, archives, folder):
     images = ImageBeton.open(images)
-    importing._BATCH_VIEWS, reinforced._COMMIT_BYTES = 64, 1 << 10
+    importing._BATCH_VIEWS, reinforced.COMMIT_BYTES = 64, 1 << 10
     ordeal = Ordeal(lambda out: run(images, out, *archives), folder, seed=1)
     return ordeal.run(70), ordeal.whole
 

@@ -18,8 +18,8 @@ import torch
 
 from ffdr.beton.read import ImageBeton
 from ffdr.config.files import ImportOptions
-from ffdr.mldr.container import EntryError, pickle_in, zip_around
 from ffdr.mldr.importing import import_archives
+from ffdr.mldr.torch_zip import EntryError, pickle_in, zip_around
 from ffdr.mldr.unpickle import loads
 from ffdr.util.errors import UserError
 
@@ -114,7 +114,7 @@ def test_the_attacks_are_real(tmp_path):
     assert target.exists()
 
 
-def test_names_of_what_was_refused_are_told():
+def test_what_was_refused_is_named():
     with pytest.raises(EntryError, match=r"names .*system, which plain data has no need of"):
         loads(pickle.dumps(Runs(os.system, "true"), 4))
     with pytest.raises(EntryError, match=r"pickle"):
@@ -139,7 +139,7 @@ def test_no_hostile_archive_is_run(digits, tmp_path):
 
 FUZZ = """
 import random, sys
-from ffdr.mldr.container import EntryError, pickle_in, zip_around
+from ffdr.mldr.torch_zip import EntryError, pickle_in, zip_around
 from ffdr.mldr.unpickle import loads
 import archive_oracle as oracle
 import resource

@@ -65,7 +65,7 @@ def test_a_filled_up_batch_is_as_a_full_one(graphs):
 
 
 @pytest.mark.parametrize("required", [False, True])
-def test_what_can_not_be_compiled_is_told_once(monkeypatch, capfd, required):
+def test_what_can_not_be_compiled_is_reported_once(monkeypatch, capfd, required):
     from torch._dynamo.exc import TorchDynamoException
 
     def broken(function, **settings):
@@ -159,10 +159,10 @@ def test_a_compiler_that_was_hit_by_a_signal_is_called_again(monkeypatch, capfd,
 
 @pytest.mark.parametrize("required", [False, True])
 @pytest.mark.parametrize("backward", [False, True])
-def test_a_pass_that_can_not_be_compiled_is_told_before_it_counts(monkeypatch, capfd, backward, required):
+def test_a_pass_that_can_not_be_compiled_is_reported_before_it_counts(monkeypatch, capfd, backward, required):
     calls = fragile(monkeypatch, failures=99, backward=backward)
     plain, learner = Learner(), Learner()
-    key = f"some.key{backward}"  # each line is told once in a process
+    key = f"some.key{backward}"  # each line is printed once in a process
     call = Compiled(learner.forward, "default", learner, key=key, required=required)
     cause = f"{key}: torch.compile can't run this (C++ compile error: Python.h: No such file)"
     if required:
@@ -180,7 +180,7 @@ def test_a_pass_that_can_not_be_compiled_is_told_before_it_counts(monkeypatch, c
 @pytest.fixture
 def unprepared(monkeypatch):
     """As in a process that has compiled nothing yet."""
-    for function in (compiling.prepare, compiling._own_folder, compiling._tell):
+    for function in (compiling.prepare, compiling._own_folder, compiling._warn_once):
         function.cache_clear()
     for name in ("TORCHINDUCTOR_CACHE_DIR", "TORCH_LOGS"):
         monkeypatch.setenv(name, "")  # so that what is set meanwhile goes, too

@@ -1,4 +1,4 @@
-"""Files of weights: a run's checkpoint is fed as the run's own model.safetensors; what is told of others."""
+"""Files of weights: a run's checkpoint is fed as the run's own model.safetensors; what is refused of others."""
 
 import os
 
@@ -83,7 +83,7 @@ def test_a_checkpoint_runs_no_code(trained, tmp_path, monkeypatch):
     assert not (tmp_path / "evil").exists()
 
 
-def test_a_folder_is_told_from_a_missing_file(tmp_path):
+def test_a_folder_is_refused_in_other_words_than_a_missing_file(tmp_path):
     with pytest.raises(UserError, match=r"a folder; name the file in it, such as .*/model\.safetensors"):
         read_info(tmp_path)
     with pytest.raises(UserError, match="no such file"):

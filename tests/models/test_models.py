@@ -9,6 +9,7 @@ import torch
 
 from ffdr.config.learning import ModelOptions
 from ffdr.models import build as models
+from ffdr.models import factory
 from ffdr.models.build import (
     ModelInfo,
     build_model,
@@ -188,14 +189,14 @@ def test_pretrained_weights_that_cannot_be_fetched(monkeypatch):
     def offline(*_args, **_kwargs):
         raise OSError("An error happened.\nPlease check your connection")
 
-    monkeypatch.setattr(models, "_check_reachable", lambda config: None)
-    monkeypatch.setattr(models.timm, "create_model", offline)
+    monkeypatch.setattr(factory, "_check_reachable", lambda config: None)
+    monkeypatch.setattr(factory.timm, "create_model", offline)
     with pytest.raises(UserError, match="no pretrained weights for test_resnet") as error:
         load_named("test_resnet")
     assert "\n" not in str(error.value)
 
 
-def test_an_unknown_hub_is_told_at_once(monkeypatch):
+def test_an_unknown_hub_is_reported_at_once(monkeypatch):
     """timm would ask again and again; but weights in the cache, or a proxy that knows the hub, are all it needs."""
     asked = []
 
@@ -209,13 +210,13 @@ def test_an_unknown_hub_is_told_at_once(monkeypatch):
     for proxy in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(proxy, raising=False)
         monkeypatch.delenv(proxy.upper(), raising=False)
-    monkeypatch.setattr(models.socket, "getaddrinfo", unknown)
-    monkeypatch.setattr(models.timm, "create_model", asks_timm)
+    monkeypatch.setattr(factory.socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(factory.timm, "create_model", asks_timm)
     with pytest.raises(UserError, match=r"teacher.models: no pretrained .* test_resnet \(.*Name or service not known"):
         load_named("test_resnet", key="teacher.models")
     assert asked == ["huggingface.co"]
     with monkeypatch.context() as patch, pytest.raises(UserError, match="timm was asked"):
-        patch.setattr(models, "try_to_load_from_cache", lambda repo, name: name == "pytorch_model.bin" or None)
+        patch.setattr(factory, "try_to_load_from_cache", lambda repo, name: name == "pytorch_model.bin" or None)
         load_named("test_resnet")
     monkeypatch.setenv("https_proxy", "http://proxy:8080")
     with pytest.raises(UserError, match=r"model.name: .*timm was asked"):
@@ -244,7 +245,7 @@ def test_class_digest_sees_names_and_order():
 def test_pretrained_weights_are_the_start_where_asked_for(saved, monkeypatch):
     """There is no network here: timm's own fetching is shown a file instead."""
     theirs, path = saved
-    real, where = models.timm.create_model, {"file": str(path), "num_classes": 5, "label_offset": 0}
+    real, where = factory.timm.create_model, {"file": str(path), "num_classes": 5, "label_offset": 0}
 
     def create(name, pretrained=False, **arguments):
         if pretrained:
@@ -254,8 +255,8 @@ def test_pretrained_weights_are_the_start_where_asked_for(saved, monkeypatch):
     def first_weight(model):
         return next(model.parameters())
 
-    monkeypatch.setattr(models, "_check_reachable", lambda config: None)
-    monkeypatch.setattr(models.timm, "create_model", create)
+    monkeypatch.setattr(factory, "_check_reachable", lambda config: None)
+    monkeypatch.setattr(factory.timm, "create_model", create)
     tuned = build_model(ModelOptions("test_resnet", pretrained=True), 9, 64)
     assert torch.equal(first_weight(tuned), first_weight(theirs))
     assert tuned.num_classes == 9
@@ -328,5 +329,5 @@ def test_a_model_without_a_configuration_of_timm(monkeypatch, tmp_path):
     _, info = load_named("test_resnet", str(tmp_path / "foreign.pt"))
     assert (info.num_classes, info.resolution, info.center) == (1000, 224, 0.875)
     with pytest.raises(UserError, match="no pretrained weights"):
-        monkeypatch.setattr(models.timm, "create_model", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("none")))
+        monkeypatch.setattr(factory.timm, "create_model", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("none")))
         load_named("test_resnet")

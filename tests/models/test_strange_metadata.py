@@ -9,8 +9,8 @@ from crafted import CLASSES, SIDE, metadata, ours, refused, resized, tuple_bomb,
 
 from ffdr.cli import main
 from ffdr.config.learning import ModelOptions
-from ffdr.evaluate.feeding import run_options, validation_feeding
-from ffdr.models import build as models
+from ffdr.evaluate.settings import run_options, validation_settings
+from ffdr.models import factory
 from ffdr.models.build import build_model, load_model
 from ffdr.models.files import read_info
 
@@ -57,7 +57,7 @@ def test_metadata_is_a_short_flat_object(text, tmp_path):
     refused(read_info, ours(tmp_path / "m.safetensors", text=text), match=r"m\.safetensors: damaged metadata \(")
 
 
-def test_a_name_that_timm_lacks_is_told_with_the_file(tmp_path):
+def test_a_name_that_timm_lacks_is_reported_with_the_file(tmp_path):
     path = ours(tmp_path / "m.safetensors", name="test_resnt")
     refused(load_model, path, match=r"m\.safetensors: name: timm has no model 'test_resnt' \(did you mean test_resnet")
 
@@ -76,7 +76,7 @@ def nothing_built(monkeypatch):
         assert torch.empty(0).device.type == "meta"
         return real(*arguments, **options)
 
-    monkeypatch.setattr(models.timm, "create_model", create)
+    monkeypatch.setattr(factory.timm, "create_model", create)
 
 
 HUGE = [
@@ -110,7 +110,7 @@ def test_a_model_that_would_take_forever_is_shown_nothing(tmp_path):
     load_model(ours(tmp_path / "m.safetensors", state=state, name="test_vit", resolution=32, options=options))
 
 
-def test_images_that_the_model_cannot_take_are_told_before_any_is_shown(tmp_path):
+def test_images_that_the_model_cannot_take_are_reported_before_any_is_shown(tmp_path):
     vit = weights("test_vit")
     path = ours(tmp_path / "m.safetensors", state=vit, name="test_vit", options=["global_pool=''"])
     refused(load_model, path, match=r"test_vit gives \(1, \d+, 10\) for an image instead of 10 classes")
@@ -141,7 +141,7 @@ def test_each_ends_an_evaluation_with_one_line_and_status_2(make, tmp_path, digi
     assert line.startswith(f"ffdr eval: {path}: ") and line.isprintable()
 
 
-def test_a_batch_that_no_memory_holds_is_told(tmp_path, digits, monkeypatch, capsys):
+def test_a_batch_that_no_memory_holds_is_reported(tmp_path, digits, monkeypatch, capsys):
     monkeypatch.setattr("ffdr.evaluate.run.machine_memory", lambda: 1 << 20)
     path = ours(tmp_path / "m.safetensors")
     assert main(["eval", f"--checkpoint={path}", f"--data={digits}"]) == 2
@@ -157,4 +157,4 @@ def test_what_stands_beside_weights_is_read_as_it_may_be(tmp_path):
         "{}" + " " * 2**21,
     ):
         (tmp_path / "options.json").write_text(text)
-        assert validation_feeding(run_options(tmp_path)).keys() <= {"interpolation"}
+        assert validation_settings(run_options(tmp_path)).keys() <= {"interpolation"}

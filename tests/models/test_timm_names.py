@@ -1,4 +1,4 @@
-"""timm's names: earlier ones are told with today's, whichever they are; on what timm itself evaluates."""
+"""timm's names: earlier ones are reported with today's; on what timm itself evaluates."""
 
 import pytest
 import timm
@@ -14,7 +14,7 @@ from ffdr.util.errors import UserError
 
 
 @pytest.mark.parametrize("name", [*get_deprecated_models(), "tf_efficientnet_b0_ns.tag"])
-def test_an_earlier_name_is_told_with_todays(name):
+def test_an_earlier_name_is_reported_with_todays(name):
     """One line each; the name in it is one that timm has, of the architecture and weights that the old one says."""
     with pytest.raises(UserError, match=r"teacher\.models: ") as error:
         check_name(name, "teacher.models")
@@ -38,7 +38,7 @@ def test_an_earlier_name_is_told_with_todays(name):
             assert word in today
 
 
-def test_names_that_timm_maps_to_another_model_are_told_with_the_right_one():
+def test_names_that_timm_maps_to_another_model_are_reported_with_the_right_one():
     for name, message in {
         "ig_resnext101_32x16d": r"calls it resnext101_32x16d\.fb_wsl_ig1b_ft_in1k \(.* for resnext101_32x8d\.",
         "ig_resnext101_32x48d": r"timm no longer has ig_resnext101_32x48d \(.* for resnext101_32x8d\.",

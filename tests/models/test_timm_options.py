@@ -52,7 +52,7 @@ def test_a_second_file_is_neither_opened_nor_run(tmp_path, digits, monkeypatch, 
     assert not Path("payload").exists()
 
 
-def test_an_unknown_option_is_told_with_the_nearest(tmp_path):
+def test_an_unknown_option_is_reported_with_the_nearest(tmp_path):
     message = refused(factory_options, "resnet50", ["layres=[3,4,6,3]"])
     assert "resnet50 has no option layres (did you mean layers?); it has aa_layer, act_layer, avg_down" in message
 

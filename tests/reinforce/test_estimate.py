@@ -38,7 +38,7 @@ def test_dry_run_says_the_bytes_and_writes_nothing(digits, teacher, tmp_path, ca
     assert float(seconds) == pytest.approx(300 / int(rate.replace(",", "")), abs=0.06)
 
 
-def test_a_disk_too_small_is_told_before_the_start(digits, teacher, tmp_path, monkeypatch):
+def test_a_disk_too_small_is_refused_before_the_start(digits, teacher, tmp_path, monkeypatch):
     models, plan = TeacherOptions(models=teacher, batch_size=16), options(digits, tmp_path / "x.beton")
     size = generate(plan, PLAIN, models, progress=False).stat().st_size
     plan = replace(plan, out=str(tmp_path / "new" / "y.beton"))
@@ -53,14 +53,14 @@ def test_a_disk_too_small_is_told_before_the_start(digits, teacher, tmp_path, mo
 
 def test_a_dry_run_says_that_the_disk_is_too_small(digits, teacher, tmp_path, monkeypatch, capsys):
     models, plan = TeacherOptions(models=teacher, batch_size=16), options(digits, tmp_path / "x.beton", dry_run=True)
-    for free, room in ((10**9, ""), (1000, "; too few")):
+    for free, note in ((10**9, ""), (1000, "; too few")):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: Usage(0, 0, free))
         generate(plan, PLAIN, models)
-        assert f" a view; {free:,} are free there{room}\n" in capsys.readouterr().out
+        assert f" per view; {free:,} are free there{note}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_a_place_that_can_not_be_written_is_told(digits, tmp_path, monkeypatch, dry_run):
+def test_a_place_that_can_not_be_written_is_refused(digits, tmp_path, monkeypatch, dry_run):
     """Before the teacher is even looked for."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.py").write_text("")
@@ -78,8 +78,8 @@ def test_a_place_that_can_not_be_written_is_told(digits, tmp_path, monkeypatch, 
 
 def test_what_a_killed_run_has_is_not_needed_again(reinforced_digits, tmp_path):
     header, out = ReinforcedBeton.open(reinforced_digits).header, tmp_path / "x.beton"
-    before = estimate._needed(out, header, 1)
+    before = estimate._bytes_needed(out, header, 1)
     (tmp_path / "x.beton.partial").write_bytes(bytes(range(256)) * 32)
     occupied = os.stat(tmp_path / "x.beton.partial").st_blocks * 512
     assert occupied >= 8192
-    assert estimate._needed(out, header, 1) == before - occupied
+    assert estimate._bytes_needed(out, header, 1) == before - occupied

@@ -12,10 +12,11 @@ from ffdr.augment.draw import draw
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.config.learning import ModelOptions, ReinforceOptions, TeacherOptions
 from ffdr.models.build import ModelInfo, build_model, save_model
-from ffdr.reinforce import generate as generate_module
+from ffdr.reinforce import collect
 from ffdr.reinforce.generate import generate
 from ffdr.reinforce.shards import ShardFolder
-from ffdr.reinforce.teacher import Teacher, topk
+from ffdr.reinforce.teacher import Teacher
+from ffdr.reinforce.topk import topk
 from ffdr.util.errors import UserError, WriteError
 
 VIEWS, TOPK, SIDE = 3, 4, 32
@@ -76,7 +77,7 @@ def stop_after(monkeypatch, shards):
         if len(finished) == shards:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(generate_module, "_COLLECT_EVERY", 1e9)
+    monkeypatch.setattr(collect, "_COLLECT_EVERY", 1e9)
     monkeypatch.setattr(ShardFolder, "write", write)
     return finished
 
@@ -108,7 +109,7 @@ def test_finished_shards_are_not_made_again(digits, teachers, tmp_path, monkeypa
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     made = watch_shards(monkeypatch)
     assert generate(plan, MIXING, teachers, progress=False).read_bytes() == whole
-    assert made == [10, *range(35, 100, 5)]  # 16 // 3 = 5 images a shard
+    assert made == [10, *range(35, 100, 5)]  # 16 // 3 = 5 images per shard
     assert files_in(tmp_path) == ["whole.beton", "x.beton"]
 
 
@@ -133,7 +134,7 @@ def test_a_full_disk_loses_nothing_finished(digits, teachers, tmp_path, monkeypa
         real(folder, labelled)
         made.append(labelled.first)
 
-    monkeypatch.setattr(generate_module, "_COLLECT_EVERY", 0)
+    monkeypatch.setattr(collect, "_COLLECT_EVERY", 0)
     try:
         with monkeypatch.context() as patched, pytest.raises(WriteError, match=r"can't be written: File too large$"):
             patched.setattr(ShardFolder, "write", write)
@@ -163,9 +164,9 @@ def test_views_of_one_image_may_fill_several_batches(digits, teachers, tmp_path)
 
 def test_fidelity_is_printed_at_the_end(digits, teachers, tmp_path, capsys):
     out = generate(options(digits, tmp_path / "r.beton"), PLAIN, teachers)
-    told = capsys.readouterr().out
-    assert "storage fidelity, 100 views" in told
-    assert told.splitlines()[-1].startswith(f"{out}: 3 views of each of 100 images, ")
+    printed = capsys.readouterr().out
+    assert "storage fidelity, 100 views" in printed
+    assert printed.splitlines()[-1].startswith(f"{out}: 3 views of each of 100 images, ")
 
 
 @pytest.mark.parametrize("dry_run", [False, True])

@@ -11,7 +11,7 @@ from betons import MIXING, files_in
 from crashes import LIMIT, Ordeal, fresh_process
 
 from ffdr.config.learning import ReinforceOptions, TeacherOptions
-from ffdr.reinforce import generate as generate_module
+from ffdr.reinforce import collect
 from ffdr.reinforce.generate import generate
 
 
@@ -24,7 +24,7 @@ def reinforce_through_kills(images, teacher, folder):
     """50 kills of 1 to 3 ranks; then what becomes of a rank whose neighbour dies in the middle of the work; at last
     two ranks that find the file finished, and two whose work is another."""
     torch.set_num_threads(1)
-    generate_module._COLLECT_EVERY = 0
+    collect._COLLECT_EVERY = 0
 
     def work(out, **changes):
         generate(options(images, out, **changes), MIXING, TeacherOptions(models=teacher, batch_size=16), progress=False)

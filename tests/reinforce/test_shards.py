@@ -9,7 +9,7 @@ import pytest
 
 from ffdr.augment.view import MIXED_DTYPE
 from ffdr.beton.header import ReinforcedHeader
-from ffdr.reinforce.shards import SHARD_VIEWS, Labelled, ShardFolder, cut
+from ffdr.reinforce.shards import SHARD_VIEWS, LabelledShard, ShardFolder, cut
 
 HEADER = ReinforcedHeader(
     views=3,
@@ -50,7 +50,7 @@ def labelled(first, seed=0):
     views = np.frombuffer(rng.bytes(4 * 3 * MIXED_DTYPE.itemsize), MIXED_DTYPE).reshape(4, 3).copy()
     views["mix"]["partner"] %= 100
     ids = rng.permuted(np.tile(np.arange(10, dtype=np.uint16), (4, 3, 1)), axis=2)[..., :2]
-    return Labelled(first, views, ids, -np.sort(rng.uniform(0, 9, (4, 3, 2)), axis=2).astype(np.float16))
+    return LabelledShard(first, views, ids, -np.sort(rng.uniform(0, 9, (4, 3, 2)), axis=2).astype(np.float16))
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -100,7 +100,7 @@ def test_a_shard_that_no_run_has_made_is_not_believed(tmp_path):
         replace(good, log_probs=-good.log_probs),
         replace(good, log_probs=np.full_like(good.log_probs, np.nan)),
         replace(good, first=97),
-        Labelled(0, *twice),
+        LabelledShard(0, *twice),
     ):
         folder.write(bad)
         (path, found), *rest = folder.finished()

@@ -1,4 +1,4 @@
-"""The teacher: averaging, feeding each member as it wants, and what is stored of its answers."""
+"""The teacher: averaging, feeding each member as it wants, and what is stored of its predictions."""
 
 import functools
 from dataclasses import replace
@@ -21,7 +21,8 @@ from ffdr.models.build import (
     save_model,
 )
 from ffdr.reinforce import teacher as teacher_module
-from ffdr.reinforce.teacher import Member, Teacher, topk
+from ffdr.reinforce.teacher import Member, Teacher
+from ffdr.reinforce.topk import topk
 from ffdr.util.errors import UserError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -236,7 +237,7 @@ def test_an_ensemble_that_disagrees_on_the_classes_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("order", "text"), [(sorted, "sorted as text"), (lambda names: sorted(names, key=int), "sorted by number")]
 )
-def test_the_same_names_in_another_order_are_told_so(tmp_path, order, text):
+def test_the_same_names_in_another_order_are_named_as_such(tmp_path, order, text):
     names = ["0", "10", "9", "1"]
     options = save_named(tmp_path / "t.safetensors", names, order(names))
     with pytest.raises(UserError, match=f"trained with: the same names, but {text}"):
@@ -244,7 +245,7 @@ def test_the_same_names_in_another_order_are_told_so(tmp_path, order, text):
 
 
 def test_imagenets_classes_in_another_order_than_timms(checkpoint, monkeypatch):
-    """Weights without a digest: what can be told is told."""
+    """Weights without a digest: what can be known is said."""
     info = ModelInfo("resnet50.a1_in1k", 1000, 224, MEAN, STD)
     monkeypatch.setattr(teacher_module, "load_named", lambda *_, **__: (torch.nn.Identity(), info))
     options, numbers = TeacherOptions(models="resnet50.a1_in1k"), [str(number) for number in range(1000)]
@@ -259,9 +260,9 @@ def test_imagenets_classes_in_another_order_than_timms(checkpoint, monkeypatch):
         Teacher.from_options(options, 1000, "cpu", images=named(names))
 
 
-def test_a_size_at_which_timm_itself_evaluates_is_told(checkpoint, monkeypatch, capsys):
+def test_a_size_at_which_timm_itself_evaluates_is_mentioned(checkpoint, monkeypatch, capsys):
     """Only of weights that are fed as timm says, and only where nobody asked for a size."""
-    for name, resolution, told in (
+    for name, resolution, mentioned in (
         ("convnext_tiny.fb_in1k", 0, True),
         ("convnext_tiny.fb_in1k", 224, False),
         ("resnet50.tv_in1k", 0, False),
@@ -271,8 +272,8 @@ def test_a_size_at_which_timm_itself_evaluates_is_told(checkpoint, monkeypatch, 
             patched.setattr(teacher_module, "load_named", lambda *_, info=info, **__: (torch.nn.Identity(), info))
             Teacher.from_options(TeacherOptions(models=name, resolution=resolution), 5, "cpu")
         said = capsys.readouterr().err
-        assert (f"timm evaluates {name} at 288 px; it sees 224 px here" in said) is told
-        assert "teacher.resolution=288" in said or not told
+        assert (f"timm evaluates {name} at 288 px; it sees 224 px here" in said) is mentioned
+        assert "teacher.resolution=288" in said or not mentioned
     Teacher.from_options(TeacherOptions(models=f"test_resnet:{checkpoint[1]}"), 5, "cpu")
     assert capsys.readouterr().err == ""
 

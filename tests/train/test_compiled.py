@@ -20,8 +20,9 @@ from torch import nn
 
 from ffdr.models import compiling
 from ffdr.train import student
-from ffdr.train.control import Stopped
-from ffdr.train.run import build_trainer, run
+from ffdr.train.build import build_trainer
+from ffdr.train.run import run
+from ffdr.train.signals import Stopped
 
 TIMES = ("seconds", "images_per_second", "data_wait")
 GROWING = {"resolution": 96, "min_resolution": 32, "ramp": (0.0, 0.6), "epochs": 6, "warmup_epochs": 0.0}
@@ -46,10 +47,9 @@ import sys
 sys.path[:0] = {paths!r}
 import test_compiled
 from ffdr import cli
-from ffdr.config import recipe
 from ffdr.train import student
 student.build_model = test_compiled.tiny
-recipe.parse = lambda verb, words: test_compiled.plan({images!r}, words[0])
+cli.parse = lambda verb, words: test_compiled.plan({images!r}, words[0])
 sys.exit(cli.main(["train", *sys.argv[1:]]))
 """
 
@@ -152,7 +152,7 @@ def test_without_a_compiler_the_run_is_the_plain_one_after_one_line(monkeypatch,
         return call
 
     monkeypatch.setattr(torch, "compile", broken)
-    compiling._tell.cache_clear()
+    compiling._warn_once.cache_clear()
     runs = [
         trainer(tmp_path / mode, val_loader=FakeLoader(n=20), compile=mode, epochs=2) for mode in ("off", "default")
     ]

@@ -8,11 +8,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fakes import CLASSES, DATA, MEAN, STD, FakeLoader, FakeTeacher, options, same, trainer, weights
+from fakes import CLASSES, DATA, MEAN, STD, FakeLoader, FakeTeacher, same, trainer, weights
 
 from ffdr.config.learning import ModelOptions
 from ffdr.models.build import load_model
-from ffdr.train.fit import Trainer
 from ffdr.train.step import FiniteGuard
 from ffdr.util.errors import UserError
 
@@ -308,13 +307,13 @@ def test_gpu_precisions_learn_and_guard(tmp_path, precision):
             for images, targets, index in super().__iter__():
                 yield images.cuda(), targets.to("cuda"), index
 
-    given = options(tmp_path / "good", precision=precision, ema=0.9, clip_grad=1.0)
-    model = ModelOptions("test_resnet")
-    record = Trainer(given, model, DATA, OnGpu(), OnGpu(n=50), device="cuda", progress=False).fit()
+    more = {"ema": 0.9, "clip_grad": 1.0}
+    good = trainer(tmp_path / "good", OnGpu(), OnGpu(n=50), device="cuda", precision=precision, **more)
+    record = good.fit()
     assert record["val_top1"] > 1 / CLASSES
     loader = OnGpu()
     loader.spoil = (1, 1)
-    bad = Trainer(options(tmp_path / "bad", precision=precision), model, DATA, loader, device="cuda", progress=False)
+    bad = trainer(tmp_path / "bad", loader, device="cuda", precision=precision)
     with pytest.raises(UserError, match="not finite by step 8"):
         bad.fit()
     assert all(p.isfinite().all() for p in bad.model.parameters())

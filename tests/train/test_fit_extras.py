@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from fakes import DATA, FakeLoader, options, trainer, weights
+from fakes import FakeLoader, options, trainer, weights
 
 from ffdr.config.learning import ModelOptions
 from ffdr.models.build import load_model
-from ffdr.train.fit import Trainer
 from ffdr.train.optim import resolution_at
 from ffdr.util.errors import UserError
 from ffdr.util.ranks import Ranks
@@ -54,7 +53,7 @@ def test_ranks_that_see_different_checkpoints_are_told(tmp_path):
         def gather(self, value):
             return [value, 4]
 
-    run = Trainer(options(tmp_path), ModelOptions("test_resnet"), DATA, FakeLoader(), progress=False, ranks=Apart())
+    run = trainer(tmp_path, ranks=Apart())
     with pytest.raises(UserError, match=r"see checkpoints of steps \[None, 4\]"):
         run.fit()
 

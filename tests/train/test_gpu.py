@@ -10,16 +10,16 @@ from dataclasses import replace
 import pytest
 import torch
 from betons import MIXING, student_recipe
-from fakes import DATA, FakeLoader, options
+from fakes import CLASSES, FakeLoader, trainer
 
 from ffdr import ReinforcedLoader
-from ffdr.config.learning import ModelOptions, TeacherOptions
-from ffdr.evaluate.metrics import evaluate
+from ffdr.config.learning import TeacherOptions
+from ffdr.evaluate.metrics import Scores, predict
 from ffdr.models.compiling import FixedBatch
 from ffdr.reinforce.teacher import Teacher
-from ffdr.train.control import stopwatch
-from ffdr.train.fit import Trainer
-from ffdr.train.run import build_trainer, run
+from ffdr.train.build import build_trainer
+from ffdr.train.run import run
+from ffdr.train.stopwatch import stopwatch
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 GPU = torch.device("cuda")
@@ -33,9 +33,9 @@ class OnGpu(FakeLoader):
             yield images.to(GPU), targets.to(GPU), index
 
 
-def trainer(out, **changes):
-    run = Trainer(options(out, **changes), ModelOptions("test_resnet"), DATA, OnGpu(topk=2), device=GPU, progress=False)
-    run._begin()
+def begun(out, **changes):
+    run = trainer(out, OnGpu(topk=2), device=GPU, **changes)
+    run.begin()
     run.model.train()
     return run
 
@@ -56,7 +56,7 @@ def assert_no_waits(run, batches):
 
 @pytest.mark.parametrize("changes", [{"task": "dr", "clip_grad": 1.0}, {"precision": "float16"}])
 def test_a_step_waits_for_nothing(tmp_path, changes):
-    run = trainer(tmp_path, ema=0.9, **changes)
+    run = begun(tmp_path, ema=0.9, **changes)
     batches = list(OnGpu(topk=2))
     steps(run, batches)
     assert_no_waits(run, batches[:3])
@@ -67,7 +67,7 @@ def test_parts_of_a_batch_learn_alike_in_every_mode(tmp_path, mode):
     """With CUDA graphs, too, whose replays write where the gradients of the part before lay; and nothing waits."""
     batches = list(OnGpu(topk=2))
     shared = {"task": "dr", "accumulate": 2, "precision": "float32", "lr": 0.0}
-    runs = [trainer(tmp_path / name, compile=name, **shared) for name in ("off", mode)]
+    runs = [begun(tmp_path / name, compile=name, **shared) for name in ("off", mode)]
     for each in runs:
         steps(each, batches)  # the fourth step is a replay
     assert runs[1].step.compiled == mode
@@ -79,9 +79,9 @@ def test_parts_of_a_batch_learn_alike_in_every_mode(tmp_path, mode):
 def test_memory_is_the_same_after_ten_epochs(digits, reinforced_digits, tmp_path):
     plan = student_recipe("dr", digits, reinforced_digits, "", tmp_path, epochs=11, compile="off")
     training, reserved = build_trainer(plan, progress=False), []
-    training._begin()
+    training.begin()
     for _ in range(11):
-        training._train_epoch()
+        training.train_epoch()
         reserved.append(torch.cuda.memory_reserved())
     assert len(set(reserved[3:])) == 1, reserved
 
@@ -99,11 +99,11 @@ def test_growing_views_compile_once_per_size(digits, reinforced_digits, tmp_path
 def test_a_live_teacher_and_a_resumed_run(digits, reinforced_digits, teacher, tmp_path):
     plan = student_recipe("kd", digits, reinforced_digits, teacher, tmp_path, val=digits, ema=0.9, eval_every=1)
     first = build_trainer(plan, progress=False)
-    first._begin()
-    first._train_epoch()
+    first.begin()
+    first.train_epoch()
     first.save()
     again = build_trainer(plan, progress=False)
-    again._begin()
+    again.begin()
     assert again.step.count == first.step.count == 4
     pairs = zip(first.step.state_dict()["model"].values(), again.step.state_dict()["model"].values(), strict=True)
     assert all(torch.equal(left, right) for left, right in pairs)
@@ -113,10 +113,12 @@ def test_a_live_teacher_and_a_resumed_run(digits, reinforced_digits, teacher, tm
 
 
 def test_compiled_evaluation_scores_the_same(tmp_path):
-    model = trainer(tmp_path).model
+    model = begun(tmp_path).model
     loader = OnGpu(n=50, shuffle=False)
-    plain = evaluate(model, loader)
-    compiled = evaluate(model, loader, forward=FixedBatch(model, "eval.compile"))
+    plain, compiled = Scores(CLASSES, GPU), Scores(CLASSES, GPU)
+    for scores, forward in ((plain, model), (compiled, FixedBatch(model, "eval.compile"))):
+        predict(model, loader, lambda logits, y, _, scores=scores: scores.update(logits, y.label), forward=forward)
+    plain, compiled = plain.compute(), compiled.compute()
     assert compiled["images"] == plain["images"] == 50
     assert compiled["nll"] == pytest.approx(plain["nll"], rel=1e-2)
 

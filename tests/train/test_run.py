@@ -9,7 +9,6 @@ import pytest
 import torch
 from betons import student_recipe
 
-from ffdr.beton.read import ImageBeton
 from ffdr.config import recipe
 from ffdr.config.files import SubsetOptions
 from ffdr.config.learning import EvalOptions, ModelOptions, TeacherOptions
@@ -20,8 +19,9 @@ from ffdr.models.build import (
     read_info,
     save_model,
 )
-from ffdr.train import loaders
-from ffdr.train.run import build_trainer, run
+from ffdr.train import build
+from ffdr.train.build import build_trainer
+from ffdr.train.run import run
 from ffdr.util.errors import UserError
 from ffdr.util.ranks import Ranks
 from ffdr.write.subset import subset
@@ -49,9 +49,9 @@ def test_a_resumed_run_ends_with_the_same_model(digits, reinforced_digits, teach
         if epochs == 4:
             return run(plan, progress=False)
         trainer = build_trainer(plan, progress=False)
-        trainer._begin()
+        trainer.begin()
         for _ in range(epochs):
-            trainer._train_epoch()
+            trainer.train_epoch()
             trainer._save_if_due()
 
     train(tmp_path / "whole", 4)
@@ -65,7 +65,7 @@ def test_a_resume_with_another_number_of_views_names_both(digits, reinforced_dig
     fewer = tmp_path / "fewer.beton"
     subset(SubsetOptions(file=str(reinforced_digits), out=str(fewer), views=2))
     run(student_recipe("dr", digits, reinforced_digits, teacher, tmp_path / "run"), progress=False)
-    with pytest.raises(UserError, match=r"lessons=4 views of top-3 .*lessons=2 views of top-3"):
+    with pytest.raises(UserError, match=r"supervision=4 views of top-3 .*supervision=2 views of top-3"):
         run(student_recipe("dr", digits, fewer, teacher, tmp_path / "run"), progress=False)
 
 
@@ -88,9 +88,9 @@ def test_what_does_not_fit_is_refused_before_training(digits, photos, reinforced
 )
 def test_a_gpu_validates_in_the_dtype_it_trains_in(digits, monkeypatch, tmp_path, device, precision, dtype):
     made = []
-    monkeypatch.setattr(loaders, "ReinforcedLoader", lambda images, **given: made.append(given))
+    monkeypatch.setattr(build, "ReinforcedLoader", lambda images, **given: made.append(given))
     plan = student_recipe("erm", digits, "", "", tmp_path / "run", val=digits, precision=precision)
-    loaders.validation_loader(plan, ImageBeton.open(digits), torch.device(device), Ranks())
+    build.build_val_loader(plan, build.open_data(plan), torch.device(device), Ranks())
     assert made[0]["dtype"] is dtype
 
 
@@ -109,11 +109,11 @@ def test_eval_refuses_data_of_other_classes(photos, digits, reinforced_digits, t
 
 
 def test_the_recipes_of_the_tree_train(digits, tmp_path):
-    from ffdr.demo.run import RCFG
+    from ffdr.util.shipped import recipes
 
     plan = recipe.load(
         "train",
-        RCFG / "erm.yaml",
+        recipes() / "digits" / "erm.yaml",
         data__train=str(digits),
         train__out=str(tmp_path / "run"),
         train__epochs=1,

@@ -10,8 +10,9 @@ import torch
 
 from ffdr.train import checkpoint
 from ffdr.train.checkpoint import Checkpoints
-from ffdr.train.control import AHEAD, Stopped, StopRequest, Stopwatch, sole_run, stopwatch
-from ffdr.train.log import JsonLog
+from ffdr.train.run_folder import JsonLog, sole_run
+from ffdr.train.signals import Stopped, StopRequest
+from ffdr.train.stopwatch import AHEAD, Stopwatch, stopwatch
 from ffdr.util.errors import UserError
 
 STATE = {key: {} for key in ("model", "ema", "optimizer", "scaler", "loader", "totals", "record")}

@@ -14,8 +14,9 @@ from ffdr.cli import main
 from ffdr.models.build import load_model
 from ffdr.models.files import read_info
 from ffdr.train.checkpoint import Checkpoints
-from ffdr.train.log import RunLog
+from ffdr.train.report import write_report
 from ffdr.train.run import run
+from ffdr.train.run_folder import RunLog
 from ffdr.util.errors import UserError
 
 
@@ -171,10 +172,10 @@ def test_a_report_is_made_of_what_runs_log(tmp_path, changes):
     log = RunLog(tmp_path)
     for record in (RECORD, RECORD | {"epoch": 2} | changes):
         log.append(record)
-    log.write_report("title")
+    write_report(tmp_path, "title", log.records())
     assert "# title" in (tmp_path / "report.md").read_text() and (tmp_path / "report.png").stat().st_size
     (tmp_path / "report.md").unlink()
     log.path.unlink()
     log.append({"epoch": 1})
-    log.write_report("title")
+    write_report(tmp_path, "title", log.records())
     assert not (tmp_path / "report.md").exists()

@@ -38,10 +38,10 @@ def test_trying_leaves_the_student_as_it_was(tmp_path):
     plain = trainer(tmp_path / "plain", epochs=1)
     untouched = build_student(plain.options, plain.model_options, 4, CPU)
     state = torch.get_rng_state()
-    trial = Trial(plain.options, untouched, "test_resnet", CPU, None)
+    trial = Trial(plain.options, untouched, None)
     trial._show(64, 2, "train.resolution")
     assert torch.equal(state, torch.get_rng_state())
-    assert untouched.training and same(dict(untouched.state_dict()), dict(plain.model.state_dict()))
+    assert untouched.model.training and same(dict(untouched.model.state_dict()), dict(plain.model.state_dict()))
     ends = []
     for name, size in (("without", 0), ("with", 48)):
         run = trainer(tmp_path / name, model=ModelOptions("test_efficientnet"), eval_resolution=size, epochs=1)
@@ -64,13 +64,13 @@ def test_one_image_for_batch_norm_is_told(given, ranks, size, name, capfd):
     """test_resnet's last maps have one value of a 32 px image, four of a 64 px one; test_vit has no batch norm."""
     given = options("run", resolution=size, **given)
     student = build_student(given, ModelOptions(name), 4, CPU)
-    trial = Trial(given, student, name, CPU, None)
+    trial = Trial(given, student, None)
     if (name, size) == ("test_resnet", 32):
         with pytest.raises(UserError, match=r"train\.batch_size, train\.accumulate: .* batch norm, which needs 2"):
             trial.batch_norm(ranks)
-        student.train()
+        student.model.train()
         with pytest.raises(ValueError, match="more than 1 value"):  # so says torch
-            student(torch.zeros(1, 3, size, size))
+            student.model(torch.zeros(1, 3, size, size))
         return
     trial.batch_norm(ranks)
     err = capfd.readouterr().err
@@ -97,14 +97,12 @@ def test_a_teacher_that_answers_nan_is_named(tmp_path, lazy):
     with pytest.raises(UserError) as caught:
         run.fit()
     text = str(caught.value)
-    assert text.startswith("teacher.models: the teacher's answers (resnet50) are not finite by step ")
+    assert text.startswith("teacher.models: the teacher's outputs (resnet50) are not finite by step ")
     assert "teacher.precision" in text and "normalisation" in text and "train.lr" not in text
     assert all(parameter.isfinite().all() for parameter in run.model.parameters())
 
 
 def test_batch_norm_of_one_rank_is_not_shared_in_silence(capfd):
     given = options("run", sync_batchnorm=True)
-    Trial(given, build_student(given, ModelOptions("test_resnet"), 4, CPU), "test_resnet", CPU, None).batch_norm(
-        Ranks()
-    )
+    Trial(given, build_student(given, ModelOptions("test_resnet"), 4, CPU), None).batch_norm(Ranks())
     assert capfd.readouterr().err.startswith("train.sync_batchnorm does nothing here")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_rcfg import RUNS, load, verb
+from recipes import RUNS, load, verb
 from torch import nn
 
 from ffdr.train.student import build_student
@@ -27,7 +27,7 @@ def recipes():
 
 def build(recipe, sync):
     options = replace(recipe.train, resolution=PX, min_resolution=0, sync_batchnorm=sync)
-    return build_student(options, recipe.model, 10, torch.device("cpu"))
+    return build_student(options, recipe.model, 10, torch.device("cpu")).model
 
 
 def norms(model, kind):

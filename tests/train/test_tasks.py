@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from ffdr.config.learning import TrainOptions
 from ffdr.loader.targets import SparseTargets
+from ffdr.train.identity import Normalisation
 from ffdr.train.losses import SparseTargetLoss
 from ffdr.train.tasks import build_task
 from ffdr.util.errors import UserError
@@ -38,8 +39,8 @@ class Teacher:
 
 
 def run(teacher=None, **options):
-    task = build_task(TrainOptions(out="run", **options), C, (0.1,) * 3, (0.2,) * 3, teacher)
-    return task(lambda images: LOGITS if images is IMAGES else None, IMAGES, MIXED, task.ask(IMAGES)).item()
+    task = build_task(TrainOptions(out="run", **options), C, Normalisation((0.1,) * 3, (0.2,) * 3), teacher)
+    return task(lambda images: LOGITS if images is IMAGES else None, IMAGES, MIXED, task.query_teacher(IMAGES)).item()
 
 
 def divergence(log_target, t):

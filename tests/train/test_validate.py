@@ -11,8 +11,8 @@ from ranked import finish, launch
 
 from ffdr.config.learning import ModelOptions
 from ffdr.train import fit
-from ffdr.train.control import Stopped
-from ffdr.train.validate import agreed, told
+from ffdr.train.signals import Stopped
+from ffdr.train.validate import on_all_ranks, with_epoch_kept
 from ffdr.util.errors import UserError
 from ffdr.util.ranks import Ranks
 
@@ -95,7 +95,7 @@ def test_an_epoch_that_can_not_be_validated_is_not_trained_again(tmp_path, whole
     for _ in range(2):  # a restart that meets the same fault loses nothing either
         run = trainer(tmp_path, Counted(), val_loader=ValLoader(raising(error), at=(1, 2)), **changes)
         if not (tmp_path / "log.jsonl").exists():
-            run.val_loader.at = run.validation.loader.at = (2,)
+            run.validation.loader.at = (2,)
         with pytest.raises(kind, match=message):
             run.fit()
         assert [line["epoch"] for line in run.log.records()] == [1]
@@ -153,7 +153,7 @@ def test_a_stop_after_the_validation_has_nothing_to_repeat(tmp_path, whole):
     with pytest.raises(Stopped, match="SIGINT"):
         trainer(tmp_path, val_loader=val, ema=0.9).fit()
     again = trainer(tmp_path, val_loader=ValLoader(), ema=0.9)
-    again._begin()
+    again.begin()
     assert again._record == {} and again.epoch == 2 and len(again.log.records()) == 2
     assert_goes_on(tmp_path, whole, [2])
 
@@ -166,7 +166,7 @@ def test_a_run_killed_after_its_log_line_has_no_line_twice(tmp_path, whole):
     close = run._close_epoch
 
     def log_only(record):
-        run._tell(record) if run.epoch == 2 else close(record)
+        run._log_epoch(record) if run.epoch == 2 else close(record)
         if run.epoch == 2:
             raise KilledError
 
@@ -212,14 +212,14 @@ def test_ranks_fail_together():
             return [None, "no such file"] if value is None else ["no such file", value]
 
     with pytest.raises(UserError, match=r"^rank 1: no such file$"):
-        agreed(Second(), lambda: 5)
+        on_all_ranks(Second(), lambda: 5)
     with pytest.raises(ValueError, match=r"^mine$"):
-        agreed(Second(), raising(ValueError("mine")))
-    assert agreed(Ranks(), lambda: 5) == 5
+        on_all_ranks(Second(), raising(ValueError("mine")))
+    assert on_all_ranks(Ranks(), lambda: 5) == 5
 
 
 def test_a_failure_keeps_its_kind_and_file():
-    error = told(OSError(errno.ENOSPC, "No space left on device", "/disk/best"), 4)
+    error = with_epoch_kept(OSError(errno.ENOSPC, "No space left on device", "/disk/best"), 4)
     assert (error.errno, error.filename) == (errno.ENOSPC, "/disk/best")
     assert "epoch 4" in error.strerror and "\n" not in str(error)
 
@@ -243,11 +243,10 @@ def test_a_log_line_that_can_not_be_written_leaves_the_epoch(tmp_path, whole, mo
 
 RANK = """
 import sys
-from fakes import DATA, FakeLoader, options
+from fakes import FakeLoader, trainer
 from ffdr.util.errors import UserError
 from ffdr.config.learning import ModelOptions
 from ffdr.util.ranks import Ranks
-from ffdr.train.fit import Trainer
 
 class Damaged(FakeLoader):
     def __iter__(self):
@@ -258,8 +257,7 @@ class Damaged(FakeLoader):
 
 with Ranks.join() as ranks:
     val = Damaged(n=50, shuffle=False)
-    given = options(sys.argv[1], checkpoint_every=9)
-    run = Trainer(given, ModelOptions("test_vit"), DATA, FakeLoader(), val, progress=False, ranks=ranks)
+    run = trainer(sys.argv[1], None, val, model=ModelOptions("test_vit"), ranks=ranks, checkpoint_every=9)
     try:
         run.fit()
     except UserError as error:

@@ -17,6 +17,7 @@ from ffdr.util.foreign import (
     open_regular,
     read_bytes,
     read_json,
+    read_json_lines,
     read_text,
 )
 
@@ -38,10 +39,10 @@ def kinds(tmp_path: Path) -> Iterator[dict[str, Path]]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_file_is_refused_at_once(kinds: dict[str, Path], kind: str) -> None:
     for read in (open_regular, read_bytes, read_text, read_json):
-        with bounded(seconds=2), pytest.raises(UserError) as told:
+        with bounded(seconds=2), pytest.raises(UserError) as caught:
             read(kinds[kind])
-        assert str(told.value).startswith(f"{kinds[kind]}: ")
-        assert kind == "socket" or str(told.value).endswith(": not a regular file")
+        assert str(caught.value).startswith(f"{kinds[kind]}: ")
+        assert kind == "socket" or str(caught.value).endswith(": not a regular file")
 
 
 def test_a_giant_is_refused_without_its_memory(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_the_limit_itself_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "said"),
     [
         (b'{"a": \xff}', "not text in UTF-8 \\(byte 6\\)"),
         (b"{", "not JSON \\(Expecting property name"),
@@ -71,10 +72,10 @@ def test_the_limit_itself_is_read(tmp_path: Path) -> None:
         (b"9" * 5_000, "not JSON \\("),
     ],
 )
-def test_what_is_not_json_is_told_in_one_line(tmp_path: Path, content: bytes, told: str) -> None:
+def test_what_is_not_json_is_reported_in_one_line(tmp_path: Path, content: bytes, said: str) -> None:
     file = tmp_path / "file.json"
     file.write_bytes(content)
-    with bounded(seconds=2), pytest.raises(UserError, match=told) as found:
+    with bounded(seconds=2), pytest.raises(UserError, match=said) as found:
         read_json(file)
     assert len(str(found.value).splitlines()) == 1
 
@@ -85,8 +86,17 @@ def test_json_is_read(tmp_path: Path) -> None:
     assert read_json(file) == {"é": [1, 2.5, None]}
 
 
-def test_a_missing_file_and_a_null_character_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_null_character_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No such file"):
         read_text(tmp_path / "none")
     with pytest.raises(UserError, match="null"):
         read_text("a\0b")
+
+
+def test_lines_of_json_are_read_and_a_bad_one_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    file.write_text('{"epoch": 1}\n[2, "\u2028"]\n')
+    assert read_json_lines(file) == [{"epoch": 1}, [2, "\u2028"]]
+    file.write_text('{"epoch": 1}\n{"epoch"')
+    with pytest.raises(UserError, match=r"log\.jsonl, line 2: not JSON"):
+        read_json_lines(file)

@@ -14,8 +14,7 @@ from betons import PLAIN, put
 
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.config.files import PackOptions, WriteOptions
-from ffdr.train.control import sole_run
-from ffdr.train.log import JsonLog
+from ffdr.train.run_folder import JsonLog, sole_run
 from ffdr.util.atomic import atomic_path, atomic_write
 from ffdr.util.errors import UserError
 from ffdr.util.opening import (
@@ -35,7 +34,7 @@ HUGE = 10 << 30
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
-def test_what_is_no_file_of_ones_own_is_told_by_its_kind(tmp_path):
+def test_what_is_no_file_of_ones_own_is_reported_by_its_kind(tmp_path):
     (tmp_path / "victim").touch()
     (tmp_path / "link").symlink_to("victim")
     (tmp_path / "dangling").symlink_to("none")
@@ -92,7 +91,7 @@ def test_a_name_that_is_taken_meanwhile_is_not_published(tmp_path):
     assert not path.exists()
 
 
-def test_a_folder_in_the_way_of_a_new_file_is_told(tmp_path):
+def test_a_folder_in_the_way_of_a_new_file_is_reported(tmp_path):
     (tmp_path / "x.partial").mkdir()
     with pytest.raises(UserError, match=r"x\.partial: a folder where ffdr keeps a file of its own; remove it"):
         atomic_write(tmp_path / "x", "text")
@@ -165,7 +164,7 @@ def test_what_has_the_name_of_a_finished_files_journal_stays(tmp_path, kind):
 
 
 @pytest.mark.parametrize("name", ["x.beton.partial", "x.beton.partial.journal"])
-def test_what_is_in_the_way_is_told_before_slow_work(tmp_path, name):
+def test_what_is_in_the_way_is_reported_before_slow_work(tmp_path, name):
     (tmp_path / name).symlink_to("elsewhere")
     with pytest.raises(UserError, match=f"{name}: a symbolic link where ffdr keeps a file of its own"):
         check_writable(tmp_path / "x.beton")
@@ -243,7 +242,7 @@ RUNS = {"x.beton": write, "y.beton": copy_views, "z.beton": put_together}
 @pytest.fixture
 def small_records(monkeypatch):
     for module in (copy, reinforced):
-        monkeypatch.setattr(module, "_COMMIT_BYTES", 1)
+        monkeypatch.setattr(module, "COMMIT_BYTES", 1)
 
 
 def stopped_soon(monkeypatch, run, whole, out):

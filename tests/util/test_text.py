@@ -1,11 +1,10 @@
-"""Words for figures."""
+"""How numbers, names and lists are written."""
 
 from pathlib import Path
 
 import pytest
 
 from ffdr.util.text import (
-    RCFG,
     brief,
     byte_size,
     command,
@@ -14,7 +13,6 @@ from ffdr.util.text import (
     join_list,
     printable,
     reason,
-    shown,
     split_list,
     table_lines,
 )
@@ -47,13 +45,6 @@ def test_lists_keep_commas_within_their_parts():
     assert join_list(["a", "b"]) == "a,b"
     for parts in (["a,b/x", "c"], ["a:w,", ",b"], ["alone"]):
         assert split_list(join_list(parts)) == parts
-
-
-def test_a_path_is_shown_as_the_shorter_one(monkeypatch):
-    monkeypatch.chdir(RCFG.parent)
-    assert shown(RCFG / "eval" / "imagenet.yaml") == "rcfg/eval/imagenet.yaml"
-    monkeypatch.chdir("/usr/share")
-    assert shown(Path("/tmp/x")) == "/tmp/x"
 
 
 def test_a_markdown_table():

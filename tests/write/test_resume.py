@@ -244,7 +244,7 @@ sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1] / "he
 from test_resume import *
 partial.time = time
 from ffdr.write import reinforced
-reinforced._COMMIT_BYTES = 4000
+reinforced.COMMIT_BYTES = 4000
 write_reinforced(Path(sys.argv[2]), ImageBeton.open(sys.argv[1]))
 """
 

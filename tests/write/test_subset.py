@@ -31,7 +31,7 @@ from ffdr.write.partial import Partial
 from ffdr.write.subset import subset
 from ffdr.config.files import SubsetOptions
 
-copy._COMMIT_BYTES = 1 << 10
+copy.COMMIT_BYTES = 1 << 10
 commit = Partial.commit
 
 def die(self, record):
@@ -87,7 +87,7 @@ def test_everything_is_the_file_itself(digits, reinforced_digits, tmp_path):
     assert cut(reinforced_digits, tmp_path / "r.beton", views=4).read_bytes() == reinforced_digits.read_bytes()
 
 
-def test_a_packed_subset_is_the_packed_subsets(digits, reinforced_digits, tmp_path):
+def test_a_merged_subset_is_the_merged_subsets(digits, reinforced_digits, tmp_path):
     cut(digits, tmp_path / "i.beton", indices=INDICES)
     cut(reinforced_digits, tmp_path / "r.beton", indices=INDICES, images=str(digits), views=2)
     first = PackOptions(str(tmp_path / "i.beton"), str(tmp_path / "r.beton"), str(tmp_path / "a.beton"))

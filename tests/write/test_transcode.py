@@ -1,4 +1,4 @@
-"""ffdr transcode: coefficients bit for bit, there and back; and copies of packed images by the other verbs."""
+"""ffdr transcode: coefficients bit for bit, there and back; and copies of coefficient images by the other verbs."""
 
 import json
 from dataclasses import replace
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from betons import PLAIN
 from jpegs import jpeg_440, make_files, pixels_of
+from offset_table import read_offset_table
 
 from ffdr.beton.fields import custom_fields
 from ffdr.beton.layout import DCT, JPG, RAW
@@ -15,7 +16,7 @@ from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.cli import main
 from ffdr.codec.dct.pack import unpack
 from ffdr.codec.jpeg.read import read_jpeg
-from ffdr.codec.jpeg.segments import encode_jpeg, read_offset_table
+from ffdr.codec.jpeg.segments import encode_jpeg
 from ffdr.config.files import (
     PackOptions,
     SplitOptions,
@@ -66,15 +67,15 @@ def same_files(path, other):
 
 def test_jpegs_come_back_byte_for_byte(photos, tmp_path):
     there = transcoded(photos, tmp_path / "there.beton")
-    jpegs, packed = ImageBeton.open(photos), ImageBeton.open(there)
-    assert (packed.modes == DCT).all()
+    jpegs, dct = ImageBeton.open(photos), ImageBeton.open(there)
+    assert (dct.modes == DCT).all()
     for i in range(len(jpegs)):
-        assert same_coefficients(coefficients_of(packed, i), read_jpeg(jpegs.data(i))[0])
-    assert packed.manifest["coefficients"] == {"kept": 24}
-    assert packed.manifest["options"]["mode"] == "dct"
-    assert packed.manifest["jpeg_images"] == 0
-    assert packed.manifest["image_bytes"] == packed.data_size.sum()
-    assert packed.fingerprint == jpegs.fingerprint
+        assert same_coefficients(coefficients_of(dct, i), read_jpeg(jpegs.data(i))[0])
+    assert dct.manifest["coefficients"] == {"kept": 24}
+    assert dct.manifest["options"]["mode"] == "dct"
+    assert dct.manifest["jpeg_images"] == 0
+    assert dct.manifest["image_bytes"] == dct.data_size.sum()
+    assert dct.fingerprint == jpegs.fingerprint
     assert read_offset_table(jpegs.data(0)) is not None
     assert same_files(transcoded(there, tmp_path / "back.beton"), photos)
 
@@ -95,13 +96,13 @@ def test_raw_images_stay_raw(mixed, tmp_path):
 def test_samplings_without_a_table(tmp_path):
     """What restart segments do not help stays a plain JPEG, with the pixels of the source."""
     files = make_files(tmp_path / "files")
-    packed = write(tmp_path / "p.beton", source="imagefolder", path=str(files), split="", mode="dct", per_class=0)
-    jpegs = ImageBeton.open(transcoded(packed, tmp_path / "j.beton", growth=2))
+    dct = write(tmp_path / "p.beton", source="imagefolder", path=str(files), split="", mode="dct", per_class=0)
+    jpegs = ImageBeton.open(transcoded(dct, tmp_path / "j.beton", growth=2))
     assert (jpegs.modes == JPG).all()
     for i, path in enumerate(sorted(files.glob("a/*"))[:5]):
         assert np.array_equal(pixels_of(jpegs.data(i)), pixels_of(path.read_bytes()))
         assert (read_offset_table(jpegs.data(i)) is not None) == (path.stem[4:] in ("420", "progressive"))
-        assert same_coefficients(read_jpeg(jpegs.data(i))[0], coefficients_of(ImageBeton.open(packed), i))
+        assert same_coefficients(read_jpeg(jpegs.data(i))[0], coefficients_of(ImageBeton.open(dct), i))
     assert "coefficients" not in jpegs.manifest
     assert jpegs.manifest["jpeg_images"] == len(jpegs)
 
@@ -143,27 +144,27 @@ def test_killed_or_shared_the_bytes_are_the_same(mixed, tmp_path, monkeypatch, m
 
 
 def test_other_options_start_afresh(mixed, tmp_path, monkeypatch, capsys):
-    packed = transcoded(mixed, tmp_path / "p.beton")
+    dct = transcoded(mixed, tmp_path / "p.beton")
     with monkeypatch.context() as patched, pytest.raises(RuntimeError):
         patched.setattr(partial.Partial, "publish", lambda *_: (_ for _ in ()).throw(RuntimeError))
-        transcoded(packed, tmp_path / "x.beton", growth=1.5)
-    transcoded(packed, tmp_path / "x.beton")
+        transcoded(dct, tmp_path / "x.beton", growth=1.5)
+    transcoded(dct, tmp_path / "x.beton")
     assert "starting afresh" in capsys.readouterr().err
 
 
 def test_refusals_name_the_way_out(mixed, digits, reinforced_digits, tmp_path):
-    packed = transcoded(mixed, tmp_path / "p.beton")
+    dct = transcoded(mixed, tmp_path / "p.beton")
     both = pack(PackOptions(str(digits), str(reinforced_digits), str(tmp_path / "both.beton")), progress=False)
     for path, options, text in (
         (both, {}, "ffdr split takes it apart first"),
         (digits, {}, "holds raw images only"),
-        (packed, {"mode": "dct"}, "is a beton of mode dct already"),
+        (dct, {"mode": "dct"}, "is a beton of mode dct already"),
         (mixed, {"mode": "jpg"}, "is a beton of mode jpg already"),
     ):
         with pytest.raises(UserError, match=text):
             transcoded(path, tmp_path / "x.beton", **options)
     with pytest.raises(UserError, match="would replace a file"):
-        transcoded(packed, packed)
+        transcoded(dct, dct)
     with pytest.raises(UserError, match=r"transcode.mode: 'dtc' is not one of jpg, dct \(did you mean dct\?\)"):
         TranscodeOptions("a", "b", mode="dtc")
     assert not list(tmp_path.glob("x.beton*"))
@@ -188,32 +189,32 @@ def test_command_line(mixed, tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def packed_photos(photos, tmp_path_factory):
-    return transcoded(photos, tmp_path_factory.mktemp("packed") / "packed.beton")
+def dct_photos(photos, tmp_path_factory):
+    return transcoded(photos, tmp_path_factory.mktemp("dct") / "dct.beton")
 
 
-def test_reinforcements_fit_both_kinds(photos, packed_photos, reinforce):
+def test_reinforcements_fit_both_kinds(photos, dct_photos, reinforce):
     reinforced = reinforce(photos, PLAIN)
-    for images in (photos, packed_photos):
+    for images in (photos, dct_photos):
         ReinforcedBeton.open(reinforced, ImageBeton.open(images))
 
 
-def test_packed_with_a_reinforcement_and_split_again(photos, packed_photos, reinforce, tmp_path):
+def test_merged_with_a_reinforcement_and_split_again(photos, dct_photos, reinforce, tmp_path):
     reinforced = reinforce(photos, PLAIN)
-    both = pack(PackOptions(str(packed_photos), str(reinforced), str(tmp_path / "both.beton")), progress=False)
+    both = pack(PackOptions(str(dct_photos), str(reinforced), str(tmp_path / "both.beton")), progress=False)
     images = ImageBeton.open(both)
-    assert images.coding.pack() == ImageBeton.open(packed_photos).coding.pack()
+    assert images.coding.pack() == ImageBeton.open(dct_photos).coding.pack()
     assert set(custom_fields(images)) == {"image", "aug_params", "logits"}
     assert verify(VerifyOptions(str(both)), progress=False) == 0
     names = str(tmp_path / "i.beton"), str(tmp_path / "r.beton")
     split(SplitOptions(str(both), *names), progress=False)
-    assert same_files(tmp_path / "i.beton", packed_photos)
+    assert same_files(tmp_path / "i.beton", dct_photos)
     assert (tmp_path / "r.beton").read_bytes() == reinforced.read_bytes()
 
 
-def test_a_subset_keeps_the_coding(packed_photos, tmp_path):
-    few = subset(SubsetOptions(str(packed_photos), str(tmp_path / "few.beton"), indices="5,2"), progress=False)
-    images, full = ImageBeton.open(few), ImageBeton.open(packed_photos)
+def test_a_subset_keeps_the_coding(dct_photos, tmp_path):
+    few = subset(SubsetOptions(str(dct_photos), str(tmp_path / "few.beton"), indices="5,2"), progress=False)
+    images, full = ImageBeton.open(few), ImageBeton.open(dct_photos)
     assert images.coding.pack() == full.coding.pack()
     assert [images.data(n).tobytes() for n in range(2)] == [full.data(i).tobytes() for i in (5, 2)]
     assert "coefficients" not in json.loads(manifest_path(few).read_text())

@@ -1,4 +1,4 @@
-"""ffdr verify: every changed byte is found and its place named; what is whole passes."""
+"""ffdr verify: every changed byte is found and its sample or section named; what is whole passes."""
 
 import re
 import shutil
@@ -8,8 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from betons import MIXING, PLAIN
-from packed import make_packed
-from test_hostile import make_reinforced
+from handmade import make_merged, make_reinforced
 
 from ffdr.beton import layout
 from ffdr.beton.manifest import manifest_path
@@ -35,13 +34,13 @@ def files(tmp_path_factory, reinforce):
     options = WriteOptions(source="digits", out=str(images), mode="proportion", per_class=3, workers=1)
     write_images(options, progress=False)
     files = {"images": images, "plain": reinforce(images, PLAIN), "mixing": reinforce(images, MIXING)}
-    files["packed"] = make_packed(images, files["mixing"], folder / "packed.beton")
+    files["handmade"] = make_merged(images, files["mixing"], folder / "handmade.beton")
     files["merged"] = folder / "merged.beton"
     pack(PackOptions(str(images), str(files["mixing"]), str(files["merged"])))
     return files
 
 
-KINDS = ["images", "plain", "mixing", "packed", "merged"]
+KINDS = ["images", "plain", "mixing", "handmade", "merged"]
 
 
 def check(path, capsys, **options):
@@ -67,11 +66,12 @@ def places(path):
     head = 24 + 1041 * len(tables.specs)
     alloc = int(np.frombuffer(path.read_bytes()[16:24], "<u8")[0])
     found = [("", 0, 24), ("", 24, head), ("metadata", head, head + tables.metadata.nbytes)]
-    for name in [spec.name for spec in tables.specs if spec.type_id != layout.INT]:
-        words = {"aug_params": "views"}.get(name, name)
+    stored = [spec.name for spec in tables.specs if spec.type_id != layout.INT]
+    words = " or ".join({"aug_params": "views"}.get(name, name) for name in stored)
+    for name in stored:
         pointers, sizes = tables.regions(name)
         found += [
-            (f"sample {i}: damage in its {words}", a, a + s)
+            (f"sample {i}: damage in its {words}: the checksum", a, a + s)
             for i, (a, s) in enumerate(zip(pointers.tolist(), sizes.tolist(), strict=True))
         ]
     sums = max(end for _, _, end in found)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from betons import files_in
+from offset_table import read_offset_table
 from PIL import Image
 
 from ffdr.bench.corpus import make_photos
@@ -20,7 +21,7 @@ from ffdr.beton.layout import JPG, RAW, origin_key
 from ffdr.beton.manifest import manifest_path
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton
-from ffdr.codec.jpeg.segments import encode_jpeg, read_offset_table
+from ffdr.codec.jpeg.segments import encode_jpeg
 from ffdr.config.files import WriteOptions
 from ffdr.data import open_source
 from ffdr.util.errors import UserError
@@ -214,7 +215,7 @@ class DeadlySource:
 
 def test_dead_worker_is_reported(photos, tmp_path):
     with pytest.raises(UserError, match=r"worker process died.*image\d+ to image63"):
-        write._Writer(options(photos, tmp_path, workers=2), DeadlySource(), np.arange(64)).run(False)
+        write._SourceWriter(options(photos, tmp_path, workers=2), DeadlySource(), np.arange(64)).run(False)
 
 
 UNGUARDED = """
@@ -257,7 +258,7 @@ def test_nothing_crosses_a_page_and_pages_grow(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(layout.Allocator.__init__, "__defaults__", (1 << 14,))
     sizes = [(40, 40)] * 20 + [(100, 100)] + [(30, 30)] * 9 + [(7, 3)]
     source = SizedSource(sizes)
-    write._Writer(options(photos, tmp_path, mode="raw"), source, np.arange(len(sizes))).run(False)
+    write._SourceWriter(options(photos, tmp_path, mode="raw"), source, np.arange(len(sizes))).run(False)
     beton = ImageBeton.open(tmp_path / "x.beton")
     page = int(np.frombuffer(beton.memmap[:24].tobytes(), layout.HEADER_DTYPE)[0]["page_size"])
     assert page == 1 << 15  # 30,000 bytes of the large image do not fit into 16 KiB

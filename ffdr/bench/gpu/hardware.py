@@ -10,30 +10,29 @@ import numba
 import torch
 
 from ffdr.bench.capacity import device_copies, matrix_products, pinned_copies
-from ffdr.bench.gpu.place import Place, Ready, Row, timed
-from ffdr.bench.timing import time_in_turn
+from ffdr.bench.gpu.site import Ready, Row, Site
 
 PRODUCTS, COPIES, PINNED = "matrix products", "copies in memory", "pinned copies to the GPU"
 
 
-def prepare(place: Place) -> Ready:
+def prepare(site: Site) -> Ready:
     """Look at what is there."""
-    known = versions(place.device)
-    return Ready(lambda: _measure(place, known))
+    known = versions(site.device)
+    return Ready(lambda: _measure(site, known))
 
 
-def _measure(place: Place, known: dict[str, str]) -> Iterator[Row]:
+def _measure(site: Site, known: dict[str, str]) -> Iterator[Row]:
     yield {"name": "versions", **known}
     # One at a time: together they would need 13 GB.
     makers = {
-        PRODUCTS: lambda: matrix_products(place.device, torch.bfloat16 if place.device.type == "cuda" else None),
-        COPIES: lambda: device_copies(place.device),
+        PRODUCTS: lambda: matrix_products(site.device, torch.bfloat16 if site.device.type == "cuda" else None),
+        COPIES: lambda: device_copies(site.device),
     }
-    if place.device.type == "cuda":
-        side = place.sizes.resolution
-        makers[PINNED] = lambda: pinned_copies(place.device, (place.sizes.batch_size, side, side, 3))
+    if site.device.type == "cuda":
+        side = site.sizes.resolution
+        makers[PINNED] = lambda: pinned_copies(site.device, (site.sizes.batch_size, side, side, 3))
     for name, make in makers.items():
-        yield timed(name, time_in_turn({name: make()}, place.sizes.repeats)[name])
+        yield from site.rows({name: make()})
 
 
 def versions(device: torch.device) -> dict[str, str]:

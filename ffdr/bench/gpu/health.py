@@ -4,41 +4,31 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
 from ffdr.bench import loops
-from ffdr.bench.gpu.place import Place, Ready, Row
+from ffdr.bench.gpu.site import Ready, Row, Site
 from ffdr.train.fit import Trainer
+from ffdr.train.stopwatch import wait
 
 WAITS, MEMORY, COMPILATIONS, BREAKS = "waits", "reserved memory", "compilations per size", "graph breaks"
 _STEPS = 3
 
 
-def prepare(place: Place) -> Ready:
+def prepare(site: Site) -> Ready:
     """The small model's trainer, whose views grow; each size is compiled here, and counted."""
-    counters = _counters()
-    setting = place.setting(compile=_mode(place), small=True)
-    trainer = loops.new_trainer(setting, place.training_files("dr"), place.folder / "health")
-    for side in place.sizes.growing:
-        trainer.loader.set_resolution(side)
-        loops.step_through(trainer, _few(trainer))
-    graphs, breaks = counters["stats"]["unique_graphs"], dict(counters["graph_break"])
-    compiled = loops.compiled(trainer)
-    return Ready(lambda: _measure(place, trainer, compiled, graphs, breaks))
-
-
-def _mode(place: Place) -> str:
-    return "auto" if place.device.type == "cuda" else "default"
-
-
-def _counters() -> Any:
-    """Dynamo's, from zero."""
     from torch._dynamo.utils import counters  # slow to import
 
     counters.clear()
-    return counters
+    setting = site.setting(compile="auto" if site.device.type == "cuda" else "default", small=True)
+    trainer = loops.new_trainer(setting, site.training_files("dr"), site.folder / "health")
+    for side in site.sizes.growing:
+        trainer.loader.set_resolution(side)
+        loops.step_through(trainer, _few(trainer))
+    graphs, breaks = counters["stats"]["unique_graphs"], dict(counters["graph_break"])
+    compiled = trainer.step.compiled
+    return Ready(lambda: _measure(site, trainer, compiled, graphs, breaks))
 
 
 def _few(trainer: Trainer) -> loops.CachedBatches:
@@ -46,19 +36,19 @@ def _few(trainer: Trainer) -> loops.CachedBatches:
     return loops.CachedBatches(batches, _STEPS, trainer.loader.num_classes)
 
 
-def _measure(place: Place, trainer: Trainer, compiled: str, graphs: int, breaks: dict[str, int]) -> Iterator[Row]:
-    sizes = len(place.sizes.growing)
+def _measure(site: Site, trainer: Trainer, compiled: str, graphs: int, breaks: dict[str, int]) -> Iterator[Row]:
+    sizes = len(site.sizes.growing)
     if compiled == "off":
-        yield {"name": COMPILATIONS, "value": None, "detail": "torch.compile did not work"}
-        yield {"name": BREAKS, "value": None, "detail": "torch.compile did not work"}
+        for name in (COMPILATIONS, BREAKS):
+            yield {"name": name, "value": None, "detail": "torch.compile did not work"}
     else:
         yield {"name": COMPILATIONS, "value": graphs / sizes, "detail": f"{graphs} graphs for {sizes} sizes"}
         yield {"name": BREAKS, "value": sum(breaks.values()), "detail": "; ".join(breaks)[:500]}
-    if place.device.type != "cuda":
+    if site.device.type != "cuda":
         for name in (MEMORY, WAITS):
             yield {"name": name, "value": None, "detail": "needs a GPU"}
         return
-    yield _memory(trainer, place.sizes.health_epochs)
+    yield _memory(trainer, site.sizes.health_epochs)
     yield _waits(trainer)
 
 
@@ -78,7 +68,7 @@ def _waits(trainer: Trainer) -> Row:
     loops.step_through(trainer, batches)
     places = []
     for images, targets, _ in batches:
-        loops.wait(trainer.device)
+        wait(trainer.device)
         torch.cuda.set_sync_debug_mode("error")
         try:
             trainer.step(images, targets)

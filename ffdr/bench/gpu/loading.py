@@ -3,45 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numba
 import torch
 
 from ffdr.bench import loops
-from ffdr.bench.gpu.place import Place, Ready, Row, timed
+from ffdr.bench.gpu.site import Ready, Row, Site, timed
 from ffdr.bench.loops import CachedBatches
-from ffdr.bench.timing import Work, time_in_turn
+from ffdr.bench.timing import Workload, time_in_turn
 from ffdr.loader.loader import ReinforcedLoader
 from ffdr.train.fit import Trainer
-from ffdr.util.cores import thread_count
+from ffdr.util.machine import thread_count
 
 # Names of rows.
 DR, ERM, CACHED = "DR, fit loop with the loader", "ERM, fit loop with the loader", "DR, step on cached batches"
 
 
-def prepare_loader(place: Place) -> Ready:
+def prepare_loader(site: Site) -> Ready:
     """JPEGs and coefficients, on all cores and on all but one; kernels are compiled by one batch of each."""
-    cores = thread_count(0)
+    cores, sizes = thread_count(0), site.sizes
+    make = partial(
+        ReinforcedLoader,
+        batch_size=sizes.batch_size,
+        resolution=sizes.resolution,
+        device=site.device,
+        dtype=torch.uint8,
+    )
     loaders = {
-        f"{label}, {threads} threads": _loader(place, images, threads)
-        for label, images in (("JPEG", place.jpegs), ("coefficients", place.images))
+        f"{label}, {threads} threads": make(images, site.reinforced, workers=threads)
+        for label, images in (("JPEG", site.jpegs), ("coefficients", site.images))
         for threads in sorted({cores, max(1, cores - 1)}, reverse=True)
     }
     for loader in loaders.values():
         next(iter(loader))
         loader.set_epoch(0)
-
-    def measure() -> Iterator[Row]:
-        work = {
-            name: Work(lambda loader=loader: _take(loader), len(loader) * loader.batch_size)
-            for name, loader in loaders.items()
-        }
-        for name, timing in time_in_turn(work, place.sizes.repeats).items():
-            yield timed(name, timing, numba_threads=_layer())
-
-    return Ready(measure)
+    work = {name: Workload(partial(_take, loader), len(loader) * loader.batch_size) for name, loader in loaders.items()}
+    return Ready(lambda: (row | {"numba_threads": _layer()} for row in site.rows(work)))
 
 
 def _layer() -> str:
@@ -49,18 +48,6 @@ def _layer() -> str:
         return numba.threading_layer()
     except ValueError:
         return "none in use"
-
-
-def _loader(place: Place, images: Path, threads: int) -> ReinforcedLoader:
-    return ReinforcedLoader(
-        images,
-        place.reinforced,
-        batch_size=place.sizes.batch_size,
-        resolution=place.sizes.resolution,
-        device=place.device,
-        dtype=torch.uint8,
-        workers=threads,
-    )
 
 
 def _take(loader: ReinforcedLoader) -> None:
@@ -72,43 +59,44 @@ def _take(loader: ReinforcedLoader) -> None:
             arrived.synchronize()
 
 
-def prepare_epochs(place: Place, compile: str) -> Ready:
+def prepare_epochs(site: Site, compile: str) -> Ready:
     """The trainer as ``ffdr train`` builds it, on DR and on ERM; without torch.compile where that breaks it."""
-    trainers, note = {}, ""
+    note = ""
+    try:
+        dr, erm = _warm_trainers(site, compile)
+    except Exception as error:
+        if compile == "off":
+            raise
+        note = f"train.compile={compile} failed ({type(error).__name__}: {str(error)[:200]}); this is without it"
+        dr, erm = _warm_trainers(site, "off")
+    return Ready(partial(_epochs, site, dr, erm, note))
+
+
+def _warm_trainers(site: Site, compile: str) -> list[Trainer]:
+    """For dr and for erm, both compiled."""
+    setting, trainers = site.setting(compile=compile), []
     for task in ("dr", "erm"):
-        try:
-            trainers[task] = _warm_trainer(place, task, compile)
-        except Exception as error:
-            if compile == "off":
-                raise
-            note = f"train.compile={compile} failed ({type(error).__name__}: {str(error)[:200]}); this is without it"
-            trainers = {name: _warm_trainer(place, name, "off") for name in ("dr", "erm")[: len(trainers) + 1]}
-            compile = "off"
-    return Ready(lambda: _epochs(place, trainers["dr"], trainers["erm"], note))
+        out = site.folder / f"epochs-{task}-{compile}"
+        trainers.append(loops.new_trainer(setting, site.training_files(task), out))
+        loops.train_on_last(trainers[-1], min(3, setting.steps))
+    return trainers
 
 
-def _warm_trainer(place: Place, task: str, compile: str) -> Trainer:
-    setting = place.setting(compile=compile)
-    trainer = loops.new_trainer(setting, place.training_files(task), place.folder / f"epochs-{task}-{compile}")
-    loops.train_on_last(trainer, min(3, setting.steps))
-    return trainer
-
-
-def _epochs(place: Place, dr: Trainer, erm: Trainer, note: str) -> Iterator[Row]:
-    setting = place.setting()
+def _epochs(site: Site, dr: Trainer, erm: Trainer, note: str) -> Iterator[Row]:
+    setting = site.setting()
     waits: dict[str, list[float]] = {DR: [], ERM: []}
     kept = CachedBatches(loops.read_last(dr.loader, setting.steps), setting.steps, dr.loader.num_classes)
 
-    def fit(name: str, trainer: Trainer) -> Any:
-        return lambda: waits[name].append(loops.train_on_last(trainer, setting.steps)["data_wait"])
+    def fit(name: str, trainer: Trainer) -> None:
+        waits[name].append(loops.train_on_last(trainer, setting.steps)["data_wait"])
 
     work = {
-        DR: Work(fit(DR, dr), setting.images),
-        CACHED: Work(lambda: loops.step_through(dr, kept), setting.images),
-        ERM: Work(fit(ERM, erm), setting.images),
+        DR: Workload(partial(fit, DR, dr), setting.images),
+        CACHED: Workload(partial(loops.step_through, dr, kept), setting.images),
+        ERM: Workload(partial(fit, ERM, erm), setting.images),
     }
-    for name, timing in time_in_turn(work, place.sizes.repeats).items():
-        more: dict[str, Any] = {"data_wait": waits[name][-place.sizes.repeats :]} if name in waits else {}
+    for name, timing in time_in_turn(work, site.sizes.repeats).items():
+        more: dict[str, Any] = {"data_wait": waits[name][-site.sizes.repeats :]} if name in waits else {}
         if note:
             more["note"] = note
-        yield timed(name, timing, compile=loops.compiled(erm if name == ERM else dr), **more)
+        yield timed(name, timing, compile=(erm if name == ERM else dr).step.compiled, **more)

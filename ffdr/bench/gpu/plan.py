@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ffdr.config.choices import GPU_STAGES
@@ -96,7 +96,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Job:
+class GpuJob:
     """A part of a stage that is prepared and measured by itself."""
 
     stage: str
@@ -112,28 +112,24 @@ class Job:
     needs_files: bool = False
     extra: bool = False
     """measured when all else is"""
-    arguments: Any = None
+    arguments: dict[str, Any] = field(default_factory=dict)
     """for its kind; plain data"""
 
-    def json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
 
-
-def jobs(sizes: Sizes, gpu: bool, stages: Sequence[str]) -> list[Job]:
+def jobs(sizes: Sizes, gpu: bool, stages: Sequence[str]) -> list[GpuJob]:
     """All jobs of the stages (empty: all), the most important first; ``tests`` and ``profile`` have none."""
     found = _gpu_jobs(sizes) if gpu else _cpu_jobs(sizes)
     return [job for job in found if not stages or job.stage in stages or (job.stage == STEPS and PROFILE in stages)]
 
 
-def _gpu_jobs(sizes: Sizes) -> list[Job]:
+def _gpu_jobs(sizes: Sizes) -> list[GpuJob]:
     half = ("bfloat16", "float16")
     base = sizes.model, sizes.resolution, sizes.batch_size
     small = sizes.small_model, sizes.small_resolution, sizes.batch_size
     both = [Line(STEP, "bfloat16", mode) for mode in ("off", "default")]
     trio = [Line(how, "bfloat16", "default") for how in (STEP, FIT, BARE)]
     return [
-        Job(SETUP, "set-up", "hardware", 6, 13),
+        GpuJob(SETUP, "set-up", "hardware", 6, 13),
         _steps(*base, trio, seconds=16),
         *[_steps(*base, [Line(STEP, precision, "off")], seconds=9) for precision in half],
         _steps(*base, [Line(STEP, "float16", "default")], seconds=6),
@@ -150,11 +146,11 @@ def _gpu_jobs(sizes: Sizes) -> list[Job]:
     ]
 
 
-def _cpu_jobs(sizes: Sizes) -> list[Job]:
+def _cpu_jobs(sizes: Sizes) -> list[GpuJob]:
     base = sizes.model, sizes.resolution, sizes.batch_size
     small = sizes.small_model, sizes.small_resolution, sizes.batch_size
     return [
-        Job(SETUP, "set-up", "hardware", 1),
+        GpuJob(SETUP, "set-up", "hardware", 1),
         _steps(*base, [Line(how, "float32", "default") for how in (STEP, FIT, BARE)], seconds=1),
         _steps(*base, [Line(STEP, "float32", "off")], seconds=1),
         _steps(*base, [Line(STEP, "bfloat16", "off")], seconds=1),
@@ -163,21 +159,23 @@ def _cpu_jobs(sizes: Sizes) -> list[Job]:
     ]
 
 
-def _with_files(sizes: Sizes, memory: float, compile: str) -> list[Job]:
+def _with_files(sizes: Sizes, memory: float, compile: str) -> list[GpuJob]:
     gpu = memory > 1
     return [
-        Job(LOADER, "loader", "loader", 14 if gpu else 1, memory / 4, needs_files=True),
-        Job(EPOCHS, "epochs", "epochs", 22 if gpu else 1, 2 * memory, 2 * memory, True, arguments={"compile": compile}),
-        Job(HEALTH, "health", "health", 12 if gpu else 1, memory / 2, memory / 2, needs_files=True),
-        Job(TEACHER, "teacher", "teacher", 22 if gpu else 1, memory / 2, needs_files=True),
-        Job(EVALUATION, "evaluation", "evaluation", 10 if gpu else 1, memory / 2, needs_files=True),
+        GpuJob(LOADER, "loader", "loader", 14 if gpu else 1, memory / 4, needs_files=True),
+        GpuJob(
+            EPOCHS, "epochs", "epochs", 22 if gpu else 1, 2 * memory, 2 * memory, True, arguments={"compile": compile}
+        ),
+        GpuJob(HEALTH, "health", "health", 12 if gpu else 1, memory / 2, memory / 2, needs_files=True),
+        GpuJob(TEACHER, "teacher", "teacher", 22 if gpu else 1, memory / 2, needs_files=True),
+        GpuJob(EVALUATION, "evaluation", "evaluation", 10 if gpu else 1, memory / 2, needs_files=True),
     ]
 
 
 def _steps(
     model: str, resolution: int, batch_size: int, lines: Sequence[Line], ema: float = 0.0, *, seconds: float,
     keeps: float = 2.5, extra: bool = False,
-) -> Job:  # fmt: skip
+) -> GpuJob:  # fmt: skip
     """The lines are timed in turn, in one process."""
     sort = f" {lines[0].label}" if len(lines) == 1 else ""
     name = f"{model}@{resolution} px, {batch_size}{sort}"
@@ -189,4 +187,4 @@ def _steps(
         "ema": ema,
         "lines": [asdict(line) for line in lines],
     }
-    return Job(STEPS, name, "steps", seconds, max(memory, keeps), keeps, extra=extra, arguments=arguments)
+    return GpuJob(STEPS, name, "steps", seconds, max(memory, keeps), keeps, extra=extra, arguments=arguments)

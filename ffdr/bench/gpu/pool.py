@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
-from ffdr.bench.gpu.place import Row
-from ffdr.bench.gpu.plan import Job
+from ffdr.bench.gpu.plan import GpuJob
+from ffdr.bench.gpu.site import Row
 
 # States of a job.
 NEW, PREPARING, READY, FAILED, MEASURED = "new", "preparing", "ready", "failed", "measured"
@@ -79,7 +80,7 @@ class Process:
 class Worker(Process):
     """A process that measures (``worker.py``), and the states of its jobs."""
 
-    def __init__(self, jobs: Sequence[Job], first: dict[str, Any], log: Path, env: dict[str, str]) -> None:
+    def __init__(self, jobs: Sequence[GpuJob], first: dict[str, Any], log: Path, env: dict[str, str]) -> None:
         super().__init__(["-m", "ffdr.bench.gpu.worker"], log, env, talks=True)
         self.jobs = {job.name: job for job in jobs}
         self.states = dict.fromkeys(self.jobs, NEW)
@@ -87,11 +88,11 @@ class Worker(Process):
         self.events: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self.stops: list[tuple[float, float]] = []
         """When it stood still, monotonic seconds."""
-        self._send({**first, "jobs": [job.json() for job in jobs]})
+        self._send({**first, "jobs": [asdict(job) for job in jobs]})
         threading.Thread(target=self._listen, daemon=True).start()
 
     def order(self, do: str, job: str, **more: Any) -> None:
-        """Ask for something; the answers come as events."""
+        """Ask for something; what follows comes as events."""
         self._send({"do": do, "job": job, **more})
 
     def _send(self, order: dict[str, Any]) -> None:
@@ -118,32 +119,41 @@ class Worker(Process):
                 self.fail(job, row)
 
 
+@dataclass(frozen=True)
+class Background:
+    """What runs beside the jobs."""
+
+    files: Path
+    """exists once all files are there"""
+    stopped: Sequence[Process] = ()
+    """these stand still while something is measured"""
+    going_on: Sequence[Process] = ()
+    """these need not: they leave the GPU alone"""
+
+
+class Limits(NamedTuple):
+    """What jobs that get ready side by side may take together."""
+
+    memory: float
+    """GB of the GPU"""
+    jobs: int
+
+
 class Pool:
     """All processes of one run."""
 
-    def __init__(
-        self,
-        workers: Sequence[Worker],
-        others: Sequence[Process],
-        beside: Sequence[Process],
-        files: Path,
-        memory: float,
-        at_once: int,
-    ) -> None:
-        """others: in the background, still while something is measured; beside: those that go on. files: exists once
-        all files are there. memory: GB of the GPU; at_once: jobs that may get ready at the same time."""
-        self.workers, self.others, self._beside, self._files = list(workers), list(others), list(beside), files
-        self._memory, self._at_once = memory, at_once
+    def __init__(self, workers: Sequence[Worker], background: Background, limits: Limits) -> None:
+        self.workers, self._background, self._limits = list(workers), background, limits
 
-    def state(self, job: Job) -> str:
+    def state(self, job: GpuJob) -> str:
         """Of a job."""
         return self._of(job).states[job.name]
 
-    def failure(self, job: Job) -> Row:
+    def failure(self, job: GpuJob) -> Row:
         """Why a job failed."""
         return self._of(job).failures[job.name]
 
-    def _of(self, job: Job) -> Worker:
+    def _of(self, job: GpuJob) -> Worker:
         return next(worker for worker in self.workers if job.name in worker.jobs)
 
     def wait(self, until: Callable[[], bool], seconds: float) -> bool:
@@ -171,6 +181,8 @@ class Pool:
             worker.states[event["job"]] = READY
         elif event["event"] == "failed":
             worker.fail(event["job"], {key: event[key] for key in ("failed", "traceback")})
+        elif event["event"] == "done":
+            worker.states[event["job"]] = MEASURED
 
     def _start_some(self) -> None:
         """Have jobs prepared for which there is room."""
@@ -187,11 +199,11 @@ class Pool:
         for worker, job in pairs:
             if worker.states[job.name] != NEW or id(worker) in taken or worker.ended:
                 continue
-            if len(busy) >= self._at_once or (busy and used + job.memory > self._memory):
+            if len(busy) >= self._limits.jobs or (busy and used + job.memory > self._limits.memory):
                 continue
             if job.extra and any(w.states[other.name] in (NEW, PREPARING) for w, other in pairs if not other.extra):
                 continue
-            if job.needs_files and not self._files.exists():
+            if job.needs_files and not self._background.files.exists():
                 continue
             worker.order("prepare", job.name)
             worker.states[job.name] = PREPARING
@@ -199,7 +211,7 @@ class Pool:
             taken.add(id(worker))
             used += job.memory
 
-    def measure(self, job: Job, seconds: float, profiled: str = "") -> Iterator[Row]:
+    def measure(self, job: GpuJob, seconds: float, profiled: str = "") -> Iterator[Row]:
         """The rows of a job that is ready, while nothing else uses the GPU. profiled: the name of a row, of which then
         a profile is the only row.
 
@@ -219,26 +231,23 @@ class Pool:
                         return
                     if time.monotonic() > end:
                         worker.kill()
-                        worker.fail(
-                            job.name, {"failed": f"not done in {seconds:.0f} s", "traceback": worker.last_words()}
-                        )
+                        late = {"failed": f"not done in {seconds:.0f} s", "traceback": worker.last_words()}
+                        worker.fail(job.name, late)
                         return
                     continue
-                if event["job"] != job.name:
-                    self._note(worker, event)
-                elif event["event"] == "row":
+                mine = event["job"] == job.name
+                if mine and event["event"] == "row":
                     yield without_stops(event["row"], worker.stops)
-                elif event["event"] == "failed":
-                    self._note(worker, event)
-                    return
-                elif event["event"] == "done":
-                    worker.states[job.name] = MEASURED
+                    continue
+                self._note(worker, event)
+                if mine and event["event"] in ("done", "failed"):
                     return
 
     @contextmanager
     def _alone(self, one: Worker) -> Iterator[None]:
         """Nothing else uses the GPU."""
-        still = [process for process in (*self.workers, *self.others) if process is not one and not process.ended]
+        all_others = (*self.workers, *self._background.stopped)
+        still = [process for process in all_others if process is not one and not process.ended]
         begun = time.monotonic()
         for process in still:
             process.signal(signal.SIGSTOP)
@@ -250,7 +259,7 @@ class Pool:
                 if isinstance(process, Worker):
                     process.stops.append((begun, time.monotonic()))
 
-    def give_up(self, job: Job) -> None:
+    def give_up(self, job: GpuJob) -> None:
         """A job is not wanted any more, whatever its state."""
         worker = self._of(job)
         if worker.states[job.name] == PREPARING and len(worker.jobs) == 1:
@@ -258,7 +267,7 @@ class Pool:
         worker.states[job.name] = MEASURED
         self.release(job)
 
-    def release(self, job: Job) -> None:
+    def release(self, job: GpuJob) -> None:
         """Give back what a measured job holds, if its process has no other."""
         worker = self._of(job)
         if all(state in (MEASURED, FAILED) for state in worker.states.values()):
@@ -266,7 +275,7 @@ class Pool:
 
     def close(self) -> None:
         """End everything."""
-        processes = (*self.workers, *self.others, *self._beside)
+        processes = (*self.workers, *self._background.stopped, *self._background.going_on)
         for process in processes:
             process.signal(signal.SIGKILL)  # all at once: to leave a GPU takes a process a second or two
         for process in processes:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity
 
-from ffdr.bench import loops
-from ffdr.bench.gpu.place import Row
+from ffdr.bench.gpu.site import Row
+from ffdr.train.stopwatch import wait
 
 _TOP = 10
 _KINDS = (
@@ -33,10 +33,10 @@ def profile(run: Callable[[], object], steps: int, device: torch.device) -> Row:
     """Microseconds per step by kind of kernel, and the longest kernels. steps: that ``run`` does."""
     gpu = device.type == "cuda"
     run()
-    loops.wait(device)
+    wait(device)
     with torch.profiler.profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as recorded:
         run()
-        loops.wait(device)
+        wait(device)
     kernels = []
     for event in recorded.key_averages():
         spent = event.self_device_time_total if gpu else event.self_cpu_time_total

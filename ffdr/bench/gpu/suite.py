@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 import ffdr
-from ffdr.bench.gpu.place import Row
 from ffdr.bench.gpu.pool import Process
+from ffdr.bench.gpu.site import Row
 
 _MARK = re.compile(r"mark\.gpu\b")
 _AT_ONCE = 6
@@ -43,7 +43,7 @@ def root() -> Path:
 def start(files: list[Path], log: Path, env: dict[str, str], after: Path | None = None) -> Process:
     """All tests of the files that need a GPU, in the background.
 
-    after: a file to wait for, which tells that Numba's kernels are compiled; each test would compile them, too.
+    after: a file to wait for, which shows that Numba's kernels are compiled; each test would compile them, too.
     """
     env = env | ({_AFTER: str(after)} if after else {})
     return Process(["-m", "ffdr.bench.gpu.suite", *map(str, files)], log, env, nice=5, cwd=root())

@@ -19,8 +19,8 @@ from typing import Any, TextIO
 import torch
 
 from ffdr.bench.gpu import hardware, health, loading, steps, teaching
-from ffdr.bench.gpu.place import Place, Ready, failure
 from ffdr.bench.gpu.plan import CPU, GPU
+from ffdr.bench.gpu.site import Ready, Site, failure
 
 KINDS: Mapping[str, Callable[..., Ready]] = {
     "hardware": hardware.prepare,
@@ -33,11 +33,11 @@ KINDS: Mapping[str, Callable[..., Ready]] = {
 }
 
 
-class Worker:
-    """Its jobs and what became of them."""
+class Desk:
+    """The jobs of this process, and the answers to orders about them."""
 
-    def __init__(self, place: Place, jobs: list[dict[str, Any]], answers: TextIO) -> None:
-        self._place, self._answers = place, answers
+    def __init__(self, site: Site, jobs: list[dict[str, Any]], answers: TextIO) -> None:
+        self._site, self._answers = site, answers
         self._jobs = {job["name"]: job for job in jobs}
         self._ready: dict[str, Ready] = {}
 
@@ -51,7 +51,7 @@ class Worker:
 
     def _prepare(self, name: str, order: dict[str, Any]) -> None:
         job = self._jobs[name]
-        self._ready[name] = KINDS[job["kind"]](self._place, **(job["arguments"] or {}))
+        self._ready[name] = KINDS[job["kind"]](self._site, **job["arguments"])
         self._give_back_memory()
         self._say(name, "ready")
 
@@ -69,7 +69,7 @@ class Worker:
 
     def _give_back_memory(self) -> None:
         """What the allocator only keeps: others get ready beside this process."""
-        if self._place.device.type == "cuda":
+        if self._site.device.type == "cuda":
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
 
@@ -92,10 +92,10 @@ def main() -> None:
     folder = Path(first["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda", 0) if gpu else torch.device("cpu")
-    place = Place(device, GPU if gpu else CPU, folder, Path(first["files"]))
-    worker = Worker(place, first["jobs"], answers)
+    site = Site(device, GPU if gpu else CPU, folder, Path(first["files"]))
+    desk = Desk(site, first["jobs"], answers)
     for line in sys.stdin:
-        worker.obey(json.loads(line))
+        desk.obey(json.loads(line))
 
 
 if __name__ == "__main__":

@@ -1,24 +1,35 @@
 """Other pipelines that make the same kind of batch from the same pixels, in one thread: torchvision, the published way,
-DALI. Each function returns what reads a whole epoch: uint8 images of one size, not normalised, and labels."""
+DALI. Each ``…_pass`` returns what reads a whole epoch: uint8 images of one size, not normalised, and labels.
+
+The published way of replaying reinforced data: an archive of apple/ml-dr's format (``ffdr export``) holds for each
+image of a torchvision ``ImageFolder`` one pickle of all its views, of which every access reads all and uses one.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+from torchvision.transforms.autoaugment import _apply_op
 
 from ffdr.augment.policy import Policy
-from ffdr.bench.published import PublishedDataset
+from ffdr.augment.view import OPS
 
-Pass = Callable[[], object]
+EpochPass = Callable[[], object]
 """Reads an epoch."""
 
 
-def torchvision_pass(photos: Path, batch_size: int, resolution: int, policy: Policy) -> Pass:
+def torchvision_pass(photos: Path, batch_size: int, resolution: int, policy: Policy) -> EpochPass:
     """torchvision's own transforms on PIL images; those after the crop as far as the policy has them."""
     steps = [transforms.RandomResizedCrop(resolution, policy.scale, policy.ratio)]
     steps.append(transforms.RandomHorizontalFlip(policy.flip))
@@ -30,19 +41,58 @@ def torchvision_pass(photos: Path, batch_size: int, resolution: int, policy: Pol
     return _data_loader_pass(ImageFolder(str(photos), transforms.Compose(steps)), batch_size)
 
 
-def published_pass(photos: Path, folder: Path, batch_size: int, resolution: int) -> Pass:
-    """One pickle an image (``published.py``)."""
+def published_pass(photos: Path, folder: Path, batch_size: int, resolution: int) -> EpochPass:
+    """One pickle per image."""
     return _data_loader_pass(PublishedDataset(photos, folder, resolution), batch_size)
 
 
-def _data_loader_pass(dataset: Dataset, batch_size: int) -> Pass:
-    loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=True, num_workers=0)
-    return lambda: _exhaust(loader)
+def _data_loader_pass(dataset: Dataset, batch_size: int) -> EpochPass:
+    return partial(exhaust, DataLoader(dataset, batch_size, shuffle=True, drop_last=True, num_workers=0))
 
 
-def _exhaust(loader: DataLoader) -> None:
-    for _ in loader:
+def exhaust(batches: Iterable) -> None:
+    """Read them all."""
+    for _ in batches:
         pass
+
+
+class PublishedDataset(Dataset):
+    """An ImageFolder and the folder of its archive; each access shows one of the image's views at random.
+
+    Yields (uint8 (3, resolution, resolution), probabilities (T,), class ids (T,), label).
+    """
+
+    def __init__(self, photos: Path, archive: Path, resolution: int) -> None:
+        self.images, self.archive, self.resolution = ImageFolder(str(photos)), archive, resolution
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[Any, ...]:
+        image, label = self.images[i]
+        index, samples = torch.load(self.archive / f"{i}.pth.tar", weights_only=False)
+        assert index == i, "the archive is not of these images"
+        sample = samples[torch.randint(len(samples), ())]
+        probs, ids = sample["prob"]
+        return replay(image, sample["params"], self.resolution), torch.tensor(probs), torch.tensor(ids), label
+
+
+def replay(image: Image.Image, parameters: Sequence[Any], resolution: int) -> torch.Tensor:
+    """One view, uint8 (3, resolution, resolution), by torchvision on the PIL image.
+
+    parameters: what the format stores of random_resized_crop, random_horizontal_flip, rand_augment and random_erase.
+    """
+    crop, flip, operations, erased = parameters
+    image = F.resized_crop(image, *crop, [resolution, resolution], InterpolationMode.BILINEAR)
+    if flip:
+        image = F.hflip(image)
+    for operation, magnitude in operations or ():
+        image = _apply_op(image, OPS[operation], magnitude, InterpolationMode.NEAREST, None)
+    pixels = F.pil_to_tensor(image)
+    if erased is not None and erased[0] >= 0:
+        top, left, height, width = erased
+        pixels[:, top : top + height, left : left + width] = 0
+    return pixels
 
 
 def has_dali() -> bool:
@@ -50,7 +100,7 @@ def has_dali() -> bool:
     return importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
 
 
-def dali_pass(photos: Path, batch_size: int, resolution: int, policy: Policy) -> Pass:
+def dali_pass(photos: Path, batch_size: int, resolution: int, policy: Policy) -> EpochPass:
     """DALI on one CPU thread: cropped decoding, antialiased resize, flip."""
     from nvidia.dali import fn, pipeline_def
 

@@ -22,7 +22,7 @@ _ENOUGH = 16
 """Images that must be found outside memory for a rate."""
 
 _UNIT = os.sysconf("SC_PAGE_SIZE")
-"""Bytes of a page of memory: the system only keeps and lets go of whole ones."""
+"""Bytes of a page of memory: the system only keeps and drops whole ones."""
 _mincore = ctypes.CDLL(None).mincore
 _mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
 
@@ -32,7 +32,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class ReadRates:
-    """Images a second; None: the system keeps the file in memory, or tells only its owner: its disk can't be seen."""
+    """Images/s; None: the disk can't be seen: the system keeps the file in memory, or shows it to its owner only."""
 
     disk: float | None
     """single images at random places, by as many threads as decode"""
@@ -65,7 +65,7 @@ def read_rates(images: ImageBeton, threads: int, seed: int = 0) -> ReadRates:
 
 
 def _unmap(file: np.ndarray) -> None:
-    """Let go of what this process has read through a map (the tables of each file, and 64 KiB around every access).
+    """Drop what this process has read through a map (the tables of each file, and 64 KiB around every access).
 
     The system keeps what is mapped; the map itself stays, and reads anew what is asked of it.
     """
@@ -76,7 +76,7 @@ def _unmap(file: np.ndarray) -> None:
 def _cold_rate(
     fd: int, file: np.ndarray, spans: Sequence[Span], threads: int, enough: int
 ) -> tuple[float, float] | None:
-    """Spans and bytes a second of those that could be taken out of memory; None: fewer than ``enough``.
+    """Spans/s and bytes/s of those that could be taken out of memory; None: fewer than ``enough``.
 
     file: (bytes,) uint8, the mapped file of the descriptor.
     """
@@ -99,7 +99,7 @@ def _whole_units(span: Span) -> Span:
 def _is_cold(file: np.ndarray, span: Span) -> bool:
     """Whether nothing of a span is in memory, by mincore(2).
 
-    A read that must not wait (RWF_NOWAIT) would tell too, but Linux then begins to read ahead.
+    A read that must not wait (RWF_NOWAIT) would show it too, but Linux then begins to read ahead.
     """
     first, size = _whole_units(span)
     units = np.ones(size // _UNIT, np.uint8)

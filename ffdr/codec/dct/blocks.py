@@ -1,4 +1,9 @@
-"""One row of packed blocks becomes samples: DC, columns to skip, two blocks at a time."""
+"""One stored block row becomes samples: DC, columns to skip, then two blocks at a time.
+
+Nothing is read outside of the row but up to 16 bytes behind its end, which the next row or the image's trailer holds:
+``_open_row`` proves that the heads, the codebook entries and the DCs lie inside, ``decode_row`` compares where the
+payload of every pair ends before the pair is unpacked.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +11,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ffdr.codec.dct.coding import Coding, payload
-from ffdr.codec.dct.format import (
-    BIASES,
-    CHROMA_GROUPS,
-    COEFFICIENT_BITS,
-    ENTRIES,
-    HEAD_BIAS,
-    LOW_GROUPS,
-    TABLE_SHAPE,
-    WIDTHS,
-)
-from ffdr.codec.dct.idct import (
-    ENTRY_BYTES,
-    TYPE_BYTES,
-    fill_pair,
-    pair_1,
-    pair_2,
-    pair_4,
-    pair_8,
-    unpack_dc,
-)
+from ffdr.codec.dct.coding import LARGEST, Coding, payload
+from ffdr.codec.dct.format import BIASES, COEFFICIENT_BITS, ENTRIES, HEAD_BIAS, LOW_GROUPS, TABLE_SHAPE, WIDTHS
+from ffdr.codec.dct.idct import ENTRY_BYTES, TYPE_BYTES, Pair, fill_pair, pair_1, pair_2, pair_4, pair_8, unpack_dc
+from ffdr.jit.instructions import byte_at, short_at, signed_short_at
 from ffdr.jit.kernel import address_of, inlined_kernel, kernel
-from ffdr.jit.vector import byte_at, short_at, signed_short_at
 
+# A codebook entry, as the decoder keeps it; four groups, in types and places:
+#
+#     0     2     4     6     8    9    10   11   12     13        14    15
+#     type0 type1 type2 type3 at0  at1  at2  at3  bytes  has_high  used  -
+#     \___ × TYPE_BYTES ____/ \_ first byte of _/
+#                              each group: 0, w0,
+#                              w0 + w1, ...
+#
+# Chroma's entries of eight groups are halved: 256 of groups 0 to 3, and 256 of groups 4 to 7 under the same numbers.
 _LOW, _HIGH, _CHROMA, _CHROMA_HIGH, _EMPTY = (ENTRIES * i for i in range(5))
-"""Where in ``Tables.entries`` the codebooks begin; the last one is the one entry of a block with nothing."""
+"""Where in ``DecodingTables.entries`` the codebooks begin; the last one is the one entry of a block with nothing."""
 _BYTES, _HAS_HIGH, _USED = 12, 13, 14
-_WIDEST = int(np.flatnonzero(WIDTHS == COEFFICIENT_BITS)[0])
 
 
-class Tables(NamedTuple):
+class DecodingTables(NamedTuple):
     """A file's coding as the decoder takes it."""
 
     types: np.ndarray
@@ -47,14 +42,16 @@ class Tables(NamedTuple):
     quants: np.ndarray
     """(3 Q, 64) uint16"""
     first_with_high: int
+    fast: bool
+    """whether to unpack with AVX2, where there is such; the samples are the same"""
 
 
-def make_tables(coding: Coding | None) -> Tables:
-    """The decoder's tables of a coding; None: of a file without packed images."""
+def make_tables(coding: Coding | None, fast: bool = True) -> DecodingTables:
+    """The decoder's tables of a coding; None: of a file without coefficient images."""
     entries = np.zeros((_EMPTY + 1, ENTRY_BYTES), np.uint8)
     if coding is None:
-        return Tables(_type_table(), entries, np.zeros((0, TABLE_SHAPE[1]), np.uint16), ENTRIES)
-    chroma_low, chroma_high = coding.chroma[:, :LOW_GROUPS], coding.chroma[:, LOW_GROUPS:CHROMA_GROUPS]
+        return DecodingTables(_type_table(), entries, np.zeros((0, TABLE_SHAPE[1]), np.uint16), ENTRIES, fast)
+    chroma_low, chroma_high = coding.chroma[:, :LOW_GROUPS], coding.chroma[:, LOW_GROUPS:]
     for start, types in ((_LOW, coding.low), (_HIGH, coding.high), (_CHROMA, chroma_low), (_CHROMA_HIGH, chroma_high)):
         rows = entries[start : start + ENTRIES]
         rows[:, :8] = (types.astype("<u2") * TYPE_BYTES).view(np.uint8)
@@ -64,7 +61,7 @@ def make_tables(coding: Coding | None) -> Tables:
     entries[_LOW : _LOW + ENTRIES, _HAS_HIGH] = np.arange(ENTRIES) >= coding.first_with_high
     entries[_CHROMA : _CHROMA + ENTRIES, _HAS_HIGH] = chroma_high.any(axis=1)
     quants = np.ascontiguousarray(coding.quant.reshape(-1, TABLE_SHAPE[1]))
-    return Tables(_type_table(), entries, quants, coding.first_with_high)
+    return DecodingTables(_type_table(), entries, quants, coding.first_with_high, fast)
 
 
 def _type_table() -> np.ndarray:
@@ -79,8 +76,8 @@ def _type_table() -> np.ndarray:
     return table
 
 
-class Books(NamedTuple):
-    """The same as addresses, for kernels."""
+class TableAddresses(NamedTuple):
+    """The same as addresses, for kernels; the arrays must be kept alive meanwhile."""
 
     types: int
     entries: int
@@ -91,39 +88,67 @@ class Books(NamedTuple):
 
 
 @kernel
-def address_books(tables: Tables) -> Books:
-    """Addresses of the tables, which must be kept alive meanwhile."""
+def address_tables(tables: DecodingTables) -> TableAddresses:
+    """Addresses of the tables."""
     sets = tables.quants.shape[0] // TABLE_SHAPE[0]
     types, entries = np.int64(address_of(tables.types)), np.int64(address_of(tables.entries))
-    return Books(types, entries, np.int64(address_of(tables.quants)), sets, np.int64(tables.first_with_high))
+    return TableAddresses(types, entries, np.int64(address_of(tables.quants)), sets, np.int64(tables.first_with_high))
 
 
-class Row(NamedTuple):
-    """A block row, and which of its blocks are wanted where. All places are addresses."""
+class Columns(NamedTuple):
+    """Which blocks of a plane's rows are wanted."""
+
+    blocks: int
+    """of a row"""
+    skipped: int
+    """before the first wanted one"""
+    wanted: int
+
+
+class BlockRow(NamedTuple):
+    """A stored block row, and where the wanted blocks' samples go. All but ``columns`` and ``stride`` are addresses."""
 
     start: int
     end: int
-    blocks: int
-    first: int
-    count: int
+    columns: Columns
     quant: int
     dcs: int
-    """room for the int16 DCs of the wanted blocks and of 14 more"""
+    """scratch for the int16 DCs of the wanted blocks and of 14 more"""
     out: int
+    """8 rows; 8 bytes in each for every wanted block, and for one more where their number is odd"""
     stride: int
     is_luma: bool
+
+
+class _Parts(NamedTuple):
+    """Addresses of the parts of a row that follow its ``low`` entries."""
+
+    high: int
+    dc: int
+    ac: int
+
+
+class _Block(NamedTuple):
+    """Addresses of a block's codebook entries; how many bytes its groups take."""
+
+    low: int
+    high: int
+    bytes: int
+    next_high: int
+    """where the next block's ``high`` entry is, if it has one"""
 
 
 @inlined_kernel
 def _type_of_width(width: int) -> int:
     """The type of unsigned DCs of this width, −1 if there is none."""
-    return width if width <= 10 else (_WIDEST if width == COEFFICIENT_BITS else -1)
+    return width if width <= 10 else (LARGEST if width == COEFFICIENT_BITS else -1)
 
 
 @kernel
-def _decode_dc(row: Row, dc: int, types: int, fast: bool) -> None:
+def _decode_dc(row: BlockRow, dc: int, types: int, fast: bool) -> None:
     """DC of the row's wanted blocks, and of those that share their heads; all DCs begin at ``dc``."""
-    first, last = row.first >> 3, (row.first + row.count - 1) >> 3
+    # Heads cover eight blocks each, so up to seven DCs are unpacked before the first wanted block and behind the last.
+    first, last = row.columns.skipped >> 3, (row.columns.skipped + row.columns.wanted - 1) >> 3
     for head in range(last + 1):
         value = short_at(row.start + 2 * head)
         width = value & 15
@@ -134,16 +159,16 @@ def _decode_dc(row: Row, dc: int, types: int, fast: bool) -> None:
 
 
 @kernel
-def _open_row(row: Row, first_with_high: int) -> tuple[int, int, int]:
-    """Where ``high``, ``dc`` and ``ac`` of a row begin; zeros if they don't fit."""
-    none = (np.int64(0), np.int64(0), np.int64(0))
-    heads = (row.blocks + 7) >> 3
-    high = row.start + 2 * heads + row.blocks
+def _open_row(row: BlockRow, first_with_high: int) -> _Parts:
+    """The parts of a row; zeros if they don't fit, or a head has no known width."""
+    none = _Parts(np.int64(0), np.int64(0), np.int64(0))
+    heads = (row.columns.blocks + 7) >> 3
+    high = row.start + 2 * heads + row.columns.blocks
     if high > row.end:
         return none
     highs = np.int64(0)
     if row.is_luma:
-        for place in range(high - row.blocks, high):
+        for place in range(high - row.columns.blocks, high):
             highs += np.int64(byte_at(place) >= first_with_high)
     widths, bad = np.int64(0), False
     for head in range(heads):
@@ -151,12 +176,14 @@ def _open_row(row: Row, first_with_high: int) -> tuple[int, int, int]:
         bad |= _type_of_width(width) < 0
         widths += width
     dc = high + highs
-    return none if bad or dc + widths > row.end else (high, dc, dc + widths)
+    return none if bad or dc + widths > row.end else _Parts(high, dc, dc + widths)
 
 
 @inlined_kernel
-def _next_block(at: int, high: int, is_luma: bool, entries: int) -> tuple[int, int, int, int]:
-    """Entries of a block's groups 0 to 3 and 4 to 7, its bytes, and the next place in ``high``."""
+def _next_block(at: int, high: int, is_luma: bool, entries: int) -> _Block:
+    """The block whose ``low`` or ``chroma`` entry is at ``at``; ``high``: where its ``high`` entry is if it has one."""
+    # A code is a byte and each codebook has 256 entries, so whatever the bytes, an entry is in the table; and since
+    # _open_row counted the codes with a high entry, ``high`` never reaches beyond these.
     code = byte_at(at)
     rest = entries + ENTRY_BYTES * _EMPTY
     if is_luma:
@@ -168,7 +195,7 @@ def _next_block(at: int, high: int, is_luma: bool, entries: int) -> tuple[int, i
         low = entries + ENTRY_BYTES * (_CHROMA + code)
         if byte_at(low + _HAS_HIGH) != 0:
             rest = entries + ENTRY_BYTES * (_CHROMA_HIGH + code)
-    return low, rest, byte_at(low + _BYTES) + byte_at(rest + _BYTES), high
+    return _Block(low, rest, byte_at(low + _BYTES) + byte_at(rest + _BYTES), high)
 
 
 @inlined_kernel
@@ -176,19 +203,6 @@ def _level(dc: int, quant: int) -> int:
     """The one level of a block that is nothing but DC, as the inverse DCT would make it."""
     value = np.int64(np.int16(dc * quant))
     return max(0, min(255, (((value << 2) + 16) >> 5) + 128))
-
-
-class _Pair(NamedTuple):
-    """Two neighbouring blocks: addresses of their entries and of their bytes, DCs."""
-
-    low_a: int
-    low_b: int
-    high_a: int
-    high_b: int
-    at_a: int
-    at_b: int
-    dc_a: int
-    dc_b: int
 
 
 @inlined_kernel
@@ -199,48 +213,50 @@ def _groups_of(low: int, high: int) -> int:
 
 
 @inlined_kernel
-def _decode_pair(two: _Pair, out: int, stride: int, quant: int, types: int, fast: bool) -> None:
-    """Samples of two blocks."""
-    low_a, low_b, high_a, high_b, at_a, at_b, a, b = two
-    groups = max(_groups_of(low_a, high_a), _groups_of(low_b, high_b))
+def _decode_pair(pair: Pair, fast: bool) -> None:
+    """Samples of two blocks, by the cheapest of the transforms that take all of their groups."""
+    groups = max(_groups_of(pair.low_a, pair.high_a), _groups_of(pair.low_b, pair.high_b))
     if groups == 0:
-        fill_pair(out, stride, _level(a, short_at(quant)), _level(b, short_at(quant)))
+        quant = short_at(pair.quant)
+        fill_pair(pair.out, pair.stride, _level(pair.dc_a, quant), _level(pair.dc_b, quant))
     elif groups == 1:
-        pair_1(fast, out, stride, low_a, low_b, high_a, high_b, at_a, at_b, a, b, quant, types)
+        pair_1(fast, pair)
     elif groups == 2:
-        pair_2(fast, out, stride, low_a, low_b, high_a, high_b, at_a, at_b, a, b, quant, types)
+        pair_2(fast, pair)
     elif groups <= 4:
-        pair_4(fast, out, stride, low_a, low_b, high_a, high_b, at_a, at_b, a, b, quant, types)
+        pair_4(fast, pair)
     else:
-        pair_8(fast, out, stride, low_a, low_b, high_a, high_b, at_a, at_b, a, b, quant, types)
+        pair_8(fast, pair)
 
 
 @kernel
-def decode_row(row: Row, books: Books, fast: bool) -> bool:
+def decode_row(row: BlockRow, tables: TableAddresses, fast: bool) -> bool:
     """Samples of the wanted blocks of a row, and of one more if their number is odd. Returns whether it fits."""
-    high, dc, ac = _open_row(row, books.first_with_high)
-    if ac == 0:
+    parts = _open_row(row, tables.first_with_high)
+    if parts.ac == 0:
         return False
-    _decode_dc(row, dc, books.types, fast)
-    entries, place = books.entries, ac
-    low, dcs = row.start + 2 * ((row.blocks + 7) >> 3), row.dcs + 2 * (row.first & 7)
-    for i in range(row.first):
-        _, _, size, high = _next_block(low + i, high, row.is_luma, entries)
-        place += size
-    low += row.first
+    _decode_dc(row, parts.dc, tables.types, fast)
+    columns, entries = row.columns, tables.entries
     empty = entries + ENTRY_BYTES * _EMPTY
-    for i in range(0, row.count, 2):
-        low_a, high_a, size, high = _next_block(low + i, high, row.is_luma, entries)
-        at_a = place
-        place += size
-        low_b, high_b, at_b = empty, empty, at_a
-        if i + 1 < row.count:
-            low_b, high_b, size, high = _next_block(low + i + 1, high, row.is_luma, entries)
-            at_b = place
-            place += size
+    codes, dcs = row.start + 2 * ((columns.blocks + 7) >> 3), row.dcs + 2 * (columns.skipped & 7)
+    place, high = parts.ac, parts.high
+    for i in range(columns.skipped):
+        block = _next_block(codes + i, high, row.is_luma, entries)
+        place, high = place + block.bytes, block.next_high
+    codes += columns.skipped
+    for i in range(0, columns.wanted, 2):
+        a = _next_block(codes + i, high, row.is_luma, entries)
+        b = _Block(empty, empty, 0, a.next_high)
+        if i + 1 < columns.wanted:
+            b = _next_block(codes + i + 1, a.next_high, row.is_luma, entries)
+        at_a, at_b = place, place + a.bytes
+        place, high = at_b + b.bytes, b.next_high
         if place > row.end:
             return False
-        two = _Pair(low_a, low_b, high_a, high_b, at_a, at_b, signed_short_at(dcs), signed_short_at(dcs + 2))
-        _decode_pair(two, row.out + 8 * i, row.stride, row.quant, books.types, fast)
+        dc_a, dc_b, out = signed_short_at(dcs), signed_short_at(dcs + 2), row.out + 8 * i
+        pair = Pair(
+            out, row.stride, a.low, b.low, a.high, b.high, at_a, at_b, dc_a, dc_b, row.quant, tables.types
+        )  # fmt: skip
+        _decode_pair(pair, fast)
         dcs += 4
     return True

@@ -1,4 +1,4 @@
-"""The coding that all packed images of a file share: three codebooks and the sets of quantisation tables.
+"""The coding that all coefficient images of a file share: three codebooks and the sets of quantisation tables.
 
 Stored, little endian::
 
@@ -10,9 +10,9 @@ Stored, little endian::
     uint8  chroma[256][8]   types of all groups
     uint16 quant[Q][3][64]  tables of Y, Cb and Cr, natural order
 
-What a group of coefficients demands of its type is told by two *levels*: how far its values reach below zero, and how
-far above. A type serves the group if both its own levels are at least as high. One byte a group, the levels of a block
-or of a codebook entry are two 64-bit words, which are compared in a few instructions.
+What a group of coefficients demands of its type are two *levels*: how far its values reach below zero, and how far
+above. A type serves the group if both its own levels are at least as high. One byte per group, the levels of a block or
+of a codebook entry are two 64-bit words, which are compared in a few instructions.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ LARGEST = int(np.flatnonzero(WIDTHS == COEFFICIENT_BITS)[0])
 HIGH_BYTE = int(np.flatnonzero(WIDTHS == 1)[0])
 """To a codebook, the ``high`` byte is a fifth group of ``low``: of this type, which takes one byte, or of type 0."""
 
-# The lowest and the highest value of the types, without doubles, are the steps of the levels.
+# Types reach 0, 1, 2, 4, ... 512, 2048 below zero and 0, 1, 2, 3, 7, ... 511, 2047 above it. The ranks of these numbers
+# are the levels. (Types 12 and 13, of one and two bits and biased by one, hold 0 to 1 and -1 to 2.)
 _SPANS = (1 << WIDTHS.astype(np.int64)) >> 1
 LOWEST = BIASES - _SPANS
 HIGHEST = np.maximum(BIASES + _SPANS - 1, 0)
@@ -79,6 +80,7 @@ def block_levels(block: np.ndarray) -> tuple[int, int]:
 @inlined_kernel
 def serves(entry: int, demand: int) -> bool:
     """Whether every level of the word ``entry`` is at least as high as in ``demand``; levels are below 128."""
+    # Byte by byte, (128 + e) - d keeps bit 7 where e >= d, and never borrows from the byte above.
     tops = np.uint64(0x8080808080808080)
     return ((np.uint64(entry) | tops) - np.uint64(demand)) & tops == tops
 
@@ -93,7 +95,7 @@ class Book(NamedTuple):
     order: np.ndarray
     """(256,) uint8 entries from the cheapest on, the lower number first"""
     below: np.ndarray
-    """(256,) uint64 levels of the entries in that order, one byte a group, group 0 in the lowest"""
+    """(256,) uint64 levels of the entries in that order, one byte per group, group 0 in the lowest"""
     above: np.ndarray
     """(256,) uint64"""
 
@@ -178,12 +180,12 @@ class Coding:
 
 
 def payload(types: np.ndarray) -> np.ndarray:
-    """(n,) uint8 bytes that groups of these (n, G) types take: as many as bits a value."""
+    """(n,) uint8 bytes that groups of these (n, G) types take: as many as bits per value."""
     return WIDTHS[types].sum(axis=1, dtype=np.uint8)
 
 
 def word(levels: np.ndarray) -> np.ndarray:
-    """(n,) uint64 of (n, G) levels, G at most 8: one byte a group, group 0 in the lowest."""
+    """(n,) uint64 of (n, G) levels, G at most 8: one byte per group, group 0 in the lowest."""
     bytes_ = np.zeros((len(levels), 8), np.uint8)
     bytes_[:, : levels.shape[1]] = levels
     return bytes_.view("<u8")[:, 0].astype(np.uint64)

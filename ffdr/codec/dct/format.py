@@ -1,4 +1,4 @@
-"""The bytes of an image in packed coefficients, and of the codebooks that all images of a file share.
+"""The bytes of a coefficient image, and of the codebooks that all images of a file share.
 
 A *plane* is Y, Cb or Cr; a *block* is 8×8 samples of one, stored as its quantised DCT coefficients. Only blocks that
 hold samples of the image are stored: ceil(width / 8) of a plane's own width, not the padding of JPEG's MCUs. An MCU
@@ -57,10 +57,11 @@ TRAILER = 16
 TABLE_SHAPE = (3, 64)
 """A set of quantisation tables: of Y, Cb, Cr, in natural order; those of a grey image are three times the same."""
 
-BLOCKS_A_HEAD = 8
+BLOCKS_PER_HEAD = 8
 HEAD_BIAS = 2048
 COEFFICIENT_BITS = 12
-"""Every coefficient lies in [-2048, 2047]."""
+LEAST, MOST = -HEAD_BIAS, (1 << COEFFICIENT_BITS) - HEAD_BIAS - 1
+"""Every coefficient lies between them."""
 
 WIDTHS = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 1, 2], np.uint8)
 """Bits of a value, by type."""
@@ -118,11 +119,32 @@ class Coefficients:
     quant: np.ndarray
     """(P, 64) uint16 quantisation tables, natural order, each at least 1."""
     planes: tuple[np.ndarray, ...]
-    """P of (block rows, blocks a row, 64) int16, natural order; DC is the value itself, not a difference."""
+    """P of (block rows, blocks per row, 64) int16, natural order; DC is the value itself, not a difference."""
+
+
+def check_coefficients(coefficients: Coefficients) -> None:
+    """Raise ValueError where shapes, types or values are none that ``Coefficients`` may have."""
+    sampling, width, height = coefficients.sampling, coefficients.width, coefficients.height
+    if not 0 <= sampling < len(FACTORS):
+        raise ValueError(f"coefficients: sampling {sampling} is unknown")
+    if not (0 < width <= 65535 and 0 < height <= 65535):
+        raise ValueError(f"coefficients: {width}×{height} pixels, sides can be 1 to 65535")
+    planes = 1 if sampling == GREY else 3
+    if len(coefficients.planes) != planes:
+        raise ValueError(f"coefficients: {len(coefficients.planes)} planes, must be {planes}")
+    quant = coefficients.quant
+    if quant.dtype != np.uint16 or quant.shape != (planes, 64) or not quant.all():
+        raise ValueError(f"coefficients: quant must be uint16 ({planes}, 64), at least 1")
+    for plane, blocks in enumerate(coefficients.planes):
+        shape = (*block_grid(sampling, width, height, plane), 64)
+        if blocks.dtype != np.int16 or blocks.shape != shape:
+            raise ValueError(f"coefficients: plane {plane} is {blocks.dtype} {blocks.shape}, must be int16 {shape}")
+        if blocks.min() < LEAST or blocks.max() > MOST:
+            raise ValueError(f"coefficients: plane {plane} has a value outside of [{LEAST}, {MOST}]")
 
 
 def block_grid(sampling: int, width: int, height: int, plane: int) -> tuple[int, int]:
-    """Block rows of a plane, and blocks a row."""
+    """Block rows of a plane, and blocks per row."""
     h, v = FACTORS[sampling] if plane else (1, 1)
     return _ceil(_ceil(height, v), 8), _ceil(_ceil(width, h), 8)
 
@@ -132,7 +154,7 @@ def mcu_rows(sampling: int, height: int) -> int:
     return _ceil(height, 8 * FACTORS[sampling][1])
 
 
-def rows_a_mcu(sampling: int) -> int:
+def rows_per_mcu(sampling: int) -> int:
     """Entries of the row table for one MCU row."""
     return FACTORS[sampling][1] + (0 if sampling == GREY else 2)
 

@@ -7,28 +7,42 @@ bits, columns first) with the same roundings, so that samples are those of libjp
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.core import cgutils
 
 from ffdr.codec.dct.format import GROUPS
-from ffdr.jit.vector import (
-    I8,
-    I16,
-    I32,
-    I64,
-    Code,
-    constant,
-    in_both_versions,
-)
+from ffdr.jit.ir import I8, I16, I32, I64, Code, Value, constant, instruction
 
-_A = types.int64
+# Two neighbouring blocks, a and b, go through it side by side, so that one 256-bit register holds a row of both:
+#
+#     group g      a0 a1 a2 a3 a4 a5 a6 a7 | b0 b1 b2 b3 b4 b5 b6 b7      16 int16, lanes as GROUPS[g] says
+#     row y        a(y,0) .......... a(y,7) | b(y,0) .......... b(y,7)     8 of them: coefficients × quantisation
+#     pass 1       the same; every lane is a column, and all 16 are transformed at once
+#     transposed   a(0,x) .......... a(7,x) | b(0,x) .......... b(7,x)     8 of them, one for each column x
+#     pass 2       the same; every lane is a row
+#     samples      8 stores of 16 bytes, a's row and b's row y
+#
+# Within a pass, lanes are held as int32 in two vectors of 8: lanes 0-3 and 8-11, and lanes 4-7 and 12-15. So does
+# AVX2 widen and narrow, which never cross the middle of a register (``Code.pairs``, ``Code.narrow``).
+#
+# Which rows and columns can hold anything but 0 is known while code is emitted, from the number of groups; None stands
+# for those that can't. That is what makes pair_1, pair_2 and pair_4 cheaper than pair_8.
 
 TYPE_BYTES = 64
-"""Bytes of a type in the table of types: for each of 8 lanes the numbers of the two bytes to load, the uint16 factor
-that moves the value to the top, the int16 factor whose high product moves it down again, the bias."""
+"""Bytes of a type in the table of types, four vectors of 16 bytes: for each of 8 lanes the numbers of the two bytes
+that hold its value, the uint16 factor that moves the value to the top, the int16 factor whose high product moves it
+down again, the bias."""
+# How a value of width w gets out of its two bytes, 16 bits of which the lowest o and the highest 16 - w - o belong to
+# its neighbours (w + o is at most 16, by the choice of the widths):
+#
+#     loaded       n n n n n v v v v v v n n n n n     w = 6, o = 5
+#     × 2^(16-w-o) v v v v v v n n n n n 0 0 0 0 0     the multiplication wraps, so what is above falls off
+#     × 2^w >> 16  s s s s s s s s s s v v v v v v     signed: an arithmetic shift by 16 - w
+#
+# Two multiplications, because AVX2 can shift 16-bit lanes by one common count only.
 ENTRY_BYTES = 16
 """Bytes of a codebook entry for four groups: for each the uint16 place of its type in the table of types; for each the
 uint8 place of its bytes behind the first one's; the uint8 number of bytes of all; 3 more that are not read here."""
@@ -37,10 +51,10 @@ _PASS1, _PASS2 = 11, 18
 """Bits to drop after columns and rows: 13 of the factors; 2 more are kept between the passes, 3 are the DCT's scale."""
 
 
-def _load_group(code: Code, type_: Any, payload: Any) -> Any:
+def _load_group(code: Code, type_: Value, payload: Value) -> Value:
     """8 int16 whose values begin at the bytes that the type names; junk above and below them."""
     if not code.fast:
-        lanes: Any = ir.Constant(ir.VectorType(I16, 8), ir.Undefined)
+        lanes = ir.Constant(ir.VectorType(I16, 8), ir.Undefined)
         for lane in range(8):
             place = code.at(payload, code.number(code.at(type_, 2 * lane), I8))
             lanes = code.b.insert_element(lanes, code.load(place, I16), I32(lane))
@@ -50,15 +64,17 @@ def _load_group(code: Code, type_: Any, payload: Any) -> Any:
     return code.b.bitcast(code.call("llvm.x86.ssse3.pshuf.b.128", kind, data, order), ir.VectorType(I16, 8))
 
 
-def _unpack_group(code: Code, places: Sequence[tuple[Any, Any]]) -> Any:
+def _unpack_group(code: Code, places: Sequence[tuple[Value, Value]]) -> Value:
     """16 int16: a group of each of two blocks. places: address of its type and of its bytes."""
     eight = ir.VectorType(I16, 8)
     lanes = code.joined(*(_load_group(code, type_, payload) for type_, payload in places))
     up, down, bias = (code.joined(*(code.load(code.at(t, at), eight) for t, _ in places)) for at in (16, 32, 48))
-    return code.b.add(code.high(code.b.mul(lanes, up), down), bias)
+    return code.b.add(code.high_product(code.b.mul(lanes, up), down), bias)
 
 
-def _unpack_entry(code: Code, entries: Sequence[Any], payloads: Sequence[Any], table: Any, count: int) -> list[Any]:
+def _unpack_entry(
+    code: Code, entries: Sequence[Value], payloads: Sequence[Value], table: Value, count: int
+) -> list[Value]:
     """The first ``count`` of the four groups that a codebook entry of each block describes."""
     groups = []
     for group in range(count):
@@ -70,12 +86,13 @@ def _unpack_entry(code: Code, entries: Sequence[Any], payloads: Sequence[Any], t
     return groups
 
 
-def _rows(code: Code, groups: Sequence[Any], dcs: Sequence[Any]) -> list[Any]:
+def _coefficient_rows(code: Code, groups: Sequence[Value], dcs: Sequence[Value]) -> list[Any]:
     """Eight rows of coefficients (natural order) of two blocks, out of their groups and DCs; None: all 0."""
     zero = constant(I16, [0] * 16)
     rows: list[Any] = [zero, *[None] * 7]
     for row in range(8):
         for group, values in enumerate(groups):
+            # Zig-zag runs across rows, so a row collects its lanes from several groups; lane 16 of (values, zero) is 0.
             lane_of = {position: lane for lane, position in enumerate(GROUPS[group].tolist())}
             lanes = [lane_of.get(8 * row + column, 16) for column in range(8)]
             if min(lanes) < 16:
@@ -96,26 +113,31 @@ _C0899, _C1175, _C1501, _C1847 = map(_fixed, (0.899976223, 1.175875602, 1.501321
 _C1961, _C2053, _C2562, _C3072 = map(_fixed, (1.961570560, 2.053119869, 2.562915447, 3.072711026))
 
 
-def _even(code: Code, x: Sequence[Any], half: int, round_: Any) -> list[Any]:
+# One dimension, on x0 to x7. The paper's rotations are written as libjpeg-turbo's vector code does it: z1 = (x2 + x6) ×
+# 0.541 and then t3 = z1 + x2 × 0.765 is x2 × (0.541 + 0.765) + x6 × 0.541, one multiply-add of neighbouring lanes
+# (``Code.sums``) with the factors added up beforehand. In integers that is exact. Sums of two x wrap at 16 bits.
+
+
+def _even(code: Code, x: Sequence[Value], half: int, rounding: Value) -> list[Value]:
     """What the even coefficients give to the first four samples, and to the last four in reverse."""
     b, zero = code.b, constant(I16, [0] * 16)
     if x[4] is None and x[6] is None:
         x02 = code.pairs(x[0], x[2] or zero)[half]
         factors = (_C0541 + _C0765, _C0541, -_C0541, -_C0541 - _C0765)
-        return [b.add(code.sums(x02, 1 << 13, factor), round_) for factor in factors]
+        return [b.add(code.sums(x02, 1 << 13, factor), rounding) for factor in factors]
     x04, x26 = code.pairs(x[0], x[4])[half], code.pairs(x[2], x[6] or zero)[half]
-    t0 = b.add(code.sums(x04, 1 << 13, 1 << 13), round_)
-    t1 = b.add(code.sums(x04, 1 << 13, -(1 << 13)), round_)
+    t0 = b.add(code.sums(x04, 1 << 13, 1 << 13), rounding)
+    t1 = b.add(code.sums(x04, 1 << 13, -(1 << 13)), rounding)
     t2 = code.sums(x26, _C0541, _C0541 - _C1847)
     t3 = code.sums(x26, _C0541 + _C0765, _C0541)
     return [b.add(t0, t3), b.add(t1, t2), b.sub(t1, t2), b.sub(t0, t3)]
 
 
-def _odd(code: Code, x: Sequence[Any], half: int) -> list[Any]:
+def _odd(code: Code, x: Sequence[Value], half: int) -> list[Value]:
     """What the odd coefficients add to the first four samples, and take from the last four in reverse."""
     b, zero = code.b, constant(I16, [0] * 16)
     z3, z4 = (_C1175 - _C1961, _C1175), (_C1175, _C1175 - _C0390)
-    if x[5] is None and x[7] is None:  # the same sums, with the factors added up beforehand
+    if x[5] is None and x[7] is None:  # x1 is z4, x3 is z3, so theirs are added to the other factors, too
         x31 = code.pairs(x[3] or zero, x[1])[half]
         factors = (
             (z4[0], z4[1] + _C1501 - _C0899),
@@ -136,18 +158,18 @@ def _odd(code: Code, x: Sequence[Any], half: int) -> list[Any]:
     ]
 
 
-def _pass(code: Code, x: Sequence[Any], round_: int) -> list[tuple[Any, Any]]:
+def _pass(code: Code, x: Sequence[Value], rounding: int) -> list[tuple[Value, Value]]:
     """One dimension of the inverse DCT over eight vectors of 16 int16 (None: all 0; the first two are not), plus
-    ``round_``: of each result two vectors of 8 int32, as ``Code.pairs`` orders them."""
-    rounding = constant(I32, [round_] * 8)
+    ``rounding``: of each result two vectors of 8 int32, as ``Code.pairs`` orders them."""
+    constants = constant(I32, [rounding] * 8)
     halves = []
     for half in range(2):
-        both = list(zip(_even(code, x, half, rounding), _odd(code, x, half), strict=True))
+        both = list(zip(_even(code, x, half, constants), _odd(code, x, half), strict=True))
         halves.append([code.b.add(*two) for two in both] + [code.b.sub(*two) for two in reversed(both)])
     return list(zip(*halves, strict=True))
 
 
-def _interleave(code: Code, first: Any, second: Any, size: int, high: bool) -> Any:
+def _interleave(code: Code, first: Value, second: Value, size: int, high: bool) -> Value:
     """Elements of ``size`` lanes taken in turn from the low (or high) parts of both halves of two vectors."""
     count = first.type.count
     half = count // 2
@@ -159,10 +181,10 @@ def _interleave(code: Code, first: Any, second: Any, size: int, high: bool) -> A
     return code.shuffle(first, second, order)
 
 
-def _transpose(code: Code, x: Sequence[Any]) -> list[Any]:
+def _transpose(code: Code, x: Sequence[Value]) -> list[Value]:
     """Rows and columns exchanged in both 8×8 blocks of eight vectors of 16 int16."""
     for size in (1, 2, 4):
-        out: list[Any] = [None] * 8
+        out: list[Value] = [None] * 8
         for i in range(8):
             if i & size:
                 continue
@@ -173,11 +195,16 @@ def _transpose(code: Code, x: Sequence[Any]) -> list[Any]:
     return [x[4 * (i & 1) + (i & 2) + (i >> 2)] for i in range(8)]
 
 
-def _samples(code: Code, sums: Sequence[tuple[Any, Any]]) -> list[Any]:
+def _samples(code: Code, sums: Sequence[tuple[Value, Value]]) -> list[Value]:
     """Columns of samples, two in a vector of 32 bytes: of each half the first one's 8 rows, then the second one's.
 
-    Of every sum the upper 16 bits are kept, so the rows come in the order ``_ROW_ORDER``.
+    Rows come in the order ``_ROW_ORDER``.
     """
+    # A sample is its sum >> 18. Taking the upper 16 bits is a shuffle that shifts by 16 and narrows at once; the last
+    # two bits follow. To do it in one blend and one shift, the two vectors' lanes are taken in turn:
+    #
+    #     low   rows 0 1 2 3       upper halves in turn   0 4 1 5 2 6 3 7
+    #     high  rows 4 5 6 7
     short = ir.VectorType(I16, 16)
     columns = []
     for low, high in sums:
@@ -190,8 +217,15 @@ def _samples(code: Code, sums: Sequence[tuple[Any, Any]]) -> list[Any]:
 _ROW_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
-def _store_samples(code: Code, columns: Sequence[Any], out: Any, stride: Any) -> None:
-    """Store two blocks side by side."""
+def _store_samples(code: Code, columns: Sequence[Value], out: Value, stride: Value) -> None:
+    """Store two blocks side by side. columns: four vectors, as ``_samples`` makes them."""
+    # Bytes of one half, which is one block; s(row, column), rows in the order 0 4 1 5 2 6 3 7:
+    #
+    #     columns   s00 s40 s10 .. s70  s01 s41 s11 .. s71         four vectors of two columns each
+    #     quads     s00 s01 s02 s03  s40 s41 s42 s43  s10 ..       4 bytes of each of 4 rows; columns 0-3, then 4-7
+    #     rows      s00 s01 .. s07   s40 s41 .. s47                8 bytes of each of 2 rows
+    #
+    # and then 8 bytes of a and 8 bytes of b are one store.
     quads = []
     for first, second in (columns[:2], columns[2:]):
         even, odd = (_interleave(code, first, second, 1, high) for high in (False, True))
@@ -204,95 +238,82 @@ def _store_samples(code: Code, columns: Sequence[Any], out: Any, stride: Any) ->
                 code.store(code.shuffle(rows, rows, [row, row + 2]), place)
 
 
-def _decode_pair(code: Code, arguments: Sequence[Any], count: int) -> None:
-    builder = code.b
-    out, stride, low_a, low_b, high_a, high_b, payload_a, payload_b, dc_a, dc_b, quant, table = arguments
-    payloads, lows = (payload_a, payload_b), (low_a, low_b)
-    groups = _unpack_entry(code, lows, payloads, table, min(count, 4))
-    if count > 4:
-        sizes = (code.number(code.at(entry, 12), I8) for entry in lows)
-        behind = [code.at(payload, size) for payload, size in zip(payloads, sizes, strict=True)]
-        groups += _unpack_entry(code, (high_a, high_b), behind, table, count - 4)
-    rows = _rows(code, groups, (dc_a, dc_b))
-    for row, values in enumerate(rows):
-        if values is not None:
-            factors = code.load(code.at(quant, 16 * row), ir.VectorType(I16, 8))
-            rows[row] = builder.mul(values, code.joined(factors, factors))
-    down = constant(I32, [_PASS1] * 8)
-    sums = _pass(code, rows, 1 << (_PASS1 - 1))
-    shifted = ((builder.ashr(low, down), builder.ashr(high, down)) for low, high in sums)
-    columns = _transpose(code, [code.narrow(*two) for two in shifted])
-    used = {0, *(GROUPS[:count][GROUPS[:count] >= 0] % 8).tolist()}
-    columns = [column if i in used else None for i, column in enumerate(columns)]
-    middle = 128 << _PASS2
-    _store_samples(code, _samples(code, _pass(code, columns, (1 << (_PASS2 - 1)) + middle)), out, stride)
+class Pair(NamedTuple):
+    """Two neighbouring blocks, a and b, and where their samples go. All but ``stride`` and the DCs are addresses."""
+
+    out: int
+    """16 bytes of each of 8 rows are written from here on."""
+    stride: int
+    """Bytes from row to row."""
+    low_a: int
+    """Codebook entries of groups 0 to 3 (``ENTRY_BYTES``)."""
+    low_b: int
+    high_a: int
+    """Codebook entries of groups 4 to 7."""
+    high_b: int
+    payload_a: int
+    """A block's first byte. 16 bytes are read from the place of each group on, so up to 16 behind the last one."""
+    payload_b: int
+    dc_a: int
+    """Quantised."""
+    dc_b: int
+    quant: int
+    """64 uint16, natural order."""
+    types: int
+    """The table of types (``TYPE_BYTES``)."""
 
 
-def _pair_intrinsic(count: int) -> Callable[..., None]:
-    @intrinsic
-    def decode_pair(
-        typingctx: Any,
-        fast: Any,
-        out: Any,
-        stride: Any,
-        low_a: Any,
-        low_b: Any,
-        high_a: Any,
-        high_b: Any,
-        payload_a: Any,
-        payload_b: Any,
-        dc_a: Any,
-        dc_b: Any,
-        quant: Any,
-        table: Any,
-    ) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            in_both_versions(builder, arguments[0], lambda code: _decode_pair(code, arguments[1:], count))
-            return context.get_dummy_value()
+_PAIR = types.NamedUniTuple(types.int64, len(Pair._fields), Pair)
 
-        return types.void(types.boolean, *[_A] * 8, types.int64, types.int64, _A, _A), generate
+
+def _pair_instruction(count: int) -> Callable[..., None]:
+    @instruction(types.void, _PAIR, two_versions=True)
+    def decode_pair(code: Code, packed: Value) -> None:
+        b, pair = code.b, Pair(*cgutils.unpack_tuple(code.b, packed))
+        payloads, lows = (pair.payload_a, pair.payload_b), (pair.low_a, pair.low_b)
+        groups = _unpack_entry(code, lows, payloads, pair.types, min(count, 4))
+        if count > 4:
+            sizes = (code.number(code.at(entry, 12), I8) for entry in lows)
+            behind = [code.at(payload, size) for payload, size in zip(payloads, sizes, strict=True)]
+            groups += _unpack_entry(code, (pair.high_a, pair.high_b), behind, pair.types, count - 4)
+        rows = _coefficient_rows(code, groups, (pair.dc_a, pair.dc_b))
+        for row, values in enumerate(rows):
+            if values is not None:
+                factors = code.load(code.at(pair.quant, 16 * row), ir.VectorType(I16, 8))
+                rows[row] = b.mul(values, code.joined(factors, factors))
+        down = constant(I32, [_PASS1] * 8)
+        sums = _pass(code, rows, 1 << (_PASS1 - 1))
+        shifted = ((b.ashr(low, down), b.ashr(high, down)) for low, high in sums)
+        columns = _transpose(code, [code.narrow(*two) for two in shifted])
+        used = {0, *(GROUPS[:count][GROUPS[:count] >= 0] % 8).tolist()}
+        columns = [column if i in used else None for i, column in enumerate(columns)]
+        # Samples are centred on 128, which is added before the last shift, with the rounding.
+        middle = 128 << _PASS2
+        _store_samples(code, _samples(code, _pass(code, columns, (1 << (_PASS2 - 1)) + middle)), pair.out, pair.stride)
 
     return decode_pair
 
 
-pair_1, pair_2, pair_4, pair_8 = map(_pair_intrinsic, (1, 2, 4, 8))
-"""Decode two neighbouring blocks that have nothing behind their first 1, 2, 4 or 8 groups, to 16×8 samples at ``out``,
-rows ``stride`` bytes apart.
-
-Arguments behind ``fast`` (bool) are addresses, int64, but for ``stride`` and the quantised DCs. low, high: codebook
-entries of groups 0 to 3 and 4 to 7 (``ENTRY_BYTES``); payload: a block's first byte, of which 16 are read from each
-group's place on; quant: 64 uint16, natural order; table: of types (``TYPE_BYTES``).
-"""
+pair_1, pair_2, pair_4, pair_8 = map(_pair_instruction, (1, 2, 4, 8))
+"""Decode two blocks that have nothing behind their first 1, 2, 4 or 8 groups: ``pair_8(fast, pair)``."""
 
 
-def _unpack_dc(code: Code, out: Any, payload: Any, type_: Any, base: Any) -> None:
+@instruction(types.void, *[types.int64] * 4, two_versions=True)
+def unpack_dc(code: Code, out: Value, payload: Value, type_: Value, base: Value) -> None:
+    """DC of eight blocks, 8 int16 at ``out``: ``base`` plus unsigned values of the width that the type has.
+
+    Addresses but for ``base``; 16 bytes are read from ``payload`` on.
+    """
     eight = ir.VectorType(I16, 8)
     up, down = (code.load(code.at(type_, at), eight) for at in (16, 32))
-    values = code.high(code.b.mul(_load_group(code, type_, payload), up), down, signed=False)
+    # The shift down brings in zeros, not signs: these values are unsigned. Types of biases are never used here.
+    values = code.high_product(code.b.mul(_load_group(code, type_, payload), up), down, signed=False)
     code.store(code.b.add(values, code.splat(code.b.trunc(base, I16), 8)), out)
 
 
-@intrinsic
-def unpack_dc(typingctx: Any, fast: Any, out: Any, payload: Any, type_: Any, base: Any) -> Any:
-    """DC of eight blocks, 8 int16 at ``out``: ``base`` plus unsigned values of the width that the type has."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        in_both_versions(builder, arguments[0], lambda code: _unpack_dc(code, *arguments[1:]))
-        return context.get_dummy_value()
-
-    return types.void(types.boolean, _A, _A, _A, types.int64), generate
-
-
-@intrinsic
-def fill_pair(typingctx: Any, out: Any, stride: Any, first: Any, second: Any) -> Any:
+@instruction(types.void, *[types.int64] * 4)
+def fill_pair(code: Code, out: Value, stride: Value, first: Value, second: Value) -> None:
     """Two blocks of one level each: 8 rows of 16 bytes. first, second: the levels, int64 0 to 255."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        code = Code(builder, False)
-        to, step, *levels = arguments
-        samples = code.joined(*(code.splat(builder.trunc(level, I8), 8) for level in levels))
-        for row in range(8):
-            code.store(samples, code.at(to, builder.mul(step, I64(row))))
-        return context.get_dummy_value()
-
-    return types.void(_A, _A, types.int64, types.int64), generate
+    samples = code.joined(*(code.splat(code.b.trunc(level, I8), 8) for level in (first, second)))
+    for row in range(8):
+        code.store(samples, code.at(out, code.b.mul(stride, I64(row))))

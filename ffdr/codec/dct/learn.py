@@ -15,16 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ffdr.codec.dct.coding import (
-    HIGH_BYTE,
-    LARGEST,
-    TYPE_ABOVE,
-    TYPE_BELOW,
-    Coding,
-    block_levels,
-    serves,
-    word,
-)
+from ffdr.codec.dct.coding import HIGH_BYTE, LARGEST, TYPE_ABOVE, TYPE_BELOW, Coding, block_levels, serves, word
 from ffdr.codec.dct.format import (
     CHROMA_GROUPS,
     ENTRIES,
@@ -34,8 +25,9 @@ from ffdr.codec.dct.format import (
     TABLE_SHAPE,
     WIDTHS,
     Coefficients,
+    check_coefficients,
 )
-from ffdr.codec.dct.pack import all_tables, check_coefficients
+from ffdr.codec.dct.pack import all_tables
 from ffdr.jit.kernel import kernel
 
 _BOTH = len(WIDTHS)
@@ -77,7 +69,8 @@ def learn(samples: Iterable[Coefficients]) -> Coding:
     Raises:
         ValueError: coefficients that can't be packed (``check_coefficients``).
     """
-    luma, chroma, quants = _Counts(), _Counts(), Counter()
+    luma, chroma = _Counts(), _Counts()
+    quants: Counter[bytes] = Counter()
     for image in samples:
         check_coefficients(image)
         quants[all_tables(image.quant).astype("<u2").tobytes()] += 1
@@ -186,7 +179,7 @@ def _choose(keys: np.ndarray, counts: np.ndarray, groups: int) -> np.ndarray:
     """(256, groups) uint8 types of a codebook for the ascending ``keys``, which come ``counts`` times; from the
     cheapest entry on."""
     keys, counts = _most_frequent(keys, counts, _MOST_SERVED)
-    wanted = _split(keys, groups)
+    wanted = keys[:, None] >> np.arange(0, _KEY_BITS * groups, _KEY_BITS, dtype=np.uint32) & ((1 << _KEY_BITS) - 1)
     demands = _Demands(word(_DEMAND_BELOW[wanted]), word(_DEMAND_ABOVE[wanted]), counts)
     types = _candidates(wanted)
     cost = WIDTHS[types].sum(axis=1, dtype=np.int64)
@@ -194,11 +187,6 @@ def _choose(keys: np.ndarray, counts: np.ndarray, groups: int) -> np.ndarray:
     chosen = _fill(demands, entries)
     book = types[np.resize(chosen, ENTRIES)]
     return book[np.lexsort([*book.T[::-1], WIDTHS[book].sum(axis=1)])]
-
-
-def _split(keys: np.ndarray, groups: int) -> np.ndarray:
-    """(n, groups) demands of the groups."""
-    return keys[:, None] >> np.arange(0, _KEY_BITS * groups, _KEY_BITS, dtype=np.uint32) & ((1 << _KEY_BITS) - 1)
 
 
 def _candidates(demands: np.ndarray) -> np.ndarray:
@@ -238,13 +226,13 @@ def _fill(demands: _Demands, entries: _Entries) -> np.ndarray:
     for entry in range(len(savings)):
         savings[entry], known[entry] = _saving(demands, entries, entry, cost), count
     while count < ENTRIES:
-        entry = np.argmax(savings)
-        if known[entry] != count:  # what it saved beside fewer
-            savings[entry], known[entry] = _saving(demands, entries, entry, cost), count
-        elif savings[entry] == 0:
+        best = np.argmax(savings)
+        if known[best] != count:  # what it saved beside fewer
+            savings[best], known[best] = _saving(demands, entries, best, cost), count
+        elif savings[best] == 0:
             break
         else:
-            chosen[count] = entry
+            chosen[count] = best
             count += 1
-            _lower(demands, entries, entry, cost)
+            _lower(demands, entries, best, cost)
     return chosen[:count]

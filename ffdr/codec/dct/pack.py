@@ -6,7 +6,7 @@ import numpy as np
 
 from ffdr.codec.dct.coding import Coding
 from ffdr.codec.dct.format import (
-    BLOCKS_A_HEAD,
+    BLOCKS_PER_HEAD,
     FACTORS,
     GREY,
     INLINE,
@@ -16,18 +16,11 @@ from ffdr.codec.dct.format import (
     WIDE_ROWS,
     Coefficients,
     block_grid,
+    check_coefficients,
     mcu_rows,
-    rows_a_mcu,
+    rows_per_mcu,
 )
-from ffdr.codec.dct.rows import (
-    FAULTS,
-    LEAST,
-    MOST,
-    OK,
-    most_bytes,
-    pack_row,
-    unpack_row,
-)
+from ffdr.codec.dct.rows import FAULTS, OK, most_bytes, pack_row, unpack_row
 
 _QUANT_BYTES = 2 * TABLE_SHAPE[0] * TABLE_SHAPE[1]
 
@@ -78,30 +71,9 @@ def unpack(data: bytes | np.ndarray, coding: Coding, width: int, height: int) ->
             row = data[at : at + lengths[number]]
             fault = unpack_row(row, books.low if is_luma else books.chroma, books.high, blocks)
             if fault != OK:
-                raise ValueError(f"packed image: block row {number} {FAULTS[fault]}")
+                raise ValueError(f"coefficient image: block row {number} {FAULTS[fault]}")
         at += lengths[number]
     return coefficients
-
-
-def check_coefficients(coefficients: Coefficients) -> None:
-    """Raise ValueError where shapes, types or values are none that ``Coefficients`` may have."""
-    sampling, width, height = coefficients.sampling, coefficients.width, coefficients.height
-    if not 0 <= sampling < len(FACTORS):
-        raise ValueError(f"coefficients: sampling {sampling} is unknown")
-    if not (0 < width <= 65535 and 0 < height <= 65535):
-        raise ValueError(f"coefficients: {width}×{height} pixels, sides can be 1 to 65535")
-    planes = 1 if sampling == GREY else 3
-    if len(coefficients.planes) != planes:
-        raise ValueError(f"coefficients: {len(coefficients.planes)} planes, must be {planes}")
-    quant = coefficients.quant
-    if quant.dtype != np.uint16 or quant.shape != (planes, 64) or not quant.all():
-        raise ValueError(f"coefficients: quant must be uint16 ({planes}, 64), at least 1")
-    for plane, blocks in enumerate(coefficients.planes):
-        shape = (*block_grid(sampling, width, height, plane), 64)
-        if blocks.dtype != np.int16 or blocks.shape != shape:
-            raise ValueError(f"coefficients: plane {plane} is {blocks.dtype} {blocks.shape}, must be int16 {shape}")
-        if blocks.min() < LEAST or blocks.max() > MOST:
-            raise ValueError(f"coefficients: plane {plane} has a value outside of [{LEAST}, {MOST}]")
 
 
 def all_tables(quant: np.ndarray) -> np.ndarray:
@@ -129,8 +101,8 @@ def _block_rows(coefficients: Coefficients) -> list[tuple[bool, np.ndarray]]:
 
 def _row_blocks(sampling: int, height: int, grids: list[tuple[int, int]]) -> np.ndarray:
     """(rows,) blocks of every row of the row table."""
-    blocks = [grids[0][1]] * FACTORS[sampling][1] + [columns for _, columns in grids[1:]]
-    blocks = np.tile(np.array(blocks, np.int64), (mcu_rows(sampling, height), 1))
+    of_mcu_row = [grids[0][1]] * FACTORS[sampling][1] + [columns for _, columns in grids[1:]]
+    blocks = np.tile(np.array(of_mcu_row, np.int64), (mcu_rows(sampling, height), 1))
     if grids[0][0] < len(blocks) * FACTORS[sampling][1]:
         blocks[-1, FACTORS[sampling][1] - 1] = 0
     return blocks.ravel()
@@ -140,29 +112,29 @@ def _read_record(data: np.ndarray, coding: Coding, width: int, height: int) -> t
     """The record, its (P, 64) quantisation tables, and the first byte behind them."""
     at = RECORD_DTYPE.itemsize
     if len(data) < at + TRAILER:
-        raise ValueError(f"packed image: {len(data)} bytes are too few")
+        raise ValueError(f"coefficient image: {len(data)} bytes are too few")
     record = data[:at].view(RECORD_DTYPE)[0]
     if record["sampling"] >= len(FACTORS):
-        raise ValueError(f"packed image: sampling {record['sampling']} is unknown")
+        raise ValueError(f"coefficient image: sampling {record['sampling']} is unknown")
     if record["flags"] not in (0, WIDE_ROWS) or record["reserved"]:
-        raise ValueError("packed image: a flag or reserved byte that must be 0 is not")
+        raise ValueError("coefficient image: a flag or reserved byte that must be 0 is not")
     if (record["width"], record["height"]) != (width, height) or not (width and height):
         found = f"{record['width']}×{record['height']}"
-        raise ValueError(f"packed image: {found} pixels, should be {width}×{height}")
+        raise ValueError(f"coefficient image: {found} pixels, should be {width}×{height}")
     number = int(record["quant"])
     if number == INLINE:
         if len(data) < at + _QUANT_BYTES:
-            raise ValueError("packed image: ends in its quantisation tables")
+            raise ValueError("coefficient image: ends in its quantisation tables")
         tables = data[at : at + _QUANT_BYTES].view("<u2").reshape(TABLE_SHAPE).astype(np.uint16)
         at += _QUANT_BYTES
     elif number < len(coding.quant):
         tables = coding.quant[number]
     else:
-        raise ValueError(f"packed image: quantisation set {number}, the coding has {len(coding.quant)}")
+        raise ValueError(f"coefficient image: quantisation set {number}, the coding has {len(coding.quant)}")
     if not tables.all():
-        raise ValueError("packed image: its quantisation tables hold a divisor of 0")
+        raise ValueError("coefficient image: its quantisation tables hold a divisor of 0")
     if record["sampling"] == GREY and (tables != tables[0]).any():
-        raise ValueError("packed image: grey, but its three quantisation tables differ")
+        raise ValueError("coefficient image: grey, but its three quantisation tables differ")
     return record, tables[: 1 if record["sampling"] == GREY else 3].copy(), at
 
 
@@ -170,9 +142,9 @@ def _read_row_table(data: np.ndarray, at: int, record: np.void) -> tuple[np.ndar
     """(rows,) int64 bytes of every row, and the first byte behind the table."""
     sampling = int(record["sampling"])
     dtype = np.dtype("<u4" if record["flags"] & WIDE_ROWS else "<u2")
-    end = at + mcu_rows(sampling, int(record["height"])) * rows_a_mcu(sampling) * dtype.itemsize
+    end = at + mcu_rows(sampling, int(record["height"])) * rows_per_mcu(sampling) * dtype.itemsize
     if len(data) < end:
-        raise ValueError("packed image: ends in its row table")
+        raise ValueError("coefficient image: ends in its row table")
     return data[at:end].view(dtype).astype(np.int64), end
 
 
@@ -180,8 +152,8 @@ def _check_lengths(data: np.ndarray, at: int, lengths: np.ndarray, blocks: np.nd
     """Rows fill the data up to the trailer, and none is too short for its blocks."""
     end = len(data) - TRAILER
     if at + lengths.sum() != end:
-        raise ValueError(f"packed image: its rows end at byte {at + lengths.sum()}, should end at {end}")
+        raise ValueError(f"coefficient image: its rows end at byte {at + lengths.sum()}, should end at {end}")
     if data[end:].any():
-        raise ValueError("packed image: its last bytes must be 0 and are not")
-    if (lengths < blocks + 2 * -(-blocks // BLOCKS_A_HEAD)).any() or lengths[blocks == 0].any():
-        raise ValueError("packed image: a block row's length does not fit its blocks")
+        raise ValueError("coefficient image: its last bytes must be 0 and are not")
+    if (lengths < blocks + 2 * -(-blocks // BLOCKS_PER_HEAD)).any() or lengths[blocks == 0].any():
+        raise ValueError("coefficient image: a block row's length does not fit its blocks")

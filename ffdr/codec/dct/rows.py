@@ -1,30 +1,28 @@
-"""One block row, packed and unpacked. The bytes are those of ``ffdr.codec.dct.format``."""
+"""One block row, packed and unpacked, one value after the other: the plain twin of what ``blocks`` and ``idct`` do.
+
+The bytes are those of ``ffdr.codec.dct.format``.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ffdr.codec.dct.coding import (
-    HIGH_BYTE,
-    Book,
-    block_levels,
-    serves,
-)
+from ffdr.codec.dct.coding import HIGH_BYTE, Book, block_levels, serves
 from ffdr.codec.dct.format import (
     BIASES,
-    BLOCKS_A_HEAD,
+    BLOCKS_PER_HEAD,
     CHROMA_GROUPS,
     COEFFICIENT_BITS,
     DC_WIDTHS,
     GROUPS,
     HEAD_BIAS,
+    LEAST,
     LOW_GROUPS,
+    MOST,
     WIDTHS,
 )
 from ffdr.jit.kernel import kernel
 
-LEAST, MOST = -HEAD_BIAS, (1 << COEFFICIENT_BITS) - HEAD_BIAS - 1
-"""Every coefficient lies between them."""
 OK, LENGTH, WIDTH, BEHIND_LAST, DC_RANGE, NO_LANE = range(6)
 """What ``unpack_row`` finds."""
 FAULTS = (
@@ -36,8 +34,17 @@ FAULTS = (
     "has a value in the lane that stays 0",
 )
 
-_MOST_A_BLOCK = 2 + int(WIDTHS.max()) * CHROMA_GROUPS
-_MOST_A_HEAD = 2 + max(DC_WIDTHS)
+# A row of n blocks; how each part's length follows from the parts before it, so that none is stored:
+#
+#     heads            low or chroma   high                      dc                       ac
+#     2 ceil(n / 8)    n               number of low entries     sum of the heads'        sum of the entries'
+#                                      with a high byte          widths                   bytes
+#
+# When a row is packed, the first two lengths are known from the start; ``_choose_entries`` writes the entries and so
+# finds where dc begins, then dc and ac are appended in turn. When it is unpacked, ``_measure_row`` adds up all five and
+# compares the sum with the row's length, before a single value is read. From then on nothing can lead outside.
+_MOST_PER_BLOCK = 2 + int(WIDTHS.max()) * CHROMA_GROUPS
+_MOST_PER_HEAD = 2 + max(DC_WIDTHS)
 _HEAD_WIDTH = np.array([next(w for w in DC_WIDTHS if w >= bits) for bits in range(COEFFICIENT_BITS + 1)], np.int64)
 """By bits of the largest difference from the base."""
 _IS_WIDTH = np.array([w in DC_WIDTHS for w in range(16)])
@@ -48,7 +55,7 @@ _LOW_BITS = 8 * LOW_GROUPS
 
 def most_bytes(blocks: int) -> int:
     """Bytes that a row of so many blocks takes at most."""
-    return _MOST_A_BLOCK * blocks + _MOST_A_HEAD * (-(-blocks // BLOCKS_A_HEAD))
+    return _MOST_PER_BLOCK * blocks + _MOST_PER_HEAD * (-(-blocks // BLOCKS_PER_HEAD))
 
 
 @kernel
@@ -63,6 +70,7 @@ def _cheapest(book: Book, below: int, above: int) -> int:
 @kernel
 def _append(values: np.ndarray, width: int, out: np.ndarray, at: int) -> int:
     """Write eight ``width``-bit integers, the lower bits of int64 ``values``. Returns the byte behind them."""
+    # Less than 8 bits wait between values, so 12 more always fit, and 8 × width bits leave none behind.
     mask = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
     waiting, bits = np.uint64(0), np.uint64(0)
     for lane in range(8):
@@ -111,13 +119,13 @@ def pack_row(blocks: np.ndarray, low: Book, high: Book, out: np.ndarray, at: int
     """Append a row of blocks, (n, 64) int16 in [LEAST, MOST], to ``out`` from byte ``at`` on, where there is room for
     ``most_bytes(n)``. low: the codebook ``low`` or ``chroma``. Returns the byte behind the row."""
     count = np.int64(len(blocks))
-    heads = (count + (BLOCKS_A_HEAD - 1)) // BLOCKS_A_HEAD
+    heads = (count + (BLOCKS_PER_HEAD - 1)) // BLOCKS_PER_HEAD
     entries = at + 2 * heads
     high_entries = entries + count
     end = _choose_entries(blocks, low, high, out, entries)
     values, types = np.empty(8, np.int64), np.empty(CHROMA_GROUPS, np.uint8)
     for head in range(heads):
-        end = _append_dc(blocks[BLOCKS_A_HEAD * head : BLOCKS_A_HEAD * (head + 1)], values, out, at + 2 * head, end)
+        end = _append_dc(blocks[BLOCKS_PER_HEAD * head : BLOCKS_PER_HEAD * (head + 1)], values, out, at + 2 * head, end)
     for i in range(count):
         high_entries = _block_types(low, high, out, entries + i, high_entries, types)
         for group in range(CHROMA_GROUPS):
@@ -139,6 +147,9 @@ def _choose_entries(blocks: np.ndarray, low: Book, high: Book, out: np.ndarray, 
         if low.types.shape[1] == CHROMA_GROUPS:
             out[at + i] = _cheapest(low, below, above)
             continue
+        # The low half of the demand, and a fifth group that demands the high byte where the high half is not empty.
+        # HIGH_BYTE is type 1, and its level below zero is 1 as well. An entry that has the byte serves blocks that do
+        # without, too, and may be their cheapest: so whether a ``high`` entry follows is asked of the entry.
         high_below, high_above = below >> shift, above >> shift
         high_byte = np.uint64(HIGH_BYTE if high_below | high_above else 0)
         entry = _cheapest(low, below & mask | high_byte << shift, above & mask)
@@ -160,7 +171,7 @@ def _append_dc(blocks: np.ndarray, values: np.ndarray, out: np.ndarray, head: in
         bits += 1
     word = (base + HEAD_BIAS) << 4 | _HEAD_WIDTH[bits]
     out[head], out[head + 1] = word & 255, word >> 8
-    for lane in range(BLOCKS_A_HEAD):
+    for lane in range(BLOCKS_PER_HEAD):
         values[lane] = np.int64(blocks[lane, 0]) - base if lane < len(blocks) else 0
     return _append(values, _HEAD_WIDTH[bits], out, end)
 
@@ -168,7 +179,7 @@ def _append_dc(blocks: np.ndarray, values: np.ndarray, out: np.ndarray, head: in
 @kernel
 def _measure_row(row: np.ndarray, low: Book, high: Book, count: int) -> tuple[int, int, int]:
     """What is wrong with a row of ``count`` blocks by its heads and entries, and the first bytes of its DC and AC."""
-    entries = 2 * ((np.int64(count) + (BLOCKS_A_HEAD - 1)) // BLOCKS_A_HEAD)
+    entries = 2 * ((np.int64(count) + (BLOCKS_PER_HEAD - 1)) // BLOCKS_PER_HEAD)
     high_entries = entries + count
     if len(row) < high_entries:
         return LENGTH, 0, 0
@@ -200,7 +211,7 @@ def unpack_row(row: np.ndarray, low: Book, high: Book, blocks: np.ndarray) -> in
     blocks[:] = 0
     values, types = np.empty(8, np.int64), np.empty(CHROMA_GROUPS, np.uint8)
     fault = _take_dc(row, dc, blocks, values)
-    entries = 2 * ((count + (BLOCKS_A_HEAD - 1)) // BLOCKS_A_HEAD)
+    entries = 2 * ((count + (BLOCKS_PER_HEAD - 1)) // BLOCKS_PER_HEAD)
     high_entries = entries + count
     for i in range(count):
         high_entries = _block_types(low, high, row, entries + i, high_entries, types)
@@ -210,7 +221,7 @@ def unpack_row(row: np.ndarray, low: Book, high: Book, blocks: np.ndarray) -> in
             width, bias = _WIDTHS[types[group]], _BIASES[types[group]]
             ac = _take(row, ac, width, values)
             for lane in range(8):
-                value = values[lane] - (values[lane] >> (width - 1) << width) + bias
+                value = values[lane] - (values[lane] >> (width - 1) << width) + bias  # two's complement
                 if _PLACES[group, lane] >= 0:
                     blocks[i, _PLACES[group, lane]] = value
                 elif value:
@@ -220,13 +231,13 @@ def unpack_row(row: np.ndarray, low: Book, high: Book, blocks: np.ndarray) -> in
 
 @kernel
 def _take_dc(row: np.ndarray, at: int, blocks: np.ndarray, values: np.ndarray) -> int:
-    """Read the DC of a row's blocks; it begins at byte ``at``."""
+    """Read the DC of a row's blocks; it begins at byte ``at``. Returns OK, or what is wrong."""
     count = len(blocks)
-    for first in range(0, count, BLOCKS_A_HEAD):
-        head = first // BLOCKS_A_HEAD * 2
+    for first in range(0, count, BLOCKS_PER_HEAD):
+        head = first // BLOCKS_PER_HEAD * 2
         word = np.int64(row[head]) | np.int64(row[head + 1]) << 8
         at = _take(row, at, word & 15, values)
-        for lane in range(BLOCKS_A_HEAD):
+        for lane in range(BLOCKS_PER_HEAD):
             value = values[lane] + (word >> 4) - HEAD_BIAS
             if first + lane >= count:
                 if values[lane]:

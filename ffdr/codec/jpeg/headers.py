@@ -1,4 +1,4 @@
-"""The marker segments of a JPEG (ITU-T T.81, annex B), and whether packed coefficients can hold the image.
+"""The marker segments of a JPEG (ITU-T T.81, annex B), and whether coefficient images can hold the image.
 
 Stricter than libjpeg on purpose: what it only warns of is damage here, because a loader that stops at warnings could
 not decode the JPEG either. The colour space is guessed as libjpeg does it, which the standard leaves open.
@@ -11,37 +11,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ffdr.codec.dct.format import (
-    FACTORS,
-    GREY,
-    YUV444,
-    ZIGZAG,
-)
-from ffdr.codec.jpeg.markers import (
-    APP0,
-    APP14,
-    APP15,
-    COM,
-    DHT,
-    DQT,
-    DRI,
-    EOI,
-    JPG,
-    RST0,
-    SOF0,
-    SOF1,
-    SOF2,
-    SOF9,
-    SOF10,
-    SOF15,
-    SOI,
-    SOS,
-    is_frame_header,
-)
+from ffdr.codec.dct.format import FACTORS, GREY, YUV444, ZIGZAG
+from ffdr.codec.jpeg import markers
 
-SEQUENTIAL = (SOF0, SOF1)
-TRANSFORMABLE = (SOF2, SOF9, SOF10)
-_PROGRESSIVE = (SOF2, SOF10)
+SEQUENTIAL = (markers.SOF0, markers.SOF1)
+TRANSFORMABLE = (markers.SOF2, markers.SOF9, markers.SOF10)
+_PROGRESSIVE = (markers.SOF2, markers.SOF10)
 _TABLES = 4
 """Of a kind, at most."""
 _MOST_MCU_BLOCKS = 10
@@ -50,7 +25,7 @@ _AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 class Unsupported(ValueError):  # noqa: N818 - not all are errors: the caller has another way
-    """An undamaged JPEG whose coefficients packed coefficients can't hold."""
+    """An undamaged JPEG that can't become a coefficient image."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +47,7 @@ class Frame:
 
     marker: int
     bits: int
-    """a sample"""
+    """per sample"""
     width: int
     height: int
     components: tuple[Component, ...]
@@ -96,7 +71,7 @@ class Scan:
 class Headers:
     """What the marker segments up to some place have said."""
 
-    frame: Frame | None = None
+    _frame: Frame | None = None
     quant: dict[int, np.ndarray] = field(default_factory=dict)
     """Number → (64,) uint16, natural order."""
     huffman: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
@@ -106,6 +81,13 @@ class Headers:
     jfif: bool = False
     adobe: int | None = None
     """Colour transform that an Adobe segment states."""
+
+    @property
+    def frame(self) -> Frame:
+        """The frame header; ValueError where there is none, which can only be before the first scan header."""
+        if self._frame is None:
+            raise ValueError("a scan before the frame header")
+        return self._frame
 
     def read(self, data: bytes, at: int) -> tuple[Scan | None, int]:
         """Take in what stands from ``at`` on, up to and with the next scan header, or the end-of-image marker.
@@ -118,38 +100,38 @@ class Headers:
         """
         while True:
             marker, at = _marker(data, at)
-            if marker == EOI:
+            if marker == markers.EOI:
                 return None, at
-            if marker < SOF0 or RST0 <= marker <= SOI:
+            if marker < markers.SOF0 or markers.RST0 <= marker <= markers.SOI:
                 raise ValueError(f"marker FF{marker:02X} where a header is due")
             end = at + int.from_bytes(data[at : at + 2], "big")
             if not at + 2 <= end <= len(data):
                 raise ValueError(f"the segment of marker FF{marker:02X} has no valid length")
             body, at = data[at + 2 : end], end
-            if marker == SOS:
+            if marker == markers.SOS:
                 return self._scan(body), at
             self._take(marker, body)
 
     def _take(self, marker: int, body: bytes) -> None:
-        if is_frame_header(marker):
+        if markers.is_frame_header(marker):
             self._take_frame(marker, body)
-        elif marker == DHT:
+        elif marker == markers.DHT:
             self._take_huffman(body)
-        elif marker == DQT:
+        elif marker == markers.DQT:
             self._take_quant(body)
-        elif marker == DRI:
+        elif marker == markers.DRI:
             if len(body) != 2:
                 raise ValueError("the restart interval has not two bytes")
             self.interval = int.from_bytes(body, "big")
-        elif marker == APP0 and len(body) >= _JFIF_BYTES and body.startswith(b"JFIF\0"):
+        elif marker == markers.APP0 and len(body) >= _JFIF_BYTES and body.startswith(b"JFIF\0"):
             self.jfif = True
-        elif marker == APP14 and len(body) >= _ADOBE_BYTES and body.startswith(b"Adobe"):
+        elif marker == markers.APP14 and len(body) >= _ADOBE_BYTES and body.startswith(b"Adobe"):
             self.adobe = body[11]
-        elif marker == JPG or SOF15 < marker < APP0 or APP15 < marker < COM:
+        elif marker == markers.JPG or markers.SOF15 < marker < markers.APP0 or markers.APP15 < marker < markers.COM:
             raise Unsupported(f"marker FF{marker:02X}")
 
     def _take_frame(self, marker: int, body: bytes) -> None:
-        if self.frame is not None:
+        if self._frame is not None:
             raise ValueError("a second frame header")
         if len(body) < 6 or body[5] == 0 or len(body) != 6 + 3 * body[5]:
             raise ValueError("the frame header has no valid length")
@@ -160,7 +142,7 @@ class Headers:
             raise ValueError("the frame header has sampling factors or tables out of range")
         if not (width and height):
             raise ValueError(f"the frame header says {width}×{height} pixels")
-        self.frame = Frame(marker, body[0], width, height, components)
+        self._frame = Frame(marker, body[0], width, height, components)
 
     def _take_huffman(self, body: bytes) -> None:
         while body:
@@ -184,17 +166,16 @@ class Headers:
             body = body[1 + size :]
 
     def _scan(self, body: bytes) -> Scan:
-        if self.frame is None:
-            raise ValueError("a scan before the frame header")
+        frame = self.frame
         if not body or not 1 <= body[0] <= 4 or len(body) != 4 + 2 * body[0]:
             raise ValueError("a scan header without a valid length")
-        names = [component.name for component in self.frame.components]
+        names = [component.name for component in frame.components]
         if not set(body[1:-3:2]) <= set(names) or len(set(body[1:-3:2])) != body[0]:
             raise ValueError("a scan header with components that the frame has not")
         chosen = [(names.index(body[i]), body[i + 1] >> 4, body[i + 1] & 15) for i in range(1, len(body) - 3, 2)]
-        blocks = sum(self.frame.components[i].h * self.frame.components[i].v for i, _, _ in chosen)
+        blocks = sum(frame.components[i].h * frame.components[i].v for i, _, _ in chosen)
         if len(chosen) > 1 and blocks > _MOST_MCU_BLOCKS:
-            raise ValueError(f"{blocks} blocks an MCU")
+            raise ValueError(f"{blocks} blocks per MCU")
         return Scan(tuple(chosen), body[-3], body[-2], body[-1] >> 4, body[-1] & 15)
 
 
@@ -211,7 +192,7 @@ def _marker(data: bytes, at: int) -> tuple[int, int]:
 
 
 def check_frame(headers: Headers) -> int:
-    """The sampling of an image that packed coefficients can hold, by the headers before its first scan.
+    """The sampling of an image that coefficient images can hold, by the headers before its first scan.
 
     Raises:
         Unsupported: they can't, and why.
@@ -219,9 +200,9 @@ def check_frame(headers: Headers) -> int:
     """
     frame = headers.frame
     if frame.marker not in SEQUENTIAL + TRANSFORMABLE:
-        raise Unsupported(f"JPEG process SOF{frame.marker - SOF0}: not sequential or progressive")
+        raise Unsupported(f"JPEG process SOF{frame.marker - markers.SOF0}: not sequential or progressive")
     if frame.bits != 8:
-        raise Unsupported(f"{frame.bits} bits a sample")
+        raise Unsupported(f"{frame.bits} bits per sample")
     if len(frame.components) == 1:
         return GREY
     if len(frame.components) != 3:

@@ -18,26 +18,23 @@ from ffcv.libffcv import lib
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from ffdr.codec.jpeg.markers import (
-    SOF1,
-    SOI,
-    has_wasteful_scans,
-    is_frame_header,
-)
+from ffdr.codec.jpeg.markers import SOF1, SOI, has_wasteful_scans, is_frame_header
+from ffdr.jit.ir import I32, I64, Code, Value, instruction
 from ffdr.jit.kernel import kernel
 
 # turbojpeg.h
+STRICT = 8192 | 32768
+"""TJFLAG_STOPONWARNING: damage is an error, not a grey patch; TJFLAG_LIMITSCANS: so are more than 500 scans, which a
+few kilobytes can hold, and each of which takes as long as decoding the image."""
 _RGB = 0
-# TJFLAG_ACCURATEDCT; TJFLAG_STOPONWARNING: damage is an error, not a grey patch; TJFLAG_LIMITSCANS: so are more than
-# 500 scans, which a few kilobytes can hold, and each of which takes as long as decoding the image
-_FLAGS = 4096 | 8192 | 32768
-
+_FLAGS = 4096 | STRICT  # TJFLAG_ACCURATEDCT
 
 _decompress = lib.tjDecompress2
 _decompress.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p] + [ctypes.c_int] * 5
-FUNCTION = np.uint64(ctypes.cast(_decompress, ctypes.c_void_p).value)
+_address = ctypes.cast(_decompress, ctypes.c_void_p).value
+assert _address is not None, "the address of a function is not 0"
+FUNCTION = np.uint64(_address)
 """Address of the library's function, for ``decompress``."""
 lib.tjInitDecompress.restype = ctypes.c_void_p
 
@@ -56,35 +53,23 @@ def _destroy(handles: list[int]) -> None:
         lib.tjDestroy(ctypes.c_void_p(handle))
 
 
-@intrinsic
+# Why the function's address is an argument: it differs from process to process, while a kernel's machine code is kept
+# on the disk. Numba could call C through ctypes, but it then writes the address into the code, and caches nothing.
+@instruction(types.int32, *[types.uint64] * 3, *[types.int64] * 3, types.uint64)
 def decompress(
-    typing_context: object,
-    function: object,
-    handle: object,
-    source: object,
-    size: object,
-    width: object,
-    height: object,
-    out: object,
-) -> tuple:
+    code: Code, function: Value, handle: Value, source: Value, size: Value, width: Value, height: Value, out: Value
+) -> Value:
     """Decode ``size`` bytes at ``source`` to RGB at ``out``, width × height × 3 bytes; 0 for success.
 
-    Addresses are uint64, numbers int64. The frame header must say width × height (``frame_size``). Numba could call C
-    through ctypes, but then nothing that uses it could be cached on disk.
+    Addresses are uint64, numbers int64. The frame header must say width × height (``frame_size``).
     """
-
-    def codegen(context: object, builder: ir.IRBuilder, signature: object, arguments: list) -> ir.Value:
-        function, handle, source, size, width, height, out = arguments
-        i32, i64, pointer = ir.IntType(32), ir.IntType(64), cgutils.voidptr_t
-        c_type = ir.FunctionType(i32, [pointer, pointer, i64, pointer] + [i32] * 5)
-        handle, source, out = (builder.inttoptr(value, pointer) for value in (handle, source, out))
-        width, height = builder.trunc(width, i32), builder.trunc(height, i32)
-        tight = i32(0)  # bytes from row to row: width × 3
-        call = builder.inttoptr(function, c_type.as_pointer())
-        return builder.call(call, [handle, source, size, out, width, tight, height, i32(_RGB), i32(_FLAGS)])
-
-    u64, i64 = types.uint64, types.int64
-    return types.int32(u64, u64, u64, i64, i64, i64, u64), codegen
+    pointer = cgutils.voidptr_t
+    c_type = ir.FunctionType(I32, [pointer, pointer, I64, pointer, *[I32] * 5])
+    handle, source, out = (code.b.inttoptr(value, pointer) for value in (handle, source, out))
+    width, height = code.b.trunc(width, I32), code.b.trunc(height, I32)
+    tight = I32(0)  # bytes from row to row: width × 3
+    call = code.b.inttoptr(function, c_type.as_pointer())
+    return code.b.call(call, [handle, source, size, out, width, tight, height, I32(_RGB), I32(_FLAGS)])
 
 
 @kernel
@@ -94,6 +79,7 @@ def frame_size(data: np.ndarray) -> tuple[int, int]:
 
     The decoder writes as many pixels as the frame says, so it must be asked before memory is handed over.
     """
+    # The same walk from segment to segment as libjpeg's, up to the first frame header, which is the one that counts.
     none = (np.int64(0), np.int64(0))
     end = np.int64(len(data))
     if end < 4 or data[0] != 0xFF or data[1] != SOI:

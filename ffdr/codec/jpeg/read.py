@@ -10,29 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ffdr.codec.dct.format import Coefficients, block_grid
-from ffdr.codec.jpeg.headers import (
-    SEQUENTIAL,
-    Frame,
-    Headers,
-    Scan,
-    Unsupported,
-    check_frame,
-    check_scans,
-)
+from ffdr.codec.jpeg.headers import SEQUENTIAL, Frame, Headers, Scan, Unsupported, check_frame, check_scans
 from ffdr.codec.jpeg.markers import SOF2, has_wasteful_scans
-from ffdr.codec.jpeg.scan import (
-    OK,
-    OUTSIDE,
-    REASONS,
-    SLACK,
-    TABLE,
-    build_table,
-    decode_scan,
-)
+from ffdr.codec.jpeg.scan import OK, OUTSIDE, REASONS, SLACK, TABLE, ScanLayout, build_table, decode_scan
 
 __all__ = ["Unsupported", "read_jpeg"]
 
-_MOST_BLOCKS_A_BYTE = 4
+_MOST_BLOCKS_PER_BYTE = 4
 """A DC code and an end of block take a bit each."""
 _MOST_PROGRESSIVE, _MOST_ARITHMETIC = 8, 1024
 """The same for progressive JPEGs, where a scan may end many blocks at once; arithmetic coding knows no bound, and this
@@ -53,7 +37,7 @@ def read_jpeg(data: bytes | np.ndarray, size: tuple[int, int] | None = None) -> 
         or arithmetic, through libjpeg-turbo's lossless transformation).
 
     Raises:
-        Unsupported: an undamaged JPEG that packed coefficients can't hold, and why.
+        Unsupported: an undamaged JPEG that can't become a coefficient image, and why.
         ValueError: no JPEG, or damaged: whatever libjpeg warns of is an error here.
     """
     data = data if isinstance(data, bytes) else data.tobytes()
@@ -78,17 +62,15 @@ def read_jpeg(data: bytes | np.ndarray, size: tuple[int, int] | None = None) -> 
 
 
 @dataclass
-class _Image:
-    """The image while it is decoded. P planes."""
+class _Target:
+    """An image while its scans are decoded. P planes."""
 
     sampling: int
     frame: Frame
     grids: list[tuple[int, int]]
-    """Block rows, blocks a row, of each plane."""
+    """Block rows, blocks per row, of each plane."""
     blocks: np.ndarray
     """(blocks + 1, 64) int16: those of all planes, and one for those that only pad MCUs."""
-    clean: np.ndarray
-    """(bytes + SLACK,) uint8, scratch."""
     quant: dict[int, np.ndarray] = field(default_factory=dict)
     """Quantisation tables of the planes that scans have brought."""
 
@@ -96,21 +78,20 @@ class _Image:
         """Index in ``blocks`` of a plane's first one."""
         return sum(rows * columns for rows, columns in self.grids[:plane])
 
-    def layout(self, scan: Scan) -> np.ndarray:
-        """See ``decode_scan``. Tables are numbered 0, 1 for the scan's first component, 2, 3 for the second, ..."""
-        rows = []
+    def layout(self, scan: Scan, interval: int, tables: np.ndarray) -> ScanLayout:
+        """Where ``decode_scan`` puts the blocks; tables: 0, 1 of the scan's first component, 2, 3 of the second, ..."""
+        alone = len(scan.components) == 1  # then its blocks are the MCUs
+        components = []
         for i, (plane, _, _) in enumerate(scan.components):
-            component = self.frame.components[plane]
-            factors = (component.h, component.v) if len(scan.components) > 1 else (1, 1)
-            rows.append((*factors, *self.grids[plane], self.first(plane), 2 * i, 2 * i + 1))
-        return np.array(rows, np.int64)
-
-    def mcus(self, scan: Scan) -> tuple[int, int]:
-        """MCU rows, MCUs a row, of a scan: those of a single component are its blocks."""
-        if len(scan.components) == 1:
-            return self.grids[scan.components[0][0]]
-        h, v = (8 * max(getattr(component, side) for component in self.frame.components) for side in "hv")
-        return -(-self.frame.height // v), -(-self.frame.width // h)
+            part = self.frame.components[plane]
+            h, v = (1, 1) if alone else (part.h, part.v)
+            components.append((h, v, *self.grids[plane], self.first(plane), 2 * i, 2 * i + 1))
+        if alone:
+            rows, columns = self.grids[scan.components[0][0]]
+        else:
+            h, v = (8 * max(getattr(part, side) for part in self.frame.components) for side in "hv")
+            rows, columns = -(-self.frame.height // v), -(-self.frame.width // h)
+        return ScanLayout(rows, columns, interval, np.array(components, np.int64), tables)
 
     def finished(self) -> Coefficients:
         """Raises ValueError where scans are missing."""
@@ -128,39 +109,35 @@ class _Image:
 def _decode(data: bytes, headers: Headers, sampling: int, scan: Scan | None, at: int) -> Coefficients:
     """Of a sequential JPEG, from its first scan on, which begins at ``at``."""
     frame = headers.frame
-    grids = _check_size(frame, sampling, len(data), _MOST_BLOCKS_A_BYTE)
+    grids = _check_size(frame, sampling, len(data), _MOST_BLOCKS_PER_BYTE)
     count = sum(rows * columns for rows, columns in grids)
     clean = np.empty(len(data) + SLACK, np.uint8)
-    image = _Image(sampling, frame, grids, np.zeros((count + 1, 64), np.int16), clean)
+    target = _Target(sampling, frame, grids, np.zeros((count + 1, 64), np.int16))
     raw = np.frombuffer(data, np.uint8)
     while scan is not None:
         tables = _tables(headers, scan)
         for plane, _, _ in scan.components:
-            if plane in image.quant:
+            if plane in target.quant:
                 raise ValueError("a component that is coded twice")
-            image.quant[plane] = _quant(headers, plane)
-        mcus, layout = image.mcus(scan), image.layout(scan)
-        status, at = decode_scan(raw, at, mcus, headers.interval, layout, tables, image.blocks, image.clean)
+            number = frame.components[plane].quant
+            if number not in headers.quant:
+                raise ValueError(f"quantisation table {number} is missing")
+            target.quant[plane] = headers.quant[number]
+        layout = target.layout(scan, headers.interval, tables)
+        status, at = decode_scan(raw, at, layout, target.blocks, clean)
         if status != OK:
             raise (Unsupported if status == OUTSIDE else ValueError)(REASONS[status])
         scan, at = headers.read(data, at)
-    return image.finished()
+    return target.finished()
 
 
 def _check_size(frame: Frame, sampling: int, size: int, most: int) -> list[tuple[int, int]]:
-    """The block grids of the planes; ValueError where ``size`` bytes can't hold them at ``most`` blocks a byte."""
+    """The block grids of the planes; ValueError where ``size`` bytes can't hold them at ``most`` blocks per byte."""
     planes = range(len(frame.components))
     grids = [block_grid(sampling, frame.width, frame.height, plane) for plane in planes]
     if sum(rows * columns for rows, columns in grids) > most * size:
         raise ValueError(f"{size} bytes are too few for {frame.width}×{frame.height} pixels")
     return grids
-
-
-def _quant(headers: Headers, plane: int) -> np.ndarray:
-    number = headers.frame.components[plane].quant
-    if number not in headers.quant:
-        raise ValueError(f"quantisation table {number} is missing")
-    return headers.quant[number]
 
 
 def _tables(headers: Headers, scan: Scan) -> np.ndarray:

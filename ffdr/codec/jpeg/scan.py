@@ -10,15 +10,13 @@ which at quality 90 is nine out of ten times.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from ffdr.codec.dct.format import COEFFICIENT_BITS, ZIGZAG
 from ffdr.codec.jpeg.markers import RST0
+from ffdr.jit.instructions import long_at, put_long, swap_bytes
 from ffdr.jit.kernel import address_of, inlined_kernel, kernel
 
 OK, TRUNCATED, BAD_CODE, BAD_INDEX, BAD_RESTART, LEFTOVER, OUTSIDE = range(7)
@@ -36,49 +34,31 @@ _BITS = 10
 _LENGTHS = 1 << _BITS
 _SYMBOLS = _LENGTHS + 2 * 17
 TABLE = _SYMBOLS + 256
-"""int32 of a decoding table: by ``_BITS`` bits, what ``_entry`` packs; for each length the largest code (−1: none) and
-the place of its symbol less the code; the symbols."""
+"""int32 of a decoding table."""
+# Its parts. Lengths run from 0 to 16, symbols are in the order of their codes:
+#
+#     0                            what the next _BITS bits bring (``_entry``), if a code of that length or less
+#     _LENGTHS       + length      the largest code of this length, -1 for none
+#     _LENGTHS + 17  + length      what to add to a code of this length to get the place of its symbol
+#     _SYMBOLS       + place       the symbol: run of zeros << 4 | bits of the value
+#
+# An entry is one int32, 0 for no such code. Where the value's bits are among the next _BITS as well, it is final:
+#
+#     31          16 15     12 11      8 7         0
+#     value          0         run       bits taken       final: code and value are taken
+#     0              size      run       bits taken       else: the code alone, the value's ``size`` bits follow
+#
+# A value is never 0, so that tells the two apart. Codes without a value (size 0) are the end of a block (run 0) and
+# sixteen zeros (run 15).
 SLACK = 264
 """Bytes behind the data that decoding a block may look at: 64 codes of 16 bits with values of 15, and a load."""
 
 _LEAST, _MOST = -(1 << COEFFICIENT_BITS - 1), (1 << COEFFICIENT_BITS - 1) - 1
-_ZERO_RUN = 0xF0
 _FF = np.uint64(0xFFFFFFFFFFFFFFFF)
 _ONES = np.uint64(0x0101010101010101)
 _TOPS = np.uint64(0x8080808080808080)
 _TO_INDEX = np.uint64(64 - _BITS)
 _NATURAL = ZIGZAG.astype(np.int64)
-
-
-@intrinsic
-def _load(typing_context: Any, address: Any) -> tuple:
-    """Eight bytes at an address (uint64), as they lie."""
-
-    def code(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
-        return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=1)
-
-    return types.uint64(types.uint64), code
-
-
-@intrinsic
-def _store(typing_context: Any, address: Any, word: Any) -> tuple:
-    """Eight bytes to an address."""
-
-    def code(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
-        builder.store(arguments[1], builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=1)
-        return context.get_dummy_value()
-
-    return types.void(types.uint64, types.uint64), code
-
-
-@intrinsic
-def _swap(typing_context: Any, word: Any) -> tuple:
-    """The bytes of a uint64 in reverse order: of loaded ones, the first becomes the highest."""
-
-    def code(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
-        return builder.bswap(arguments[0])
-
-    return types.uint64(types.uint64), code
 
 
 @inlined_kernel
@@ -89,11 +69,7 @@ def _extend(bits: int, size: int) -> int:
 
 @kernel
 def _entry(symbol: int, length: int, rest: int) -> int:
-    """For a code of ``length`` bits that the ``_BITS - length`` bits ``rest`` follow.
-
-    Bits 0 to 7 say how many bits are done with, 8 to 11 the run of zeros, 12 to 15 the bits of a value that is still
-    to be read, 16 to 31 the value if it is known (else 0).
-    """
+    """The entry for a code of ``length`` bits that the ``_BITS - length`` bits ``rest`` follow."""
     run, size = symbol >> 4, symbol & 15
     spare = _BITS - length - size
     if size == 0 or spare < 0:
@@ -118,7 +94,7 @@ def build_table(counts: np.ndarray, symbols: np.ndarray, table: np.ndarray) -> b
         for i in range(count):
             symbol = np.int64(symbols[done + i])
             table[_SYMBOLS + done + i] = symbol
-            if length <= _BITS:
+            if length <= _BITS:  # all entries that begin with the code, whatever follows
                 spare = _BITS - length
                 for rest in range(1 << spare):
                     table[(code + i) << spare | rest] = _entry(symbol, length, rest)
@@ -140,8 +116,8 @@ def _long_code(table: np.ndarray, word: np.uint64) -> int:
 
 @inlined_kernel
 def _look(base: np.uint64, position: int) -> np.uint64:
-    """The bits from a bit position on, first one highest; 57 are valid."""
-    return _swap(_load(base + np.uint64(position >> 3))) << np.uint64(position & 7)
+    """The bits from a bit position on, first one highest; 57 are valid, and a code and its value take up to 31."""
+    return swap_bytes(long_at(base + np.uint64(position >> 3))) << np.uint64(position & 7)
 
 
 @inlined_kernel
@@ -188,7 +164,7 @@ def _decode_block(
                 if entry == 0:
                     return -BAD_CODE
             length, size = entry & 0xFF, entry >> 12 & 15
-            if size == 0:
+            if size == 0:  # an end of block, sixteen zeros, or nothing that there is
                 position += length
                 if entry >> 8 == 0:
                     return position
@@ -218,14 +194,15 @@ def _unstuff(data: np.ndarray, at: int, clean: np.ndarray) -> tuple[int, int]:
     Returns (bytes copied, position of the marker's FF; the end of the data if there is none). ``clean`` has ``SLACK``
     bytes more than the data.
     """
+    # size never exceeds at, so eight bytes that may be read from data may be written to clean, too.
     size, end = np.int64(0), np.int64(len(data))
     source, target = address_of(data), address_of(clean)
     while at < end:
         while at + 8 <= end:
-            word = _load(source + np.uint64(at))
+            word = long_at(source + np.uint64(at))
             if ((word ^ _FF) - _ONES) & word & _TOPS != 0:  # some byte is FF
                 break
-            _store(target + np.uint64(size), word)
+            put_long(word, target + np.uint64(size))
             at, size = at + 8, size + 8
         for _ in range(min(8, end - at)):
             if data[at] == 0xFF:
@@ -249,21 +226,29 @@ def _unstuff(data: np.ndarray, at: int, clean: np.ndarray) -> tuple[int, int]:
     return size, end
 
 
-@kernel
+class ScanLayout(NamedTuple):
+    """Which blocks a scan brings, in which order, and how they are coded."""
+
+    mcu_rows: int
+    mcus_per_row: int
+    interval: int
+    """MCUs between restart markers, 0 without"""
+    components: np.ndarray
+    """(components, 7) int64: h, v (1, 1 for a scan of one component), block rows, blocks per row, index in ``blocks``
+    of the first, index in ``tables`` of the DC and the AC table"""
+    tables: np.ndarray
+    """(tables, TABLE) int32"""
+
+
+@inlined_kernel
 def _decode_mcu(
-    base: np.uint64,
-    position: int,
-    limit: int,
-    row: int,
-    column: int,
-    layout: np.ndarray,
-    tables: np.ndarray,
-    predicted: np.ndarray,
-    blocks: np.ndarray,
+    base: np.uint64, position: int, limit: int, mcu: int, scan: ScanLayout, predicted: np.ndarray, blocks: np.ndarray
 ) -> int:
     """Decode an MCU that begins at a bit position. Returns the position behind it, or −status."""
-    for c in range(len(layout)):
-        h, v, rows, columns, first, dc, ac = layout[c]
+    # Inlined, and the tables taken out once: handing on and counting the layout's arrays took 7 % of the time.
+    row, column, tables = mcu // scan.mcus_per_row, mcu % scan.mcus_per_row, scan.tables
+    for c in range(len(scan.components)):
+        h, v, rows, columns, first, dc, ac = scan.components[c]
         for y in range(row * v, row * v + v):
             for x in range(column * h, column * h + h):
                 stored = y < rows and x < columns
@@ -271,6 +256,7 @@ def _decode_mcu(
                 position = _decode_block(base, position, tables[dc], tables[ac], predicted[c], block)
                 if position < 0:
                     return position
+                # Now, not at the end of the MCU: another block could leave the zeros behind the data.
                 if position > limit:
                     return -TRUNCATED
                 predicted[c] = block[0]
@@ -278,36 +264,24 @@ def _decode_mcu(
 
 
 @kernel
-def decode_scan(
-    data: np.ndarray,
-    at: int,
-    grid: tuple[int, int],
-    interval: int,
-    layout: np.ndarray,
-    tables: np.ndarray,
-    blocks: np.ndarray,
-    clean: np.ndarray,
-) -> tuple[int, int]:
-    """Decode the scan that begins at ``at``.
+def decode_scan(data: np.ndarray, at: int, scan: ScanLayout, blocks: np.ndarray, clean: np.ndarray) -> tuple[int, int]:
+    """Decode the scan whose entropy-coded data begin at ``at``.
 
     Args:
         data: (bytes,) uint8, the JPEG.
-        grid: MCU rows, MCUs a row.
-        interval: MCUs between restart markers, 0 without.
-        layout: for each component of the scan, int64: h, v (1, 1 if it is the only one), block rows, blocks a row,
-            index in ``blocks`` of the first, index in ``tables`` of the DC and the AC table.
-        tables: (tables, TABLE) int32.
+        at: position in the data.
+        scan: what is there.
         blocks: (blocks + 1, 64) int16, zeros, filled; the last one takes those that only pad MCUs.
         clean: (bytes + SLACK,) uint8, scratch.
 
     Returns:
         (status, position of the marker behind).
     """
-    predicted = np.zeros(len(layout), np.int64)
+    predicted = np.zeros(len(scan.components), np.int64)
     base = address_of(clean)
     position, limit, number = np.int64(0), np.int64(0), np.int64(0)
-    for mcu in range(grid[0] * grid[1]):
-        if mcu == 0 or (interval > 0 and mcu % interval == 0):
+    for mcu in range(scan.mcu_rows * scan.mcus_per_row):
+        if mcu == 0 or (scan.interval > 0 and mcu % scan.interval == 0):
             if mcu > 0:
                 if limit - position >= 8:
                     return LEFTOVER, at
@@ -317,8 +291,8 @@ def decode_scan(
                 predicted[:] = 0
             size, at = _unstuff(data, at, clean)
             position, limit = np.int64(0), 8 * size
-        row, column = mcu // grid[1], mcu % grid[1]
-        position = _decode_mcu(base, position, limit, row, column, layout, tables, predicted, blocks)
+        position = _decode_mcu(base, position, limit, mcu, scan, predicted, blocks)
         if position < 0:
+            # Where the data end before any marker, invalid codes are those of the zeros behind them.
             return TRUNCATED if at == len(data) and position != -OUTSIDE else -position, at
     return LEFTOVER if limit - position >= 8 else OK, at

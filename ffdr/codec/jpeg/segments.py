@@ -14,18 +14,16 @@ can't contain: that is as exact as a table, takes a few microseconds, and stores
 
 Why rows only, and how segments get their size: a restart marker costs about 3.3 bytes (2 itself, 0.5 padding, the rest
 in DC differences). Small segments make cropped decoding faster, but the promise is that an image grows by 1 % at most
-(``--write.growth``). Measured on photographs of 500×375 pixels at quality 90, against the same JPEG without: 16 MCUs a
-segment cost 0.5 % and decode crops of 8 to 100 % of the area at 1 × speed, 8 MCUs 0.9 % at 1.12 ×, 4 MCUs 1.6 % at
-1.19 ×, 2 MCUs 3.2 % at 1.23 ×, 1 MCU 5.4 % at 1.17 ×.
-``cut_jpeg`` takes the shortest segments that keep it; every byte of table would make them longer. An image that can
-not have segments within a row (too small, or a prime number of MCUs wide) gets a segment a row, or neither markers nor
-table when that is too much as well.
+(``--write.growth``). Measured on photographs of 500×375 pixels at quality 90, against the same JPEG without: 16 MCUs
+per segment cost 0.5 % and decode crops of 8 to 100 % of the area at 1 × speed, 8 MCUs 0.9 % at 1.12 ×, 4 MCUs 1.6 % at
+1.19 ×, 2 MCUs 3.2 % at 1.23 ×, 1 MCU 5.4 % at 1.17 ×. ``cut_jpeg`` takes the shortest segments that keep it; every byte
+of table would make them longer. An image that cannot have segments within a row (too small, or a prime number of MCUs
+wide) gets one segment per row, or neither markers nor table when that is too much as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -36,41 +34,20 @@ TABLE_DTYPE = np.dtype(
     [
         ("magic", "S4"),
         ("scan_start", "<u2"),  # first entropy-coded byte, from the beginning of the JPEG
-        ("interval", "<u2"),  # MCUs a segment; divides mcus_per_row
+        ("interval", "<u2"),  # MCUs per segment; divides mcus_per_row
         ("mcus_per_row", "<u2"),
         ("mcu_rows", "<u2"),
     ]
 )
 TABLE_MAGIC = b"FFR1"
 MCU = 16
-"""Pixels a side of an MCU (4:2:0)."""
+"""Pixels per side of an MCU (4:2:0)."""
 MIN_INTERVAL = 2
 """Shortest segment in MCUs: still shorter ones make cropped decoding no faster."""
 _MARKER_BYTES = 3.3
 """What a segment costs, so that hopeless intervals are not tried."""
 MAX_SIDE = 65500
 """libjpeg's JPEG_MAX_DIMENSION."""
-
-
-@dataclass(frozen=True, eq=False)
-class OffsetTable:
-    """Where the restart segments of a JPEG lie. R rows of MCUs, S segments a row; positions count from its first byte.
-
-    ``segments[r, s]`` is the first entropy-coded byte of a segment; two bytes before it ends the restart marker's
-    place, except for the very first. ``ends[r, s]`` is behind its last entropy-coded byte.
-    """
-
-    interval: int
-    """MCUs a segment."""
-    mcus_per_row: int
-    mcu_rows: int
-    scan_start: int
-    row_starts: np.ndarray
-    """(R + 1,) int64; the last one is the position of the end-of-image marker."""
-    segments: np.ndarray
-    """(R, S) int64."""
-    ends: np.ndarray
-    """(R, S) int64."""
 
 
 def encode_jpeg(pixels: np.ndarray, quality: int, growth: float = WriteOptions.growth) -> bytes:
@@ -91,9 +68,9 @@ def encode_jpeg(pixels: np.ndarray, quality: int, growth: float = WriteOptions.g
 
 
 def check_sides(width: int, height: int) -> None:
-    """Raise ValueError for more pixels a side than libjpeg takes."""
+    """Raise ValueError for more pixels per side than libjpeg takes."""
     if max(height, width) > MAX_SIDE:
-        raise ValueError(f"{width}×{height} pixels are more than a JPEG can hold ({MAX_SIDE} a side)")
+        raise ValueError(f"{width}×{height} pixels are more than a JPEG can hold ({MAX_SIDE} per side)")
 
 
 def cut_jpeg(encode: Callable[[int], bytes], width: int, height: int, growth: float) -> bytes:
@@ -144,40 +121,6 @@ def _pack_table(data: bytes, interval: int, mcus_per_row: int, mcu_rows: int) ->
     return row_bytes.astype("<u2").tobytes() + table.tobytes()
 
 
-def read_offset_table(data: bytes | np.ndarray) -> OffsetTable | None:
-    """The offset table of a stored JPEG: bytes, or (bytes,) uint8. None where there is no valid one.
-
-    Whatever the bytes, every position of a returned table lies inside of them, and every segment but the first
-    follows the restart marker that is due.
-    """
-    data = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
-    size = TABLE_DTYPE.itemsize
-    if len(data) < size:
-        return None
-    table = np.frombuffer(data[-size:].tobytes(), TABLE_DTYPE)[0]
-    scan_start, interval, mcus_per_row, mcu_rows = (int(table[name]) for name in TABLE_DTYPE.names[1:])
-    eoi = len(data) - size - 2 * mcu_rows - 2
-    if table["magic"] != TABLE_MAGIC or not interval or not mcu_rows or not 0 < scan_start < eoi:
-        return None
-    if not mcus_per_row or mcus_per_row % interval:
-        return None
-    row_bytes = np.frombuffer(data[eoi + 2 : eoi + 2 + 2 * mcu_rows].tobytes(), "<u2").astype(np.int64)
-    row_starts = np.concatenate([[scan_start], scan_start + np.cumsum(row_bytes)])
-    if row_starts[-1] != eoi or data[eoi] != 0xFF or data[eoi + 1] != 0xD9:
-        return None
-    segments = mcus_per_row // interval
-    markers = scan_start + _restart_markers(data[scan_start:eoi])
-    if len(markers) != segments * mcu_rows - 1:
-        return None
-    if (data[markers + 1] != 0xD0 + np.arange(len(markers)) % 8).any():
-        return None
-    starts = np.concatenate([[scan_start], markers + 2]).reshape(mcu_rows, segments)
-    ends = np.concatenate([markers, [eoi]]).reshape(mcu_rows, segments)
-    if (starts[:, 0] != row_starts[:-1]).any():
-        return None
-    return OffsetTable(interval, mcus_per_row, mcu_rows, scan_start, row_starts, starts, ends)
-
-
 def _scan_start(data: bytes) -> int:
     """First entropy-coded byte of a JPEG that was just made: its markers are well-formed."""
     at = 2
@@ -186,8 +129,8 @@ def _scan_start(data: bytes) -> int:
     return at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
 
 
-def _restart_markers(data: bytes | np.ndarray) -> np.ndarray:
+def _restart_markers(data: bytes) -> np.ndarray:
     """Positions of FF D0 … FF D7 in entropy-coded data, where a byte FF that is not a marker is followed by 00."""
-    data = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
-    at = np.flatnonzero(data[:-1] == 0xFF)
-    return at[(data[at + 1] & 0xF8) == 0xD0]
+    stream = np.frombuffer(data, np.uint8)
+    at = np.flatnonzero(stream[:-1] == 0xFF)
+    return at[(stream[at + 1] & 0xF8) == 0xD0]

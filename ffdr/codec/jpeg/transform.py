@@ -1,20 +1,15 @@
 """Progressive and arithmetic JPEGs to sequential Huffman-coded ones, coefficients untouched, by libjpeg-turbo.
 
-Apart from ``jpeg_read.py`` because it imports FFCV, whose library is linked to libjpeg-turbo; that takes seconds.
+Apart from ``read.py`` because it imports FFCV, whose library is linked to libjpeg-turbo; that takes seconds.
 """
 
 from __future__ import annotations
 
-import ffdr.util.lean_ffcv  # noqa: F401
-
-# isort: split
 import ctypes
 
-from ffcv.libffcv import lib
+from ffdr.codec.jpeg.libjpeg import STRICT, lib
 
-# turbojpeg.h: TJFLAG_STOPONWARNING, TJFLAG_LIMITSCANS (as in beton/libjpeg.py), TJXOPT_COPYNONE
-_FLAGS = 8192 | 32768
-_COPY_NONE = 64
+_COPY_NONE = 64  # turbojpeg.h: TJXOPT_COPYNONE
 
 
 class _Transform(ctypes.Structure):
@@ -48,7 +43,7 @@ def to_sequential(data: bytes) -> bytes:
     transform = _Transform(options=_COPY_NONE)
     try:
         where = [ctypes.byref(each) for each in (out, size, transform)]
-        if lib.tjTransform(handle, data, len(data), 1, *where, _FLAGS) != 0:
+        if lib.tjTransform(handle, data, len(data), 1, *where, STRICT) != 0:
             raise ValueError(lib.tjGetErrorStr2(handle).decode(errors="replace"))
         return ctypes.string_at(out, size.value)
     finally:

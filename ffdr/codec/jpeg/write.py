@@ -9,40 +9,29 @@ from __future__ import annotations
 
 import numpy as np
 
-from ffdr.codec.dct.format import (
-    COEFFICIENT_BITS,
-    FACTORS,
-    ZIGZAG,
-    Coefficients,
-    block_grid,
-)
+from ffdr.codec.dct.format import COEFFICIENT_BITS, FACTORS, ZIGZAG, Coefficients, check_coefficients
+from ffdr.codec.jpeg import markers
 from ffdr.codec.jpeg.huffman import codes_of, optimal_code
-from ffdr.codec.jpeg.markers import (
-    APP0,
-    DHT,
-    DQT,
-    DRI,
-    EOI,
-    RST0,
-    SOF0,
-    SOF1,
-    SOI,
-    SOS,
-)
 from ffdr.jit.kernel import inlined_kernel, kernel
 
-_LIMIT = 1 << COEFFICIENT_BITS - 1
-_SIZES = np.array([value.bit_length() for value in range(2 * _LIMIT)], np.uint8)
-"""Bits of a value or difference, by magnitude."""
+_SIZES = np.array([value.bit_length() for value in range(1 << COEFFICIENT_BITS)], np.uint8)
+"""Bits of a value or difference, by magnitude: two DCs of 12 bits differ by less than 4096."""
 _END_OF_BLOCK, _ZERO_RUN = 0x00, 0xF0
 _RESTART = 4 << 8
-"""In a stream of symbols, which have the number of their table in bits 8 and 9: (AC or DC) + 2 × (chroma or Y)."""
+"""In a stream of symbols, which have the number of their table in bits 8 and 9."""
 _AC, _CHROMA = 1, 2
 _MOST_ENTRIES = 65
 """Of a block: a DC difference, 63 values with runs of zeros between them, an end of block, or fewer."""
 _NATURAL = ZIGZAG.astype(np.int64)
 _JFIF = b"JFIF\0" + bytes([1, 1, 0, 0, 1, 0, 1, 0, 0])
 """Version 1.1, pixels are square, no thumbnail."""
+
+# The stream between the two passes, entry by entry; a restart is an entry of its own:
+#
+#     symbols (uint16)   0 0 0 0 0 R C A  symbol (8 bits)       A: AC or DC, C: chroma or Y, R: restart
+#     values (int16)     what follows the symbol's code, in (symbol & 15) bits
+#
+# The first pass makes it and counts the symbols, the second writes codes that are optimal for the counts.
 
 
 def write_jpeg(coefficients: Coefficients, interval: int = 0) -> bytes:
@@ -52,13 +41,15 @@ def write_jpeg(coefficients: Coefficients, interval: int = 0) -> bytes:
     the standard refuse AC coefficients beyond ±1023; libjpeg reads them.
 
     Args:
-        coefficients: of an image of 1 to 65535 pixels a side, of which libjpeg decodes up to 65500.
+        coefficients: of an image of 1 to 65535 pixels per side, of which libjpeg decodes up to 65500.
         interval: MCUs between restart markers, 0 to 65535; 0: no markers.
 
     Raises:
-        ValueError: planes or tables that do not fit the image, or coefficients out of range.
+        ValueError: what ``check_coefficients`` finds, or an interval out of range.
     """
-    _check(coefficients, interval)
+    check_coefficients(coefficients)
+    if not 0 <= interval <= 65535:
+        raise ValueError(f"a restart interval of {interval} MCUs: not 0 to 65535")
     factors = [(1, 1)] * len(coefficients.planes)
     factors[0] = FACTORS[coefficients.sampling]
     h, v = factors[0]
@@ -69,8 +60,6 @@ def write_jpeg(coefficients: Coefficients, interval: int = 0) -> bytes:
     frequency = np.zeros((4, 256), np.int64)
     planes = (np.ascontiguousarray(y), np.ascontiguousarray(cb), np.ascontiguousarray(cr))
     count = _make_symbols(planes, np.array(factors, np.int64), mcus, interval, symbols, values, frequency)
-    if count < 0:
-        raise ValueError(f"coefficients outside of [{-_LIMIT}, {_LIMIT - 1}]")
     tables = [optimal_code(frequency[number]) for number in range(2 if len(factors) == 1 else 4)]
     codes = np.zeros((4, 256), np.int64)
     lengths = np.zeros((4, 256), np.int64)
@@ -80,22 +69,7 @@ def write_jpeg(coefficients: Coefficients, interval: int = 0) -> bytes:
     restarts = (mcus[0] * mcus[1] - 1) // interval if interval else 0
     scan = np.empty(2 * (bits // 8 + 1) + 4 * restarts, np.uint8)
     size = _write_symbols(symbols[:count], values, codes, lengths, scan)
-    return _headers(coefficients, factors, tables, interval) + scan[:size].tobytes() + bytes([0xFF, EOI])
-
-
-def _check(image: Coefficients, interval: int) -> None:
-    if not (1 <= image.width <= 65535 and 1 <= image.height <= 65535):
-        raise ValueError(f"{image.width}×{image.height} pixels: a JPEG has 1 to 65535 a side")
-    if not 0 <= interval <= 65535:
-        raise ValueError(f"a restart interval of {interval} MCUs: not 0 to 65535")
-    if not 0 <= image.sampling < len(FACTORS):
-        raise ValueError(f"no sampling {image.sampling}")
-    count = 1 if image.sampling == 0 else 3
-    grids = [(*block_grid(image.sampling, image.width, image.height, plane), 64) for plane in range(count)]
-    if [plane.shape for plane in image.planes] != grids or any(plane.dtype != np.int16 for plane in image.planes):
-        raise ValueError("planes that do not fit the size and the sampling")
-    if image.quant.shape != (count, 64) or image.quant.dtype != np.uint16 or not image.quant.all():
-        raise ValueError("quantisation tables that do not fit the planes, or hold 0")
+    return _headers(coefficients, factors, tables, interval) + scan[:size].tobytes() + bytes([0xFF, markers.EOI])
 
 
 @inlined_kernel
@@ -108,7 +82,7 @@ def _put(symbols: np.ndarray, values: np.ndarray, count: int, table: int, symbol
 def _block_symbols(
     block: np.ndarray, difference: int, table: int, symbols: np.ndarray, values: np.ndarray, count: int
 ) -> int:
-    """Append the symbols of a block; −1 if a coefficient is out of range."""
+    """Append the symbols of a block."""
     count = _put(symbols, values, count, table, _SIZES[abs(difference)], difference)
     run = np.int64(0)
     for k in range(1, 64):
@@ -116,8 +90,6 @@ def _block_symbols(
         if value == 0:
             run += 1
             continue
-        if not -_LIMIT <= value < _LIMIT:
-            return -1
         while run > 15:
             count = _put(symbols, values, count, table | _AC, _ZERO_RUN, 0)
             run -= 16
@@ -132,7 +104,7 @@ def _plane_symbols(
 ) -> tuple[int, int]:
     """Append the blocks of a plane that belong to an MCU; ``place``: its row, its column, h, v.
 
-    Blocks that only pad the MCU repeat the DC of the one before. Returns (count or −1, DC of the last block).
+    Blocks that only pad the MCU repeat the DC of the one before. Returns (count, DC of the last block).
     """
     row, column, h, v = place
     for y in range(row * v, row * v + v):
@@ -142,11 +114,7 @@ def _plane_symbols(
                 count = _put(symbols, values, count, table | _AC, _END_OF_BLOCK, 0)
                 continue
             dc = np.int64(plane[y, x, 0])
-            if not -_LIMIT <= dc < _LIMIT:
-                return -1, predicted
             count = _block_symbols(plane[y, x], dc - predicted, table, symbols, values, count)
-            if count < 0:
-                return count, predicted
             predicted = dc
     return count, predicted
 
@@ -161,9 +129,9 @@ def _make_symbols(
     values: np.ndarray,
     frequency: np.ndarray,
 ) -> int:
-    """Turn an image into symbols, (n,) uint16, and the values that follow them, (n,) int16; −1 if out of range.
+    """Turn an image into symbols, (n,) uint16, and the values that follow them, (n,) int16; their number.
 
-    ``planes``: three of (block rows, blocks a row, 64), the first of which counts if there is one row of ``factors``;
+    ``planes``: three of (block rows, blocks per row, 64), the first of which counts if there is one row of ``factors``;
     ``frequency``: (4, 256), zeros, filled.
     """
     predicted = np.zeros(3, np.int64)
@@ -176,8 +144,6 @@ def _make_symbols(
             place = (mcu // mcus[1], mcu % mcus[1], factors[c, 0], factors[c, 1])
             table = 0 if c == 0 else _CHROMA
             count, predicted[c] = _plane_symbols(planes[c], place, table, predicted[c], symbols, values, count)
-            if count < 0:
-                return count
     for i in range(count):
         if symbols[i] < _RESTART:
             frequency[symbols[i] >> 8, symbols[i] & 0xFF] += 1
@@ -208,13 +174,14 @@ def _write_symbols(
     for i in range(len(symbols)):
         if symbols[i] == _RESTART:
             have, size = _fill(waiting, have, out, size)
-            out[size], out[size + 1] = 0xFF, RST0 + restarts % 8
+            out[size], out[size + 1] = 0xFF, markers.RST0 + restarts % 8
             size, restarts = size + 2, restarts + 1
             continue
         table, symbol = symbols[i] >> 8, symbols[i] & 0xFF
         bits, value = np.int64(symbol & 15), np.int64(values[i])
         if value < 0:
             value += (1 << bits) - 1
+        # At most 16 + 12 bits, and at most 32 are waiting, so 64 hold both.
         length = lengths[table, symbol] + bits
         waiting = waiting << np.uint64(length) | np.uint64(codes[table, symbol] << bits | value)
         have += length
@@ -235,22 +202,23 @@ def _headers(coefficients: Coefficients, factors: list, tables: list, interval: 
     shared = len(factors) == 3 and np.array_equal(coefficients.quant[1], coefficients.quant[2])
     numbers = [0, 1, 1 if shared else 2][: len(factors)]
     wide = bool((coefficients.quant > 255).any())
-    parts = [bytes([0xFF, SOI]), _segment(APP0, _JFIF)]
+    parts = [bytes([0xFF, markers.SOI]), _segment(markers.APP0, _JFIF)]
     for number in sorted(set(numbers)):
         table = coefficients.quant[numbers.index(number)][ZIGZAG]
         large = bool((table > 255).any())
         body = table.astype(">u2" if large else "u1").tobytes()
-        parts.append(_segment(DQT, bytes([large << 4 | number]) + body))
+        parts.append(_segment(markers.DQT, bytes([large << 4 | number]) + body))
     sides = coefficients.height.to_bytes(2, "big") + coefficients.width.to_bytes(2, "big")
-    frame = [(i + 1, h << 4 | v, numbers[i]) for i, (h, v) in enumerate(factors)]
-    parts.append(_segment(SOF1 if wide else SOF0, b"\x08" + sides + bytes([len(frame)]) + bytes(sum(frame, ()))))
+    components = sum(((i + 1, h << 4 | v, numbers[i]) for i, (h, v) in enumerate(factors)), ())
+    body = b"\x08" + sides + bytes([len(factors)]) + bytes(components)
+    parts.append(_segment(markers.SOF1 if wide else markers.SOF0, body))
     for number, (counts, symbols) in enumerate(tables):
         kind = (number & _AC) << 4 | number >> 1
-        parts.append(_segment(DHT, bytes([kind]) + counts.tobytes() + symbols.tobytes()))
+        parts.append(_segment(markers.DHT, bytes([kind]) + counts.tobytes() + symbols.tobytes()))
     if interval:
-        parts.append(_segment(DRI, interval.to_bytes(2, "big")))
+        parts.append(_segment(markers.DRI, interval.to_bytes(2, "big")))
     scan = [(i + 1, 0x11 if i else 0x00) for i in range(len(factors))]
-    parts.append(_segment(SOS, bytes([len(scan)]) + bytes(sum(scan, ())) + bytes([0, 63, 0])))
+    parts.append(_segment(markers.SOS, bytes([len(scan)]) + bytes(sum(scan, ())) + bytes([0, 63, 0])))
     return b"".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Pixels of packed images are those of libjpeg-turbo, bit by bit, and no bytes lead outside of the arrays."""
+"""Pixels of coefficient images are those of libjpeg-turbo, bit by bit, and no bytes lead outside of the arrays."""
 
 from dataclasses import replace
 
@@ -9,21 +9,8 @@ from guarded import guarded
 from variants import all_variants, opencv, pillow
 
 from ffdr.codec.dct.blocks import make_tables
-from ffdr.codec.dct.decode import (
-    CANVAS_SLACK,
-    decode_coefficients,
-    decode_image,
-    scratch_bytes,
-)
-from ffdr.codec.dct.format import (
-    GREY,
-    INLINE,
-    SAMPLING_NAMES,
-    WIDE_ROWS,
-    YUV420,
-    YUV422,
-    YUV444,
-)
+from ffdr.codec.dct.decode import CANVAS_SLACK, decode_coefficients, decode_image, scratch_bytes
+from ffdr.codec.dct.format import GREY, INLINE, SAMPLING_NAMES, WIDE_ROWS, YUV420, YUV422, YUV444
 from ffdr.codec.dct.learn import learn
 from ffdr.codec.dct.pack import pack
 from ffdr.codec.jpeg.libjpeg import decode_jpeg
@@ -45,10 +32,10 @@ class Decoder:
     def __call__(self, data, region, fast):
         """Left, top and pixels of what was decoded; None if it was refused."""
         self.scratch[...] = 0xA5  # what was there before must not matter
-        done, left, top, wide, high = decode_coefficients(
-            data, *self.size, region, self.tables, self.scratch, self.canvas, fast
+        done, (left, top, width, height) = decode_coefficients(
+            data, *self.size, region, self.tables._replace(fast=fast), self.scratch, self.canvas
         )
-        return (left, top, self.canvas[: 3 * wide * high].reshape(high, wide, 3).copy()) if done else None
+        return (left, top, self.canvas[: 3 * width * height].reshape(height, width, 3).copy()) if done else None
 
 
 def at_guard(data):
@@ -74,7 +61,7 @@ def regions(rng, width, height, count):
 
 
 def check_pixels(jpeg, coding, rng, count=2):
-    """Both paths against libjpeg's decode of the whole image. Returns the packed bytes."""
+    """Both paths against libjpeg's decode of the whole image. Returns the image's bytes."""
     image, _ = read_jpeg(jpeg)
     width, height = image.width, image.height
     packed = pack(image, coding)

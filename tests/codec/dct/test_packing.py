@@ -1,4 +1,4 @@
-"""Packed images against a plain reading of their format, and that nothing else is taken for one."""
+"""Coefficient images against a plain reading of their format, and that nothing else is taken for one."""
 
 from dataclasses import replace
 
@@ -9,14 +9,7 @@ from guarded import Numpy
 
 from ffdr.codec.dct import pack as module
 from ffdr.codec.dct.coding import Coding
-from ffdr.codec.dct.format import (
-    GREY,
-    SAMPLING_NAMES,
-    TRAILER,
-    YUV420,
-    YUV422,
-    YUV444,
-)
+from ffdr.codec.dct.format import GREY, SAMPLING_NAMES, TRAILER, YUV420, YUV422, YUV444
 from ffdr.codec.dct.learn import learn
 from ffdr.codec.dct.pack import pack, unpack
 

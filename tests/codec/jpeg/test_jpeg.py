@@ -5,11 +5,12 @@ import io
 import cv2
 import numpy as np
 import pytest
+from offset_table import read_offset_table
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from ffdr.codec.jpeg import segments as jpeg
-from ffdr.codec.jpeg.segments import TABLE_DTYPE, encode_jpeg, read_offset_table
+from ffdr.codec.jpeg.segments import TABLE_DTYPE, encode_jpeg
 
 PHOTOS = [np.asarray(Image.fromarray(photo).resize((500, 333))) for photo in load_sample_images().images]
 

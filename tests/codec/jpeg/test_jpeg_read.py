@@ -29,24 +29,10 @@ from variants import (
     segments,
 )
 
-from ffdr.codec.dct.format import (
-    GREY,
-    SAMPLING_NAMES,
-    YUV420,
-    YUV422,
-    YUV444,
-    Coefficients,
-    block_grid,
-)
+from ffdr.codec.dct.format import GREY, SAMPLING_NAMES, YUV420, YUV422, YUV444, Coefficients, block_grid
 from ffdr.codec.jpeg import read as jpeg_read
 from ffdr.codec.jpeg.read import Unsupported, read_jpeg
-from ffdr.codec.jpeg.scan import (
-    SLACK,
-    TABLE,
-    TRUNCATED,
-    build_table,
-    decode_scan,
-)
+from ffdr.codec.jpeg.scan import SLACK, TABLE, TRUNCATED, ScanLayout, build_table, decode_scan
 from ffdr.codec.jpeg.write import write_jpeg
 
 SAMPLINGS = [GREY, YUV444, YUV422, YUV420]
@@ -313,10 +299,10 @@ def decode_far_beyond_the_end(memory):
     table = memory.zeros((2, TABLE), np.int32)
     for each in table:
         assert build_table(np.array([0] * 15 + [1], np.uint8), np.array([11], np.uint8), each)
-    layout = np.array([[1, 1, 1, 1, 0, 0, 1]])
+    layout = ScanLayout(1, 1, 0, np.array([[1, 1, 1, 1, 0, 0, 1]]), table)
     for size in range(20):
         clean, blocks = memory.empty(size + SLACK, np.uint8), memory.zeros((2, 64), np.int16)
-        status, at = decode_scan(memory.zeros(size, np.uint8), 0, (1, 1), 0, layout, table, blocks, clean)
+        status, at = decode_scan(memory.zeros(size, np.uint8), 0, layout, blocks, clean)
         assert (status, at) == (TRUNCATED, size)
 
 

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from betons import MIXING, PLAIN
+from offset_table import read_offset_table
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -21,7 +22,7 @@ from ffdr import ReinforcedLoader
 from ffdr.beton.read import ImageBeton
 from ffdr.codec.jpeg import segments as jpeg
 from ffdr.codec.jpeg.libjpeg import decode_jpeg
-from ffdr.codec.jpeg.segments import TABLE_DTYPE, encode_jpeg, read_offset_table
+from ffdr.codec.jpeg.segments import TABLE_DTYPE, encode_jpeg
 from ffdr.codec.jpeg.splice import splice
 from ffdr.config.files import WriteOptions
 from ffdr.write.images import write_images
@@ -43,16 +44,21 @@ def decode(data, width, height):
 
 
 def spliced(data, width, height, region):
-    """(JPEG bytes, left, top, width, height) of what ``splice`` makes of the region; None: decode the whole image."""
+    """JPEG bytes and ``Crop`` of what ``splice`` makes of the region; None: decode the whole image."""
     out = np.full(len(data), 0xAA, np.uint8)
-    size, left, top, wide, high = splice(data, width, height, region, out)
+    size, crop = splice(data, width, height, region, out)
     if size == 0:
-        assert (left, top, wide, high) == (0, 0, width, height)
+        assert crop == (0, 0, width, height)
         return None
+    check_crop(crop, width, height, region)
+    return out[:size].copy(), crop
+
+
+def check_crop(crop, width, height, region):
+    """It lies inside the image and holds the region."""
     x0, y0, x1, y1 = region
-    assert 0 <= left <= x0 < x1 <= left + wide <= width
-    assert 0 <= top <= y0 < y1 <= top + high <= height
-    return out[:size].copy(), left, top, wide, high
+    assert 0 <= crop.left <= x0 < x1 <= crop.left + crop.width <= width
+    assert 0 <= crop.top <= y0 < y1 <= crop.top + crop.height <= height
 
 
 def regions_of(width, height, rng, count):
@@ -113,7 +119,7 @@ SIZES = [(1, 1), (15, 17), (3, 70), (33, 250), (36, 100), (64, 31), (250, 188), 
 @pytest.mark.parametrize("interval", [1, 2, 8])
 @pytest.mark.parametrize("size", [*SIZES, (464, 90)])
 def test_the_region_is_that_of_a_full_decode(monkeypatch, size, interval):
-    """4:2:0, and 464 is 29 MCUs wide, a prime number: one segment a row, unless the interval is 1."""
+    """4:2:0, and 464 is 29 MCUs wide, a prime number: one segment per row, unless the interval is 1."""
     monkeypatch.setattr(jpeg, "MIN_INTERVAL", interval)
     width, height = size
     data = np.frombuffer(bytearray(encode_jpeg(photo(width, height), 90, growth=2.0)), np.uint8)
@@ -126,10 +132,11 @@ def test_the_region_is_that_of_a_full_decode(monkeypatch, size, interval):
         assert (found is None) == (table is None or needs_all(table, width, height, region)), region
         if found is None:
             continue
-        part, left, top, wide, high = found
-        fine, pixels = decode(part, wide, high)
+        part, crop = found
+        fine, pixels = decode(part, crop.width, crop.height)
         assert fine
-        assert np.array_equal(pixels[y0 - top : y1 - top, x0 - left : x1 - left], full[y0:y1, x0:x1]), region
+        here = pixels[y0 - crop.top : y1 - crop.top, x0 - crop.left : x1 - crop.left]
+        assert np.array_equal(here, full[y0:y1, x0:x1]), region
     assert spliced(data, width, height, (0, 0, width, height)) is None
 
 
@@ -137,12 +144,12 @@ def test_only_the_segments_under_the_region_are_copied(monkeypatch):
     monkeypatch.setattr(jpeg, "MIN_INTERVAL", 2)
     data = np.frombuffer(bytearray(encode_jpeg(photo(500, 375), 90, growth=2.0)), np.uint8)
     table = read_offset_table(data)
-    part, *place = spliced(data, 500, 375, (65, 33, 95, 47))  # touches neither edge of segment 2, row 2
-    assert place == [64, 32, 32, 16]
+    part, place = spliced(data, 500, 375, (65, 33, 95, 47))  # touches neither edge of segment 2, row 2
+    assert place == (64, 32, 32, 16)
     start, end = table.segments[2, 2], table.ends[2, 2]
     assert part[table.scan_start :].tobytes() == data[start:end].tobytes() + b"\xff\xd9"
-    part, *place = spliced(data, 500, 375, (64, 33, 95, 48))  # touches its left and lower edge: margin
-    assert place == [32, 32, 64, 32]
+    part, place = spliced(data, 500, 375, (64, 33, 95, 48))  # touches its left and lower edge: margin
+    assert place == (32, 32, 64, 32)
     cuts = read_offset_table(data).segments[2:4, 1:3].ravel()
     ends = read_offset_table(data).ends[2:4, 1:3].ravel()
     pieces = [data[a:b].tobytes() + bytes([0xFF, 0xD0 + n]) for n, (a, b) in enumerate(zip(cuts, ends, strict=True))]
@@ -234,11 +241,11 @@ def test_no_table_no_room_and_other_samplings_are_decoded_whole():
 def guarded(count):
     """(count,) uint8 whose last byte lies right before a page that must not be touched."""
     page = mmap.PAGESIZE
-    room = -(-count // page) * page
-    memory = np.frombuffer(mmap.mmap(-1, room + page), np.uint8)
-    beyond = ctypes.c_void_p(memory.ctypes.data + room)
+    whole = -(-count // page) * page
+    memory = np.frombuffer(mmap.mmap(-1, whole + page), np.uint8)
+    beyond = ctypes.c_void_p(memory.ctypes.data + whole)
     assert ctypes.CDLL(None).mprotect(beyond, ctypes.c_size_t(page), 0) == 0
-    return memory[room - count : room]
+    return memory[whole - count : whole]
 
 
 def guarded_copy(data):
@@ -271,19 +278,18 @@ def fuzz(rounds):
         data = guarded_copy(damaged(good, rng, turn))
         x0, y0 = int(rng.integers(249)), int(rng.integers(187))
         region = (x0, y0, int(rng.integers(x0 + 1, 251)), int(rng.integers(y0 + 1, 189)))
-        size, left, top, wide, high = splice(data, 250, 188, region, out)
+        size, crop = splice(data, 250, 188, region, out)
         assert size <= len(data)
-        assert 0 <= left <= x0 < region[2] <= left + wide <= 250
-        assert 0 <= top <= y0 < region[3] <= top + high <= 188
+        check_crop(crop, 250, 188, region)
         if not size:
             continue
         part = guarded_copy(out[:size])
-        pixels = guarded(3 * wide * high).reshape(high, wide, 3)
+        pixels = guarded(3 * crop.width * crop.height).reshape(crop.height, crop.width, 3)
         cropped = decode_jpeg(part, pixels)
         fine, full = decode(data, 250, 188)
         if fine:  # nothing to complain about in the whole: nothing in the part, and the same pixels
             assert cropped
-            here = pixels[y0 - top : region[3] - top, x0 - left : region[2] - left]
+            here = pixels[y0 - crop.top : region[3] - crop.top, x0 - crop.left : region[2] - crop.left]
             assert np.array_equal(here, full[y0 : region[3], x0 : region[2]]), turn
         done["spliced"] += 1
         done["cropped"] += not cropped

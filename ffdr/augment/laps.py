@@ -1,0 +1,41 @@
+"""Where the time of a replay goes: laps that kernels take for a bench, and that cost nothing where nobody asks.
+
+A kernel that hands None for ``laps`` on to ``lap`` is compiled as if the call were not there, so production runs the
+very code that is timed. Laps follow each other: each stage is charged with the time since the lap before.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numba import types
+from numba.core.typing import signature
+
+from ffdr.jit.kernel import kernel
+
+STAGES = ("splice", "decode", "resize", "operations", "erase", "mix")
+"""In the order of a replay."""
+# As int64, because Numba would compile a version of ``lap`` for every literal.
+SPLICE, DECODE, RESIZE, OPERATIONS, ERASE, MIX, OTHER = map(np.int64, range(len(STAGES) + 1))
+
+_LAST, _CLOCK = len(STAGES) + 1, len(STAGES) + 2
+"""Places in laps: when the last lap was taken; what the clock writes to."""
+_MONOTONIC = int(time.CLOCK_MONOTONIC)
+_clock_gettime = types.ExternalFunction("clock_gettime", signature(types.int32, types.int32, types.uintp))
+
+
+def new_laps() -> np.ndarray:
+    """Laps of nothing yet, for ``lap``: int64, the nanoseconds of ``STAGES``, of all else, and working memory."""
+    return np.zeros(_CLOCK + 2, np.int64)
+
+
+@kernel
+def lap(laps: np.ndarray | None, stage: int) -> None:
+    """The time since the last lap goes to ``stage``: one of ``SPLICE`` to ``MIX``, or ``OTHER``. None: no code."""
+    if laps is not None:
+        clock = laps[_CLOCK:]
+        _clock_gettime(np.int32(_MONOTONIC), clock.ctypes.data)  # type: ignore[call-overload]  # to Numba, C's function
+        now = clock[0] * 1_000_000_000 + clock[1]
+        laps[stage] += now - laps[_LAST]
+        laps[_LAST] = now

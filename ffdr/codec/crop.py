@@ -1,0 +1,18 @@
+"""Which part of a stored image has been decoded."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Crop(NamedTuple):
+    """A rectangle of pixels, at least one, inside a stored image; all in pixels of the whole image.
+
+    Decoders cut on their own grid, so they return a crop that holds the region they were asked for. Its pixels then
+    lie densely, ``height`` rows of ``width``, at the beginning of the decoder's output.
+    """
+
+    left: int
+    top: int
+    width: int
+    height: int

@@ -1,0 +1,225 @@
+"""How long a run will take on this device: measured on a few of its own steps, on noise, and on its own reads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from ffdr.beton.read import ImageBeton
+from ffdr.config.learning import TrainOptions
+from ffdr.config.verbs import TrainRecipe
+from ffdr.loader.loader import ReinforcedLoader
+from ffdr.loader.targets import SparseTargets
+from ffdr.models.build import autocast_dtype
+from ffdr.reinforce.teacher import Teacher, parse_models
+from ffdr.train.build import build_loader, build_teacher, build_val_loader, open_data
+from ffdr.train.identity import Normalisation
+from ffdr.train.optim import resolutions
+from ffdr.train.step import Step
+from ffdr.train.stopwatch import wait
+from ffdr.train.tasks import ErmTask, Task, build_task
+from ffdr.util.machine import machine_memory
+from ffdr.util.ranks import Ranks
+
+_SECONDS = 1.5
+"""For each thing that is timed, but no less than one call after a first one."""
+_CALLS = 20
+"""Calls that a thing is timed by at most."""
+_FIRST, _GROWTH = 4, 4
+"""Images of the first attempt at a batch, and times as many in each next one."""
+_MEMORY = 0.25
+"""Share of the machine's memory that the activations of a measured batch may take."""
+_READ = 128
+"""Images per batch at most where reading is timed."""
+_NORMALISATION = Normalisation((0.5,) * 3, (0.25,) * 3)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds that the parts of a run take, one after another."""
+
+    train: dict[int, float]
+    """forward and backward pass per image, by the resolution of the views"""
+    update: float
+    """per batch, of the weights and their average"""
+    batch: int
+    """images that went through the model at a time: a part of a batch, or as many as memory and patience allow"""
+    val: float = 0.0
+    """forward pass per image in validation"""
+    val_images: int = 0
+    """images of a validation; 0: there is none, or no file yet"""
+    read: float | None = None
+    """per image, from its file to a view, by all threads; None: there is no file yet"""
+    with_teacher: bool = True
+    """whether the live teacher, if the task has one, is included"""
+    overlapped: bool = False
+    """whether reading goes on during the passes, as with a GPU; else it takes the same cores"""
+
+    def training(self, train: TrainOptions, steps: int) -> float:
+        """Seconds of all training epochs of so many steps."""
+        images = sum(self._with_reading(self.train[side]) for side in resolutions(train))
+        return steps * (train.batch_size * images + train.epochs * self.update)
+
+    def validation(self, train: TrainOptions) -> float:
+        """Seconds of all validations."""
+        passes = -(-train.epochs // train.eval_every)
+        return passes * self.val_images * self._with_reading(self.val * (1 + train.flip_average))
+
+    def _with_reading(self, seconds: float) -> float:
+        read = self.read or 0.0
+        return max(seconds, read) if self.overlapped else seconds + read
+
+
+def measure(recipe: TrainRecipe, model: nn.Module, classes: int, device: torch.device) -> Costs:
+    """Of the run that the recipe describes, alone on this device and not compiled, in seconds; writes nothing.
+
+    model: the student, on the device. What has no file yet is left out: reading, validation, the live teacher.
+    Raises UserError for files that don't fit together.
+    """
+    train = recipe.train
+    read, val_images = _time_reading(recipe, device)
+    teacher = _local_teacher(recipe, device)
+    step = _still_step(train, model, classes, teacher, device)
+    per_image: dict[int, float] = {}
+    batch, update = 0, 0.0
+    for side in sorted({*resolutions(train)}, reverse=True):  # what the largest allows, the others do
+        batch = batch or _largest_batch(step, classes, side, -(-train.batch_size // train.accumulate))
+        seconds = _timed(_training_call(step, classes, side, batch), device)
+        update = _timed(lambda: _update(step), device)
+        per_image[side] = max(0.0, seconds - update) / batch
+    val = _timed(_validation_call(step, train.eval_resolution or train.resolution, batch), device) / batch
+    with_teacher = train.task != "kd" or teacher is not None
+    return Costs(per_image, update, batch, val, val_images, read, with_teacher, overlapped=device.type == "cuda")
+
+
+def _time_reading(recipe: TrainRecipe, device: torch.device) -> tuple[float | None, int]:
+    """Seconds per image, and how many images there are to validate with, as far as there are files."""
+    train, data, ranks = recipe.train, recipe.data, Ranks()
+    needed = [data.train, *([data.reinforced] if data.reinforced else [])]
+    if not all(Path(path).is_file() for path in needed):
+        return None, 0
+    opened = open_data(recipe)
+    small = replace(recipe, train=replace(train, batch_size=min(train.batch_size, _READ), accumulate=1))
+    loader = build_loader(small, opened, device, ranks)
+    val_images = build_val_loader(recipe, opened, device, ranks).num_images if Path(data.val).is_file() else 0
+    return _seconds_per_image(loader), val_images
+
+
+def _seconds_per_image(loader: ReinforcedLoader) -> float:
+    """Over whole passes as far as time allows: each of them starts anew, as a run's epochs do."""
+    for _ in loader:  # the first one loads kernels
+        break
+    loader.set_epoch(1)
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < _SECONDS:
+        for _, _, index in loader:
+            count += len(index)
+            if time.perf_counter() - start > _SECONDS:
+                break
+    seconds = time.perf_counter() - start
+    loader.close()
+    return seconds / count
+
+
+def _local_teacher(recipe: TrainRecipe, device: torch.device) -> Teacher | None:
+    """The live teacher, if it and the images are on this machine: an estimate fetches nothing."""
+    if recipe.train.task != "kd":
+        return None
+    checkpoints = [checkpoint for _, checkpoint in parse_models(recipe.teacher.models)]
+    if not all(Path(file).is_file() for file in (recipe.data.train, *checkpoints)):
+        return None
+    return build_teacher(recipe, ImageBeton.open(recipe.data.train), 0, device, Ranks())
+
+
+def _still_step(
+    train: TrainOptions, model: nn.Module, classes: int, teacher: Teacher | None, device: torch.device
+) -> Step:
+    """The run's step, but at a rate of 0: noise has nothing to teach, and might blow the weights up."""
+    still = replace(train, lr=0.0, accumulate=1, compile="off")
+    if train.task == "kd" and teacher is None:
+        task: Task = ErmTask(classes)
+    else:
+        task = build_task(train, classes, _NORMALISATION, teacher)
+    return Step(still, model, task, 1, _NORMALISATION, autocast_dtype(train.precision, device), Ranks())
+
+
+def _largest_batch(step: Step, classes: int, side: int, wanted: int) -> int:
+    """As many images as the run has at a time, but no more than memory and patience allow here."""
+    count = min(_FIRST, wanted)
+    with _activations(step.model) as held:
+        _training_call(step, classes, side, count)()
+    most = _MEMORY * machine_memory() * count / max(1, sum(held)) if step.device.type == "cpu" else wanted
+    while count < wanted:
+        larger = min(wanted, count * _GROWTH)
+        seconds = _timed(_training_call(step, classes, side, count), step.device, calls=1)
+        if larger > most or seconds * larger / count > _SECONDS:
+            break
+        try:
+            _training_call(step, classes, side, larger)()
+        except torch.OutOfMemoryError:
+            break
+        count = larger
+    return count
+
+
+@contextmanager
+def _activations(model: nn.Module) -> Iterator[list[int]]:
+    """Bytes of what is kept for a backward pass in here, each storage once and without the weights."""
+    seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    held: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            held.append(storage.nbytes())
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield held
+
+
+def _training_call(step: Step, classes: int, side: int, count: int) -> Callable[[], object]:
+    """A call that learns from one batch, always the same."""
+    images = torch.randn(count, 3, side, side, device=step.device).to(memory_format=torch.channels_last)
+    ids = torch.arange(2 * count, device=step.device).view(count, 2) % classes
+    targets = SparseTargets(ids, torch.full((count, 2), -1.0, device=step.device), ids[:, 0].clone())
+    step.model.train()
+    return lambda: step(images, targets)
+
+
+def _update(step: Step) -> None:
+    step.optimizer.step()
+    if step.ema:
+        step.ema.update(step.model, step.count)
+
+
+def _validation_call(step: Step, side: int, count: int) -> Callable[[], object]:
+    """A forward pass of one batch, always the same."""
+    images = torch.randn(count, 3, side, side, device=step.device).to(memory_format=torch.channels_last)
+    dtype = autocast_dtype(step.options.precision, step.device)
+
+    def score() -> None:
+        with torch.inference_mode(), torch.autocast(step.device.type, dtype) if dtype else nullcontext():
+            step.model.eval()(images)
+
+    return score
+
+
+def _timed(call: Callable[[], object], device: torch.device, calls: int = _CALLS) -> float:
+    """Seconds per call, after a first one that chooses kernels and fills caches."""
+    call()
+    wait(device)
+    start, done = time.perf_counter(), 0
+    while done < calls and (done == 0 or time.perf_counter() - start < _SECONDS):
+        call()
+        done += 1
+    wait(device)
+    return (time.perf_counter() - start) / done

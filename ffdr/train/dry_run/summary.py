@@ -1,0 +1,215 @@
+"""What a run will be: data, model, steps, operations, bytes, memory and time, printed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ffdr.augment.policy import Policy
+from ffdr.beton.header import ReinforcedHeader
+from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.config.learning import DataOptions, TrainOptions
+from ffdr.config.verbs import TrainRecipe
+from ffdr.models.build import (
+    autocast_dtype,
+    best_device,
+    build_model,
+    check_name,
+    fixed_size,
+    forward_flops,
+)
+from ffdr.models.compiling import train_mode
+from ffdr.train.build import check_policy
+from ffdr.train.dry_run.estimate import Costs, measure
+from ffdr.train.optim import resolutions
+from ffdr.train.run_folder import recipe_yaml
+from ffdr.train.student import Trial, build_student
+from ffdr.util.errors import UserError
+from ffdr.util.ranks import Ranks
+from ffdr.util.text import duration, say
+
+_OPTIMISER_COPIES = {"sgd": 1, "adamw": 2}
+"""Numbers that the optimiser keeps for each weight."""
+
+
+@dataclass(frozen=True)
+class KnownData:
+    """What is known of the training data, from its files or from the recipe."""
+
+    images: int
+    classes: int
+    source: str
+    """where that comes from, for the reader"""
+    image_bytes: int | None = None
+    """of all stored images; None: there is no file yet"""
+    reinforced: ReinforcedHeader | None = None
+    """None: no stored views to learn from, or no file yet"""
+
+
+@dataclass(frozen=True)
+class TrainingWork:
+    """How many steps a run has, and what they compute."""
+
+    steps: int
+    """per epoch; what does not fill a batch is left out"""
+    epochs: int
+    batch_size: int
+    flops: dict[int, int]
+    """floating-point operations of one image's forward pass, by resolution; a multiply-add counts as two"""
+    resolutions: tuple[int, ...]
+    """of the training views, by epoch"""
+
+    @property
+    def images(self) -> int:
+        """Images that are learned from in the whole run."""
+        return self.steps * self.batch_size * self.epochs
+
+    @property
+    def forward_flops(self) -> int:
+        """Of all training images of the run."""
+        return sum(self.flops[resolution] for resolution in self.resolutions) * self.steps * self.batch_size
+
+
+def dry_run(recipe: TrainRecipe) -> None:
+    """Print the resolved recipe, model size, steps, bytes and a time estimate; nothing is written.
+
+    Where ``data.train`` is not there yet, ``data.images`` and ``data.classes`` stand in for it. The time is estimated
+    from a few steps, reads and validated batches on this device (see ``estimate``).
+
+    Raises:
+        UserError: neither files nor counts; files that don't fit together; a model that can't be built or can't take
+            images of the recipe's sizes; images that do not fill one batch.
+    """
+    check_name(recipe.model.name)
+    data = find_data(recipe.train, recipe.data, recipe.policy)
+    work = plan_work(recipe, data)
+    device = best_device()
+    student = build_student(recipe.train, recipe.model, data.classes, device)
+    model = student.model
+    trial = Trial(recipe.train, student, autocast_dtype(recipe.train.precision, device))
+    trial.sizes()  # on the meta device torch 2.6 takes any
+    trial.batch_norm(Ranks())
+    say(recipe_yaml(recipe))
+    for title, text in (
+        ("data", f"{data.images:,} images, {data.classes:,} classes ({data.source})"),
+        ("model", _describe_model(recipe, model, work)),
+        ("steps", f"{work.steps:,} per epoch × {work.epochs:,} = {work.steps * work.epochs:,}; {work.images:,} images"),
+        ("compute", f"{3 * work.forward_flops:.3g} FLOPs in all, three times the forward passes"),
+        ("reads", _describe_reads(data)),
+        ("memory", _describe_memory(recipe.train, model)),
+        ("time", _describe_time(recipe, measure(recipe, model, data.classes, device), work, device)),
+    ):
+        say(f"{title:9s}{text}")
+
+
+def find_data(train: TrainOptions, data: DataOptions, policy: Policy) -> KnownData:
+    """What the files say; without them the recipe's counts.
+
+    Raises:
+        UserError: there is neither; files that don't belong together; another policy than the stored views, if only
+            these are shown, were drawn from.
+    """
+    if not Path(data.train).is_file():
+        if not (data.images and data.classes):
+            missing = f"{data.train}: no such file" if data.train else "data.train: no image beton is named"
+            raise UserError(f"{missing}; for a dry run without it give data.images and data.classes")
+        why = f"{data.train} is not there" if data.train else "no file is named"
+        return KnownData(data.images, data.classes, f"by the recipe, {why}")
+    images = ImageBeton.open(data.train)
+    reinforced = None
+    if train.task == "dr":
+        path = data.reinforced or data.train
+        if Path(path).is_file():
+            opened = ReinforcedBeton.open(path, images)
+            reinforced = opened.header
+            if train.reinforced_share == 1:
+                check_policy(policy, opened)
+    source = str(images.path) + ("; no reinforced beton yet" if train.task == "dr" and reinforced is None else "")
+    return KnownData(images.num_images, images.num_classes, source, int(images.data_size.sum()), reinforced)
+
+
+def plan_work(recipe: TrainRecipe, data: KnownData) -> TrainingWork:
+    """Steps and operations of the run.
+
+    Raises:
+        UserError: less than one batch; a model that can't be built, or can't take images of the recipe's sizes.
+    """
+    train = recipe.train
+    steps = data.images // train.batch_size
+    if steps == 0:
+        raise UserError(f"train.batch_size: {data.images} images do not fill one batch of {train.batch_size}")
+    by_epoch = tuple(resolutions(train))
+    sizes = sorted({*by_epoch, train.resolution, train.eval_resolution or train.resolution})
+    if len(sizes) > 1 and fixed_size(recipe.model.name):
+        listed = ", ".join(map(str, sizes))
+        raise UserError(
+            f"train.resolution: {recipe.model.name} takes images of one size, but the recipe has {listed} px"
+        )
+    with torch.device("meta"):  # shapes without numbers: no memory, no time
+        untrained = replace(recipe.model, checkpoint="", pretrained=False)
+        model = build_model(untrained, data.classes, train.resolution).eval()
+        flops = {size: forward_flops(model, recipe.model.name, size) for size in sizes}
+    return TrainingWork(steps, train.epochs, train.batch_size, flops, by_epoch)
+
+
+def _describe_model(recipe: TrainRecipe, model: nn.Module, work: TrainingWork) -> str:
+    count = sum(parameter.numel() for parameter in model.parameters())
+    sizes = ", ".join(f"{flops / 1e9:.3g} GFLOPs at {size} px" for size, flops in work.flops.items())
+    other = "timm's pretrained weights" if recipe.model.pretrained else "random weights"
+    start = f"weights of {recipe.model.checkpoint}" if recipe.model.checkpoint else other
+    return (
+        f"{recipe.model.name}, {count / 1e6:.2f} M parameters, starts from {start}\n"
+        f"         one image forward: {sizes} (half as many multiply-adds)"
+    )
+
+
+def _describe_reads(data: KnownData) -> str:
+    """Bytes per epoch: every image once, and one view of each with its teacher entries."""
+    if data.image_bytes is None:
+        return "unknown before the files are written"
+    text = f"{data.image_bytes:,} bytes of images per epoch"
+    if data.reinforced is None:
+        return text
+    header = data.reinforced
+    view_bytes = (header.view_bytes + header.logit_bytes) // header.views
+    text += f", {header.num_images * view_bytes:,} of views ({view_bytes} each, one of {header.views} per image)"
+    return text + ("; mixed views read a second image" if header.mixes else "")
+
+
+def memory_bytes(train: TrainOptions, model: nn.Module) -> dict[str, int]:
+    """What a run keeps between steps, by part, in bytes; activations, which come on top, depend on the batch."""
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    buffers = sum(buffer.nbytes for buffer in model.buffers())
+    copies = 0 if train.optimizer == "sgd" and train.momentum == 0 else _OPTIMISER_COPIES[train.optimizer]
+    parts = {"weights": weights + buffers, "gradients": weights, "optimiser": copies * weights}
+    return parts | ({"average": weights + buffers} if train.ema > 0 else {})
+
+
+def _describe_memory(train: TrainOptions, model: nn.Module) -> str:
+    parts = memory_bytes(train, model)
+    listed = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in parts.items())
+    return f"{sum(parts.values()) / 2**20:,.1f} MiB ({listed}), and activations"
+
+
+def _describe_time(recipe: TrainRecipe, costs: Costs, work: TrainingWork, device: torch.device) -> str:
+    train = recipe.train
+    training, validation = costs.training(train, work.steps), costs.validation(train)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    rates = ", ".join(f"{1 / seconds:,.1f} images/s of {side} px" for side, seconds in sorted(costs.train.items()))
+    reads = "" if costs.read is None else f", reading {1 / costs.read:,.0f} images/s"
+    validated = f", and {duration(validation)} of it validation" if costs.val_images else ""
+    left_out = [
+        *(["reading"] if costs.read is None else []),
+        *([] if costs.with_teacher else ["the teacher"]),
+        *(["validation"] if recipe.data.val and not costs.val_images else []),
+        "checkpoints",
+    ]
+    compiled = train_mode(train.compile, device, work.steps * work.epochs) != "off"
+    return (
+        f"{duration(training + validation)} on one {name}{validated}\n"
+        f"         measured now: {rates} in batches of {costs.batch}{reads}\n"
+        f"         {' and '.join(left_out)} come on top{'; compiled, as the run will be, it is faster' * compiled}"
+    )
