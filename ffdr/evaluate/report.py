@@ -101,14 +101,17 @@ def write_csv(path: Path, report: Report) -> None:
     atomic_write(path, text.getvalue())
 
 
-def plot(path: Path, report: Report) -> None:
-    """Reliability diagram and confidence histogram of every set, side by side; a line where no set has any."""
+def plot(path: Path, report: Report) -> bool:
+    """Reliability diagram and confidence histogram of every set, side by side; a warning where no set has any.
+
+    Returns whether the picture was written.
+    """
     from ffdr.util.pictures import COLOURS, NEUTRAL, drawing  # half a second, and only where a plot is asked for
 
     drawn = {name: scores for name, scores in rows(report).items() if "reliability" in scores}
     if not drawn:
         warn(f"{path}: no set has confidences to draw; not written")
-        return
+        return False
     places = [100 * (number + 0.5) / ECE_BINS for number in range(ECE_BINS)]
     bars = {"width": 100 / ECE_BINS, "edgecolor": "white", "linewidth": 0.5}
     with drawing(path, 0.6 + 2.1 * len(drawn), 3.4) as figure:
@@ -124,3 +127,4 @@ def plot(path: Path, report: Report) -> None:
         panels[0, 0].set_ylabel("accuracy, %")
         panels[1, 0].set_ylabel("images, %")
         figure.suptitle(report["model"])
+    return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -67,13 +67,16 @@ def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions |
         report = _settings(evaluator, options.checkpoint or model_options.checkpoint) | scores
         if ranks.rank == 0:
             say(as_text(report))
+            written = []
             if options.json:
                 atomic_write(Path(options.json), json.dumps(report, indent=2) + "\n")
+                written.append(options.json)
             if options.csv:
                 write_csv(Path(options.csv), report)
-            if options.plot:
-                plot(Path(options.plot), report)
-            say(_closing(report, options, model_options, suite))
+                written.append(options.csv)
+            if options.plot and plot(Path(options.plot), report):
+                written.append(options.plot)
+            say(_closing(report, written, options, model_options, suite))
         return report
 
 
@@ -161,9 +164,10 @@ def _settings(evaluator: Evaluator, weights: str | Path = "") -> Report:
     }
 
 
-def _closing(report: Report, options: EvalOptions, model: ModelOptions, suite: SuiteOptions) -> str:
+def _closing(
+    report: Report, written: Sequence[str], options: EvalOptions, model: ModelOptions, suite: SuiteOptions
+) -> str:
     """What was written where, and the command that comes next."""
-    written = [file for file in (options.json, options.csv, options.plot) if file]
     said = f"{', '.join(written)}: scores of {report['model']}" if written else "nothing was written"
     others = (*_flags("model.", model), *_flags("suite.", suite))
     if not options.json:

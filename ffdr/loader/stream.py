@@ -140,7 +140,7 @@ class BatchStream(OneProcess):
             if self.buffers is None:
                 self.buffers = self._allocate(gpu)
             self.replay.epoch = epoch
-            self._pass = Pass(self, self.loader.batches(epoch, first_batch), self.buffers, gpu)
+            self._pass = Pass(self, self.loader.batches(epoch, first_batch), gpu)
             return self._pass
 
     def end(self, error: Exception | None = None) -> None:
@@ -183,11 +183,9 @@ class BatchStream(OneProcess):
 class Pass(threading.Thread):
     """One pass: the thread that decodes ahead, and what its consumer calls."""
 
-    def __init__(
-        self, stream: BatchStream, batches: list[np.ndarray], buffers: HostBatch, gpu: torch.device | None
-    ) -> None:
+    def __init__(self, stream: BatchStream, batches: list[np.ndarray], gpu: torch.device | None) -> None:
         super().__init__(name="ffdr-decode", daemon=True)
-        self.stream, self.batches, self.buffers, self.gpu = stream, batches, buffers, gpu
+        self.stream, self.batches, self.gpu = stream, batches, gpu
         self.reading = threading.RLock()
         """Held by the consumer while it reads a batch, or waits for one."""
         self.closed = False
@@ -210,13 +208,15 @@ class Pass(threading.Thread):
         self._put(None)
 
     def _produce(self, storage: Any) -> None:
-        in_use = self.stream.in_use
+        # Held by the thread alone: a pass that has ended must not keep buffers that the stream has replaced.
+        buffers, in_use = self.stream.buffers, self.stream.in_use
+        assert buffers is not None, "the stream has allocated them"
         for number, index in enumerate(self.batches):
             slot = number % len(in_use)
             copying = in_use[slot]
             if copying is not None:
                 copying.synchronize()
-            batch = self.stream.loader.make(number, index, storage, self.buffers, slot)
+            batch = self.stream.loader.make(number, index, storage, buffers, slot)
             if not self._put((slot, batch)):
                 return
 

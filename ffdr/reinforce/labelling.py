@@ -78,6 +78,7 @@ class Labeller:
             device = self.teacher.device
             pixels = {side: x.to(device, non_blocking=True) for side, x in batch.pixels.items()}
             started = batch, TopK(self.teacher.log_probs_at(pixels), self.header.topk)
+            del pixels  # else they stay on the device while the next ones come
             if before is not None:  # read once the device has the next one to do
                 yield before[0], before[1].result()
             before = started

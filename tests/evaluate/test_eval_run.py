@@ -18,6 +18,7 @@ from ffdr.config import recipe
 from ffdr.config.learning import EvalOptions, ModelOptions, SuiteOptions
 from ffdr.data.folder import open_folder
 from ffdr.evaluate import evaluator, folders
+from ffdr.evaluate import report as report_module
 from ffdr.evaluate import run as module
 from ffdr.evaluate.classes import synsets
 from ffdr.evaluate.corruptions import NAMES
@@ -84,7 +85,7 @@ def test_a_plot_takes_any_name(reader, tmp_path):
 def test_every_evaluation_ends_with_a_command(digits, tmp_path):
     def words(**options):
         model = ModelOptions(name="test_vit", options=("depths=[1,2]", "d=e"))
-        line = module._closing({"model": "test_vit"}, EvalOptions(**options), model, SuiteOptions())
+        line = module._closing({"model": "test_vit"}, [], EvalOptions(**options), model, SuiteOptions())
         return shlex.split(line.partition("; next: ")[2])
 
     again = words(data="my photos", corruptions=True)
@@ -269,3 +270,8 @@ def test_two_ranks_count_every_image_once(tmp_path):
     assert (one["top1"], one["per_class"]) == (two["top1"], two["per_class"])
     for key in ("nll", "brier", "ece"):
         assert two[key] == pytest.approx(one[key], rel=1e-5)
+
+
+def test_what_is_not_drawn_is_not_said_to_be_written(tmp_path, capsys):
+    assert not report_module.plot(tmp_path / "plot.png", {"sets": {"c": {"top1": 0.5}}, "model": "m"})
+    assert not (tmp_path / "plot.png").exists() and "not written" in capsys.readouterr().err

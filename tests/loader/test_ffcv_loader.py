@@ -62,6 +62,16 @@ def test_a_closed_loader_is_freed_at_once(digits):
         gc.enable()
 
 
+def test_buffers_of_another_size_are_freed_before_new_ones_are_made(digits):
+    """On a GPU they are pinned, and a host near its limit has no room for both."""
+    loader = ReinforcedLoader(digits, policy=PLAIN, **U8)
+    list(loader)
+    held = weakref.ref(loader._stream.buffers[0])
+    loader.set_resolution(U8["resolution"] + 8)
+    gc.collect()
+    assert held() is None
+
+
 @pytest.mark.parametrize("os_cache", [True, False])
 def test_a_file_as_large_as_imagenet_takes_no_tables(os_cache):
     """A loader of 1.28 million images makes nothing per image but, for its own pages, the page of each."""
