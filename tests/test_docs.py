@@ -84,6 +84,13 @@ def test_the_flags_that_pages_show_exist(page, monkeypatch):
         recipe.parse(words[0], words[1:])  # raises for what no option is
 
 
+def test_readme_says_how_to_install_and_how_to_test():
+    shell = "".join(blocks((ROOT / "README.md").read_text(encoding="utf-8"), "bash")).splitlines()
+    commands = [line.partition("#")[0].strip() for line in shell]
+    assert commands[0] == "./run.sh" and "./run.sh test" in commands
+    assert "./run.sh test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
 def test_pages_name_recipes_that_exist():
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "rcfg" / "README.md"):
         for name in re.findall(r"\brcfg/[\w/.+-]*\.yaml", page.read_text(encoding="utf-8")):
