@@ -70,7 +70,7 @@ def grouped(rows: Iterable[CellResult]) -> dict[Group, list[CellResult]]:
     return groups
 
 
-def feedings(rows: Iterable[CellResult]) -> list[str]:
+def settings_texts(rows: Iterable[CellResult]) -> list[str]:
     """How the models were fed, in words; where they were fed in several ways, with the number of runs of each."""
     counts = Counter(settings_text(row.result) for row in rows if row.result is not None)
     return [
@@ -109,7 +109,7 @@ def _differences(ours: Sequence[CellResult], others: Sequence[CellResult]) -> di
 
 
 def write_csv(file: Path, rows: Sequence[CellResult]) -> None:
-    """One row per cell: points, what they come to, scores (shares, not percent), feeding, digest, command, error."""
+    """One row per cell: points, what they come to, scores (shares, not percent), evaluation settings, digest, command, error."""
     facts = ("train.task", "model.name", "train.epochs", SEED)
     axes = list(rows[0].cell.points)
     last = ("digest", "command", "error")
@@ -193,7 +193,7 @@ def write_summary(file: Path, grid: Grid, rows: Sequence[CellResult], title: str
     groups = []
     for group, members in grouped(rows).items():
         entry: dict[str, Any] = {"points": dict(group), "seeds": [row.cell.recipe.train.seed for row in members]}
-        entry["fed"] = feedings(members)
+        entry["fed"] = settings_texts(members)
         for key in _SCORES:
             values = [row.scores[key] for row in members if key in row.scores]
             if values:

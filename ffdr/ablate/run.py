@@ -12,7 +12,7 @@ from ffdr.ablate.grid import Cell, Grid, fill_in
 from ffdr.ablate.live_table import LiveTable
 from ffdr.ablate.plot import plot_study
 from ffdr.ablate.prepare import CommandLine, prepare
-from ffdr.ablate.report import CellResult, feedings, write_csv, write_summary, write_table
+from ffdr.ablate.report import CellResult, settings_texts, write_csv, write_summary, write_table
 from ffdr.ablate.workers import Outcome, Workers
 from ffdr.config.ablation import AblateOptions
 from ffdr.models.build import check_name
@@ -106,7 +106,7 @@ def _setting(options: AblateOptions, grid: Grid, rows: Sequence[CellResult], wor
         lines.append(f"Scores: {options.test}, after the last epoch{corrupted}.")
     else:
         lines.append("Scores: the last validation of each run.")
-    if fed := feedings(rows):
+    if fed := settings_texts(rows):
         lines.append(f"Models were fed at {'; '.join(fed)}.")
     lines.append(
         "Training times and rates count the first epoch, in which kernels may be compiled, at the rate of the others; "
