@@ -109,7 +109,7 @@ def _differences(ours: Sequence[CellResult], others: Sequence[CellResult]) -> di
 
 
 def write_csv(file: Path, rows: Sequence[CellResult]) -> None:
-    """One row per cell: points, what they come to, scores (shares, not percent), evaluation settings, digest, command, error."""
+    """One row per cell: points, what they come to, scores (shares, not percent), settings, digest, command, error."""
     facts = ("train.task", "model.name", "train.epochs", SEED)
     axes = list(rows[0].cell.points)
     last = ("digest", "command", "error")
