@@ -34,7 +34,7 @@ def read_class_names(path: str | Path, key: str) -> list[str]:
 
 
 def check_class_names(names: list[Any], where: str) -> None:
-    """Raise UserError for names that are none, that stand twice, or are too many. where: what has them, for messages."""
+    """Raise UserError for names that are none, that stand twice, or are too many. where: what has them."""
     if not 0 < len(names) <= MOST_CLASSES:
         raise UserError(f"{where}: {len(names)} class names, but 1 to {MOST_CLASSES} are wanted")
     seen: dict[str, int] = {}
