@@ -11,12 +11,13 @@ The rooms, from top to bottom; each imports from those below it only (``tests/te
 - ``evaluate/``   accuracy, calibration, robustness sets
 - ``inspect/``    what a file holds, as text, JSON and picture
 - ``mldr/``       the published format of reinforced data, imported and exported
+- ``ffcv/``       decoders for the pipelines of FFCV's own Loader
 - ``loader/``     from opened betons to batches: ``ReinforcedLoader``, ``ReinforcedDataset``, FFCV's pipeline beneath
 - ``write/``      everything that makes a beton, and its check
 - ``beton/``      the file: layout, tables, header, opened and checked
 - ``data/``       source datasets
 - ``codec/``      one image's stored bytes to pixels: JPEG, coefficients
-- ``models/``     timm's models: built, compiled, saved, loaded
+- ``models/``     timm's, torchvision's and one's own models: built, compiled, saved, loaded
 - ``config/``     options, and recipes that fill them
 - ``augment/``    policies, view records, drawing them, and the kernels that replay them
 - ``jit/``        how kernels are compiled and kept
@@ -29,6 +30,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ffdr import ffcv
     from ffdr.augment.policy import Policy
     from ffdr.evaluate import evaluate
     from ffdr.loader.dataset import ReinforcedDataset
@@ -41,8 +43,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Policy", "ReinforcedDataset", "ReinforcedLoader", "SparseTargetLoss", "SparseTargets", "evaluate", "reinforce",
-    "train", "write",
+    "Policy", "ReinforcedDataset", "ReinforcedLoader", "SparseTargetLoss", "SparseTargets", "evaluate", "ffcv",
+    "reinforce", "train", "write",
 ]  # fmt: skip
 _CLASSES = {
     "Policy": "ffdr.augment.policy",
@@ -58,7 +60,7 @@ def __getattr__(name: str) -> Any:
     if name in _CLASSES:
         return getattr(import_module(_CLASSES[name]), name)
     if name in __all__:
-        return import_module(f"ffdr.{name}")  # a package that can be called, see util/callable_package.py
+        return import_module(f"ffdr.{name}")  # verbs can be called, see util/callable_package.py
     raise AttributeError(f"module 'ffdr' has no attribute {name!r}")
 
 

@@ -29,6 +29,13 @@ def write(options: files.WriteOptions) -> None:
     write_images(options)
 
 
+def adopt(options: files.AdoptOptions) -> None:
+    """Give a beton that stock FFCV has written a manifest: class names, mean and deviation."""
+    from ffdr.write.adopt import adopt
+
+    adopt(options)
+
+
 def reinforce(recipe: verbs.ReinforceRecipe) -> None:
     """Draw views, replay them, let the teacher label them, store both."""
     from ffdr.reinforce.generate import generate
@@ -52,28 +59,35 @@ def export_archive(options: files.ExportOptions) -> None:
 
 def pack(options: files.PackOptions) -> None:
     """Merge images and their reinforcement into one self-contained file."""
-    from ffdr.write.merge import pack
+    from ffdr.write.copy.merge import pack
 
     pack(options)
 
 
 def split(options: files.SplitOptions) -> None:
     """Split a merged beton into an image beton and a reinforced beton."""
-    from ffdr.write.merge import split
+    from ffdr.write.copy.merge import split
 
     split(options)
 
 
 def subset(options: files.SubsetOptions) -> None:
     """Make a smaller file, of fewer images, views or teacher entries."""
-    from ffdr.write.subset import subset
+    from ffdr.write.copy.subset import subset
 
     subset(options)
 
 
+def concat(options: files.ConcatOptions) -> None:
+    """Put betons together: images one after the other, views of the same images side by side."""
+    from ffdr.write.copy.concat import concat
+
+    concat(options)
+
+
 def transcode(options: files.TranscodeOptions) -> None:
     """Turn JPEGs into coefficient images, or the reverse, without loss."""
-    from ffdr.write.transcode import transcode
+    from ffdr.write.copy.transcode import transcode
 
     transcode(options)
 
@@ -138,12 +152,14 @@ def report(options: ablation.ReportOptions) -> None:
 VERBS: dict[str, Callable[..., int | None]] = {
     "demo": demo,
     "write": write,
+    "adopt": adopt,
     "reinforce": reinforce,
     "import": import_archive,
     "export": export_archive,
     "pack": pack,
     "split": split,
     "subset": subset,
+    "concat": concat,
     "transcode": transcode,
     "inspect": inspect,
     "verify": verify,

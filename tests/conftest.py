@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from betons import PLAIN, TOPK, VIEWS, put
+from stock import make_pictures, write_stock
 
 from ffdr.bench.corpus import make_photos
 from ffdr.beton.header import ReinforcedHeader
@@ -71,6 +72,26 @@ def photos(folder):
     options = WriteOptions(source="imagefolder", path=str(folder / "photos"), split="", out=str(out), workers=1)
     write_images(options, progress=False)
     return out
+
+
+@pytest.fixture(scope="session")
+def stock(tmp_path_factory):
+    """A folder with a folder ``pictures``, and betons that stock FFCV made of it: in each of its modes (shrunk to 100
+    pixels), the first and the second half of jpg.beton, named.beton whose fields have other names."""
+    place = tmp_path_factory.mktemp("stock")
+    pictures, names, shrunk = make_pictures(place / "pictures"), ("image", "label"), {"max_resolution": 100}
+    modes = {
+        "jpg": {"write_mode": "jpg"},
+        "smart": {"write_mode": "smart", "smart_threshold": 20_000},
+        "proportion": {"write_mode": "proportion", "compress_probability": 0.5},
+    }
+    halves = {"first": list(range(12)), "second": list(range(12, 24))}
+    write_stock(
+        *((place / f"{mode}.beton", pictures, names, options | shrunk, None) for mode, options in modes.items()),
+        *((place / f"{half}.beton", pictures, names, modes["jpg"] | shrunk, part) for half, part in halves.items()),
+        (place / "named.beton", pictures, ("x", "y"), shrunk, None),
+    )
+    return place
 
 
 @pytest.fixture(scope="session")

@@ -27,8 +27,8 @@ from ffdr.mldr.exporting import export_archive
 from ffdr.train.checkpoint import _KEYS, Checkpoints
 from ffdr.train.run_folder import RunLog, sole_run
 from ffdr.util.errors import UserError
+from ffdr.write.copy.merge import pack
 from ffdr.write.images import write_images
-from ffdr.write.merge import pack
 
 PACKAGE = Path(ffdr.__file__).parent
 KINDS = ("link", "dangling link", "hard link", "fifo")
@@ -44,6 +44,7 @@ VERBS = {
     "pack": "pack --images=d.beton --reinforced=v1.beton --out=x.beton --overwrite",
     "split": "split --file=p1.beton --images=x.beton --reinforced=y.beton --overwrite",
     "subset": "subset --file=v1.beton --views=2 --out=x.beton --overwrite",
+    "concat": "concat --files=v1.beton,v3.beton --out=x.beton --overwrite",
     "inspect": "inspect d.beton --grid=x.png",
     "eval": "eval --checkpoint=t.safetensors --data=d.beton --json=x.json --csv=x.csv --plot=x.png --workers=1",
     "train": (
@@ -74,6 +75,7 @@ def sources(reinforce, teacher, tmp_path_factory):
     for name, policy in (("1", 3), ("2", 4)):
         views = reinforce(images, PLAIN, policy)
         export_archive(ExportOptions(str(views), str(images), str(folder / f"a{name}.tar.gz")), progress=False)
+    shutil.copy(views, folder / "v3.beton")
     return folder
 
 

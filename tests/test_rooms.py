@@ -1,6 +1,7 @@
 """The plan of the house: which room may import which, how large one may be, and who touches which library."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -14,12 +15,13 @@ import ffdr
 PACKAGE = Path(ffdr.__file__).parent
 
 ORDER = (
-    "__main__", "cli", "demo", "ablate", "bench", "train", "reinforce", "evaluate", "inspect", "mldr", "loader",
+    "__main__", "cli", "demo", "ablate", "bench", "train", "reinforce", "evaluate", "inspect", "mldr", "ffcv", "loader",
     "write", "beton", "data", "codec", "models", "config", "augment", "jit", "util",
 )  # fmt: skip
 """Top to bottom: a room imports from those behind it only."""
 MOST_LINES = 2700
 MOST_LINES_OF_A_FILE = 400
+MOST_FILES_WITHOUT_A_MAP = 5
 
 
 def name_of(path):
@@ -78,11 +80,28 @@ def test_rooms_and_files_are_of_a_size_to_find_ones_way_in():
     assert {room: count for room, count in rooms.items() if count >= MOST_LINES} == {}
 
 
+@pytest.mark.parametrize("map_", sorted(PACKAGE.rglob("README.md")), ids=lambda path: path.parent.name)
+def test_the_map_of_a_room_lists_each_file_once(map_):
+    room, rows = map_.parent, re.findall(r"^\|([^|]*)\|", map_.read_text(encoding="utf-8"), re.M)
+    listed = [name.rpartition("/")[2] for row in rows for name in re.findall(r"`([\w/]+\.py)`", row)]
+    parts = (folder for folder in room.iterdir() if folder.is_dir() and not (folder / "README.md").exists())
+    folders = [room, *(folder for folder in parts if len(list(folder.glob("*.py"))) > MOST_FILES_WITHOUT_A_MAP)]
+    there = [path.name for folder in folders for path in folder.glob("*.py")]
+    assert sorted(set(listed) - {"__init__.py"}) == sorted(set(there) - {"__init__.py"})
+    assert max(Counter(listed).values()) == 1
+
+
+def test_a_room_of_many_files_has_a_map():
+    mapped = {path.parent for path in PACKAGE.rglob("README.md")}
+    many = {path for path in PACKAGE.rglob("*") if len(list(path.glob("*.py"))) > MOST_FILES_WITHOUT_A_MAP}
+    assert [folder for folder in many if not {folder, folder.parent} & mapped] == []
+
+
 @pytest.mark.parametrize(
     "library, allowed",
     [
         ("fastargs", {"ffdr.config.recipe"}),
-        ("ffcv.loader", {"ffdr.loader.ffcv_loader", "ffdr.bench.loading.stock"}),
+        ("ffcv.loader", {"ffdr.loader.ffcv_loader", "ffdr.bench.loading.stock", "ffdr.util.lean_ffcv"}),
         ("ffcv.memory_managers", {"ffdr.loader.ffcv_loader", "ffdr.util.lean_ffcv"}),
     ],
 )

@@ -30,9 +30,9 @@ from ffdr.train.run_folder import JsonLog
 from ffdr.util.atomic import atomic_path, atomic_write, os_errors_as_user_errors
 from ffdr.util.errors import UserError, WriteError
 from ffdr.util.pictures import drawing
+from ffdr.write.copy.merge import pack
+from ffdr.write.copy.transcode import transcode
 from ffdr.write.images import write_images
-from ffdr.write.merge import pack
-from ffdr.write.transcode import transcode
 
 INFO = ModelInfo("test_vit", 10, 32, (0.5,) * 3, (0.5,) * 3)
 WEIGHTS = {"a": torch.zeros(100_000), "b": torch.zeros(7)}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.config.model_names import split_checkpoint
 from ffdr.config.verbs import TrainRecipe
 from ffdr.evaluate.settings import run_options, validation_settings
 from ffdr.util.atomic import atomic_write, own_lock
@@ -61,9 +62,12 @@ def make_job(recipe: TrainRecipe, work: str | Path, test: str, corruptions: bool
     identity = asdict(recipe)
     for key in ("out", "resume"):
         del identity["train"][key]
-    # What earlier studies were told apart by: one text, and no word of a check.
+    # What earlier studies were told apart by: one text, no word of a check, and none of what had no option yet.
     identity["teacher"]["models"] = ",".join(recipe.teacher.models)
     del identity["teacher"]["classes"]
+    for section, key in (("teacher", "module"), ("teacher", "options"), ("model", "module")):
+        if not identity[section][key]:
+            del identity[section][key]
     identity["contents"] = _contents(recipe)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     out = str(Path(work) / "cells" / digest)
@@ -135,12 +139,16 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _contents(recipe: TrainRecipe) -> dict[str, str]:
     """What the files that a recipe names hold, by option."""
+    from ffdr.models.hub import folder_files  # slow
+
     data = recipe.data
     contents = {key: _images(path) for key in ("train", "val") if (path := getattr(data, key))}
     if data.reinforced:
         contents["reinforced"] = _views(data.reinforced, data.train)
-    weights = [recipe.model.checkpoint, *(spec.partition(":")[2] for spec in recipe.teacher.models)]
-    return contents | {path: _bytes(path) for path in weights if path}
+    weights = [recipe.model.checkpoint, *(split_checkpoint(spec)[1] for spec in recipe.teacher.models)]
+    modules = [name for name in (*recipe.model.module, *recipe.teacher.module) if name.endswith(".py")]
+    folders = [file for name in (recipe.model.name, *recipe.teacher.models) for file in folder_files(name)]
+    return contents | {path: _bytes(path) for path in (*weights, *modules, *map(str, folders)) if path}
 
 
 @cache

@@ -22,7 +22,7 @@ from ffdr.util.errors import UserError
 from ffdr.util.foreign import read_json
 from ffdr.util.opening import own_folder
 from ffdr.util.text import say
-from ffdr.write.subset import subset
+from ffdr.write.copy.subset import subset
 
 CommandLine = Callable[[Sequence[str]], int]
 """Runs the words of an ``ffdr`` command line, as ``cli.main`` does; returns the exit status. Must pickle."""

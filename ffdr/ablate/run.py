@@ -15,7 +15,7 @@ from ffdr.ablate.prepare import CommandLine, prepare
 from ffdr.ablate.report import CellResult, settings_texts, write_csv, write_summary, write_table
 from ffdr.ablate.workers import Outcome, Workers
 from ffdr.config.ablation import AblateOptions
-from ffdr.models.build import check_name
+from ffdr.models.build import check_model
 from ffdr.util.atomic import atomic_write
 from ffdr.util.text import command, say
 
@@ -33,8 +33,8 @@ def run_ablation(options: AblateOptions, command_line: CommandLine) -> int:
         Stopped: Ctrl-C or SIGTERM; runs that were at work have saved a checkpoint, from which the next call goes on.
     """
     grid = Grid.from_options(options)
-    for name in {cell.recipe.model.name for cell in grid.cells}:
-        check_name(name)
+    for model in {cell.recipe.model for cell in grid.cells}:
+        check_model(model)
     if options.dry_run:
         say("\n".join(cell.command for cell in grid.cells))
         return 0

@@ -1,8 +1,8 @@
 """The fields of ffdr's betons as FFCV knows them, so that its own Loader can open the files.
 
-Image betons have none but stock fields, unless they hold coefficient images. A reinforced beton needs
-``custom_fields={"aug_params": AugParamsField, "logits": LogitsField}``; its arrays then come as raw bytes, since torch
-has no structured dtypes.
+Image betons have none but stock fields, unless they hold coefficient images. Any other beton needs
+``custom_fields=CUSTOM_FIELDS``; arrays of a reinforcement then come as raw bytes, since torch has no structured dtypes,
+unless a decoder of ``ffdr.ffcv`` makes views and targets of them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import NoReturn
 
 import numpy as np
 from ffcv.fields.base import ARG_TYPE, Field
+from ffcv.fields.rgb_image import RGBImageField
 from ffcv.libffcv import memcpy
 from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.compiler import Compiler
@@ -165,6 +166,20 @@ class CoefficientImageField(Field):
     def get_decoder_class(self) -> type[Operation]:
         """A class that refuses to decode."""
         return NoDecoder
+
+
+class AnyImageField(CoefficientImageField):
+    """The field ``image`` of any beton: FFCV's own, unless some images are stored as coefficients."""
+
+    @classmethod
+    def from_binary(cls, binary: np.ndarray) -> Field:
+        """The field that a descriptor's (1024,) uint8 arguments describe."""
+        has_coding = binary.tobytes().startswith(CODING_MAGIC)
+        return CoefficientImageField.from_binary(binary) if has_coding else RGBImageField()
+
+
+CUSTOM_FIELDS: dict[str, type[Field]] = {"image": AnyImageField, **FIELDS}
+"""What FFCV's Loader may be given as its ``custom_fields`` to open whatever file of ffdr."""
 
 
 def custom_fields(images: ImageBeton) -> dict[str, type[Field]]:

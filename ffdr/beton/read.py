@@ -97,6 +97,16 @@ class ImageBeton(Reopened):
         return (*super().stamp, self.fingerprint, zlib.crc32(json.dumps(self.manifest).encode()))
 
     @property
+    def has_origins(self) -> bool:
+        """Whether original sizes and keys are those of a source.
+
+        Of a beton that stock FFCV has written, and of what was made of one, they are the stored sizes and numbers of
+        images. Those are all below 2³², as no set of 64-bit hashes is.
+        """
+        keys = self.origins[:, 2]
+        return not ((keys >= 0) & (keys < 1 << 32)).all()
+
+    @property
     def num_classes(self) -> int:
         """Classes that labels count in."""
         return len(self.class_names)
@@ -174,10 +184,11 @@ def _open_images(tables: BetonTables, manifest: dict[str, Any] | None) -> ImageB
     path = tables.path
     names = tuple(spec.name for spec in tables.specs)
     image_type = layout.IMAGE if tables.coding is None else layout.CUSTOM
-    for name, type_id in (("image", image_type), ("label", layout.INT)):
+    for name, type_id, kind in (("image", image_type, "RGBImageField"), ("label", layout.INT, "IntField")):
         spec = tables.spec(name)
         if spec is None or spec.type_id != type_id:
-            refuse(path, f"an image beton has a field {name} of type {type_id}; fields here are {', '.join(names)}")
+            wanted = f"an image beton has a field {name} of type {type_id} (FFCV's {kind})"
+            refuse(path, f"{wanted}; fields here are {', '.join(names)}")
     image = tables.metadata["image"]
     sizes = locked(np.stack([image["width"], image["height"]], axis=1), np.int32)
     modes = locked(image["mode"], np.uint8)

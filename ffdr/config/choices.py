@@ -1,6 +1,12 @@
 """The values that options choose among."""
 
-SOURCES = ("digits", "imagefolder", "cifar100", "flowers102", "food101")
+SOURCES = (
+    "digits", "imagefolder", "cifar100", "flowers102", "food101", "fashionmnist", "webdataset", "parquet", "csv",
+)  # fmt: skip
+TORCHVISION = "torchvision:"
+"""What a source of torchvision's begins with; its class there follows."""
+PYTHON = "python"
+"""The source of images that a call from Python brings along."""
 MODES = ("jpg", "raw", "proportion", "dct")
 KINDS = ("jpg", "dct")
 ON_ERROR = ("stop", "skip")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from ffdr.config.choices import KINDS, MODES, ON_ERROR, SOURCES
+from ffdr.config.choices import KINDS, MODES, ON_ERROR, PYTHON, SOURCES, TORCHVISION
 from ffdr.config.options import Between, OneOf, Options, Processes, Share
-from ffdr.util.errors import UserError
+from ffdr.util.errors import UserError, one_of
+from ffdr.util.text import brief
 
 Quality = Annotated[int, Between(1, 100)]
 Growth = Annotated[float, Between(1, 2)]
@@ -15,15 +16,29 @@ Most16 = Annotated[int, Between(0, 65535)]
 
 
 @dataclass(frozen=True)
+class SourceName:
+    """A source by its name, torchvision:NAME, or what stands for the dataset of a call."""
+
+    def __call__(self, key: str, value: str) -> str:
+        """The value of an option. Raises UserError for another."""
+        if value != PYTHON and not value.startswith(TORCHVISION):
+            one_of(key, value, (*SOURCES, f"{TORCHVISION}NAME"))
+        return value
+
+
+@dataclass(frozen=True)
 class WriteOptions(Options, section="write"):
     """``ffdr write``: a source dataset becomes an image beton."""
 
-    source: Annotated[str, OneOf(SOURCES)] = ""
-    """digits, imagefolder, cifar100, flowers102 or food101"""
+    source: Annotated[str, SourceName()] = ""
+    """digits, imagefolder, cifar100, flowers102, food101, fashionmnist, webdataset (tar shards), parquet (as Hugging
+    Face's datasets), csv (paths and labels), or torchvision:NAME, a class of torchvision.datasets"""
     path: str = ""
-    """folder of the source (digits needs none)"""
+    """folder of the source (digits needs none); csv: the file; webdataset, parquet: files or folders, several between
+    commas, with * and {000..127}"""
     split: str = "train"
-    """split of the source; imagefolder: subfolder of the path, empty for the path itself"""
+    """split of the source; imagefolder: subfolder of the path, empty for the path itself; webdataset, parquet: word in
+    the names of a folder's files; csv: value in the column split, if there is one; empty for all"""
     out: str = ""
     """image beton to write"""
     mode: Annotated[str, OneOf(MODES)] = "jpg"
@@ -45,11 +60,17 @@ class WriteOptions(Options, section="write"):
     """an image that can't be read: stop the run, or skip it and list it in the manifest"""
     overwrite: bool = False
     """replace an existing file; without it, finished work is not done again, and a file of other work is refused"""
+    columns: tuple[str, ...] = ()
+    """webdataset, parquet, csv: names of the image's and the label's column, such as img,fine_label; in shards kinds of
+    members, such as jpg;png,cls or jpg,json.label; 0,1 counts the columns of a CSV without header; empty: guessed"""
+    classes: str = ""
+    """webdataset, parquet, csv, torchvision:NAME: file of class names, one per line, or JSON; empty: the data's own
+    names, or the labels"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.need("out", what="give the image beton to write, for example --write.out=train.beton")
-        if self.source != "digits" and not self.path:
+        if self.source not in ("digits", PYTHON) and not self.path:
             raise UserError(f"write.path: source {self.source} needs the folder it lies in")
 
 
@@ -66,10 +87,31 @@ class ImportOptions(Options, section="import"):
     """reinforced beton to write"""
     overwrite: bool = False
     """replace an existing file; without it, finished work is not done again, and a file of other work is refused"""
+    sizes: str = ""
+    """folder of the images, one subfolder per class: the original sizes are read there, which betons of stock FFCV
+    don't hold; empty: the image beton holds them"""
 
     def __post_init__(self) -> None:
         self.need("archive", what="name the archive, a folder or a .tar.gz file")
         self.need("images", "out")
+
+
+@dataclass(frozen=True)
+class AdoptOptions(Options, section="adopt"):
+    """``ffdr adopt``: a beton that stock FFCV has written gets a manifest; the beton stays as it is."""
+
+    file: str = ""
+    """image beton or merged beton, beside which NAME.json is written"""
+    classes: str = ""
+    """names of the classes in the order of the labels: a text with one per line, or JSON; empty: their numbers"""
+    workers: Processes = 0
+    """processes that decode, for the mean and deviation of all pixels; 0: one per core"""
+    overwrite: bool = False
+    """replace an existing manifest of ffdr"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.need("file")
 
 
 @dataclass(frozen=True)
@@ -86,6 +128,9 @@ class ExportOptions(Options, section="export"):
     """output side in pixels, the unit of the format's boxes; 0: the one that the teacher saw"""
     overwrite: bool = False
     """replace an existing archive; without it, finished work is not done again, and one of other work is refused"""
+    sizes: str = ""
+    """folder of the images, one subfolder per class: the original sizes are read there, which betons of stock FFCV
+    don't hold; empty: the image beton holds them"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,6 +197,26 @@ class SubsetOptions(Options, section="subset"):
         self.need("file", "out")
         if not (self.indices or self.views or self.topk):
             raise UserError("subset.indices, subset.views, subset.topk: say what to keep")
+
+
+@dataclass(frozen=True)
+class ConcatOptions(Options, section="concat"):
+    """``ffdr concat``: betons put together, images one after the other, views of the same images side by side."""
+
+    files: tuple[str, ...] = ()
+    """image betons, or reinforced betons of the same images; their order is that of the images or views"""
+    out: str = ""
+    """beton of the same kind to write"""
+    overwrite: bool = False
+    """replace an existing file; without it, finished work is not done again, and a file of other work is refused"""
+
+    def __post_init__(self) -> None:
+        self.need("files", what="name the betons to put together, such as --concat.files=a.beton,b.beton")
+        if len(self.files) < 2:
+            raise UserError(
+                f"concat.files: {brief(self.files[0])} is one file; name two at least, with a comma between"
+            )
+        self.need("out")
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def _of_training(recipe: TrainRecipe) -> Idle:
     if task != "dr":
         yield "train", train, ("residual",), f"task {task} learns from no stored top-k"
     if task != "kd":
-        names = ("resolution", "batch_size", "precision", "compile", "classes")
+        names = ("resolution", "batch_size", "precision", "compile", "classes", "module", "options")
         yield "teacher", recipe.teacher, names, f"task {task} asks no live teacher"
     if task == "kd" and weight == 1:
         yield "train", train, ("label_smoothing",), "train.teacher_weight=1 gives labels no part in the loss"

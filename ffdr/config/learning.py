@@ -28,13 +28,21 @@ Epochs = Annotated[int, Between(1, 10**6)]
 Classes = Annotated[str, OneOf(CLASSES)]
 
 
+def _split_texts(options: Options, *names: str) -> None:
+    """Make tuples of what a caller in Python gave as one text."""
+    for name in names:
+        value = getattr(options, name)
+        parts = (split_list(value) if value else ()) if isinstance(value, str) else value
+        object.__setattr__(options, name, tuple(part.strip() for part in parts))
+
+
 @dataclass(frozen=True)
 class TeacherOptions(Options, section="teacher"):
     """The teacher: one model, or several averaged in probability space."""
 
     models: tuple[str, ...] = ()
-    """NAME[:CHECKPOINT],… — timm models; a checkpoint of ffdr train or one that timm loads; a comma within a path is
-    written \\, or the list as YAML's"""
+    """NAME[:CHECKPOINT],… — names as model.name takes them; a checkpoint of ffdr train or one that timm loads; a comma
+    within a path is written \\, or the list as YAML's"""
     resolution: Resolution = 0
     """pixels the teacher sees; 0: what its checkpoint or timm's configuration says"""
     batch_size: Batch = 256
@@ -46,11 +54,14 @@ class TeacherOptions(Options, section="teacher"):
     classes: Classes = "same"
     """same: refuse teachers of other class names, or of another order, as far as that can be known; any: allow all
     names, for class folders that were renamed"""
+    module: tuple[str, ...] = ()
+    """Python to import first, FILE.py or a dotted name,…; it registers models with timm (timm.models.register_model)"""
+    options: tuple[str, ...] = ()
+    """MODEL:NAME=VALUE,… for timm's models, as model.options has them; MODEL is one of teacher.models by its name, or
+    by its number from 0: resnext50_32x4d:base_width=8,1:drop_rate=0.1"""
 
     def __post_init__(self) -> None:
-        if isinstance(self.models, str):  # of a caller in Python
-            object.__setattr__(self, "models", tuple(split_list(self.models)) if self.models else ())
-        object.__setattr__(self, "models", tuple(model.strip() for model in self.models))
+        _split_texts(self, "models", "module", "options")
         super().__post_init__()
 
 
@@ -121,17 +132,22 @@ class ModelOptions(Options, section="model"):
     """The model that is trained or evaluated."""
 
     name: str = ""
-    """any timm model"""
+    """any model of timm (resnet50, resnet50.a1_in1k) or of model.module; torchvision:NAME; hf-hub:ORG/NAME or
+    local-dir:FOLDER, with timm's config.json"""
     drop_path: Annotated[float, Between(0, 0.99)] = 0.0
     """stochastic depth, where the model has it"""
     options: tuple[str, ...] = ()
-    """NAME=VALUE,… for timm's model, such as zero_init_last=false of a ResNet (resnetblur50 is one with BlurPool)"""
+    """NAME=VALUE,… for the model's constructor, such as zero_init_last=false of timm's ResNets (resnetblur50 is one
+    with BlurPool)"""
     checkpoint: str = ""
     """weights to start from; a head of another size is made anew"""
     pretrained: bool = False
-    """start from timm's pretrained weights, where model.checkpoint names no others, instead of random ones"""
+    """start from the name's pretrained weights, where model.checkpoint names no others, instead of random ones"""
+    module: tuple[str, ...] = ()
+    """Python to import first, FILE.py or a dotted name,…; it registers models with timm (timm.models.register_model)"""
 
     def __post_init__(self) -> None:
+        _split_texts(self, "module")
         super().__post_init__()
         names = read_options(self.options)
         if self.drop_path and "drop_path_rate" in names:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_type_hints
 
 from ffdr.augment.policy import Policy
@@ -16,6 +16,7 @@ from ffdr.config.learning import (
     TeacherOptions,
     TrainOptions,
 )
+from ffdr.config.model_names import is_given
 from ffdr.config.options import Options
 from ffdr.util.errors import UserError
 
@@ -52,7 +53,7 @@ class TrainRecipe:
         if task == "kd" and not self.teacher.models:
             raise UserError("teacher.models: task kd asks a live teacher; name it")
         if not self.model.name:
-            raise UserError("model.name: name a timm model, for example --model.name=resnet50")
+            raise UserError("model.name: name a model, for example --model.name=resnet50 (timm's)")
         if task != "kd" and self.teacher.models:
             raise UserError(f"teacher.models: task {task} has no live teacher; use --train.task=kd or leave it out")
 
@@ -70,7 +71,8 @@ class EvalRecipe:
             raise UserError("eval.data: give an image beton or a folder of images, or instead a recipe with a suite")
         if self.eval.corruptions and not self.eval.data:
             raise UserError("eval.corruptions: they are made of eval.data, not of a suite, which has ImageNet-C")
-        if self.eval.checkpoint and self.model != ModelOptions():
+        settled = replace(self.model, module=()) != ModelOptions() and not is_given(self.model.name)
+        if self.eval.checkpoint and settled:
             raise UserError("model: eval.checkpoint already says what the model is; give one of both")
         if not self.eval.checkpoint and not self.model.name:
             raise UserError("eval.checkpoint: give a trained model, or name one with --model.name")
@@ -79,12 +81,14 @@ class EvalRecipe:
 RECIPES: dict[str, type[Options | ReinforceRecipe | TrainRecipe | EvalRecipe]] = {
     "demo": measuring.DemoOptions,
     "write": files.WriteOptions,
+    "adopt": files.AdoptOptions,
     "reinforce": ReinforceRecipe,
     "import": files.ImportOptions,
     "export": files.ExportOptions,
     "pack": files.PackOptions,
     "split": files.SplitOptions,
     "subset": files.SubsetOptions,
+    "concat": files.ConcatOptions,
     "transcode": files.TranscodeOptions,
     "inspect": files.InspectOptions,
     "verify": files.VerifyOptions,

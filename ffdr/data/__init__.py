@@ -5,6 +5,6 @@
 
 from __future__ import annotations
 
-from ffdr.data.source import ReadError, Source, open_source
+from ffdr.data.source import Item, Items, ReadError, Source, SourceItem, open_source
 
-__all__ = ["ReadError", "Source", "open_source"]
+__all__ = ["Item", "Items", "ReadError", "Source", "SourceItem", "open_source"]

@@ -26,10 +26,25 @@ def read_rgb(path: Path) -> Image.Image:
         Exception: of any kind, as Pillow's decoders do; ``cause_of`` makes one line of it.
     """
     with path.open("rb") as file:
-        image = Image.open(file, formats=_FORMATS)
-        if image.format in _WITH_SCANS:
-            _check_scans(file, image)
-        return to_rgb(image)
+        return decode_rgb(file)
+
+
+def decode_rgb(file: BinaryIO) -> Image.Image:
+    """The image that an open file holds, or bytes in memory (``io.BytesIO``), as ``read_rgb`` gives it."""
+    image = Image.open(file, formats=_FORMATS)
+    if image.format in _WITH_SCANS:
+        _check_scans(file, image)
+    return to_rgb(image)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height of the image in a file, as ``read_rgb`` would give it, from its header alone.
+
+    Raises:
+        Exception: as ``read_rgb``.
+    """
+    with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+        return image.size
 
 
 def _check_scans(file: BinaryIO, image: Image.Image) -> None:
@@ -61,11 +76,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def cause_of(error: BaseException, path: Path) -> str:
-    """Why a file could not be read, in one line, without its folder: the caller names the image by its origin."""
+def cause_of(error: BaseException, path: Path | None = None) -> str:
+    """Why an image could not be read, in one line, without its folder: the caller names it by its origin.
+
+    path: its file, if it has one.
+    """
     if isinstance(error, UnidentifiedImageError):  # its text names a Python object
         text = "cannot identify image file"
     else:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    text = " ".join(text.replace(str(path), path.name).split())
+    text = " ".join((text.replace(str(path), path.name) if path else text).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -138,7 +138,7 @@ def predict(
     how the model is called, such as through ``compiling.FixedBatch``; None: plainly. The model is evaluated in
     evaluation mode and left in the mode it had.
     """
-    forward = forward or model
+    forward = model if forward is None else forward  # its length may say that it is empty, or raise
     was_training = model.training
     # By way of training mode, in which models let go what they keep of their weights while they evaluate (earlier
     # timm's LeViT only there): averaged weights change in evaluation mode.

@@ -14,6 +14,7 @@ from torch import nn
 
 from ffdr.beton.read import ImageBeton
 from ffdr.config.learning import EvalOptions, ModelOptions, SuiteOptions
+from ffdr.config.model_names import GIVEN, is_from_hub
 from ffdr.evaluate.classes import check_classes, synsets
 from ffdr.evaluate.corruptions import NAMES, SEVERITIES
 from ffdr.evaluate.evaluator import Evaluator, Images, open_images
@@ -22,9 +23,12 @@ from ffdr.evaluate.robustness import evaluate_corruptions
 from ffdr.evaluate.scoring import Scorer
 from ffdr.evaluate.settings import INTERPOLATION, KEYS, run_of, run_options, validation_settings
 from ffdr.evaluate.suite import OpenedSuite, check_model, open_suite, run_suite
-from ffdr.models.build import ModelInfo, autocast_dtype, best_device, load_model, load_named
+from ffdr.models.build import ModelInfo, autocast_dtype, best_device, load_model, load_named, read_info
+from ffdr.models.catalog import config_of, library_of
 from ffdr.models.compiling import pays, set_backends
-from ffdr.models.timm_names import config_of, eval_size
+from ffdr.models.given import class_count, load_into
+from ffdr.models.modules import import_modules
+from ffdr.models.timm_names import eval_size
 from ffdr.util.atomic import atomic_write
 from ffdr.util.errors import UserError
 from ffdr.util.machine import machine_memory
@@ -33,16 +37,24 @@ from ffdr.util.ranks import Ranks
 from ffdr.util.text import byte_size, command, join_list, say, warn
 
 
-def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions | None = None) -> Report:
+def run(
+    options: EvalOptions,
+    model_options: ModelOptions,
+    suite: SuiteOptions | None = None,
+    given: nn.Module | None = None,
+) -> Report:
     """Evaluate as the options say; prints the report and writes it as JSON, CSV and plot if asked.
 
-    suite: the sets to evaluate on, if ``options`` name no data. Under torchrun the ranks share the images; every rank
-    returns the report, and the first one prints and writes it.
+    suite: the sets to evaluate on, if ``options`` name no data. given: the module of a caller in Python, evaluated in
+    place of one that is built; ``model_options`` name it (``take_module``).
+
+    Under torchrun the ranks share the images; every rank returns the report, and the first one prints and writes it.
 
     Raises:
         UserError: a model and data that don't fit together; files that can't be written or read.
     """
     suite = suite or SuiteOptions()
+    import_modules(model_options.module, "model.module")
     for key in ("json", "csv", "plot"):
         file = getattr(options, key)
         if file and not Path(file).parent.is_dir():
@@ -58,7 +70,15 @@ def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions |
         else:
             count = len(opened.labels)
         count *= 1 + len(NAMES) * len(SEVERITIES) * options.corruptions
-        evaluator = _load_evaluator(options, model_options, ranks, count)
+        if given is None:
+            loaded = _load(options, model_options)
+        else:
+            images = None if isinstance(opened, OpenedSuite) else opened
+            loaded = given, _describe_given(given, model_options.name, options, images)
+        evaluator = _make_evaluator(options, *loaded, ranks, count)
+        described = is_from_hub(model_options.name) or given is not None  # by itself, not by its library
+        if ranks.rank == 0 and not evaluator.info.classes and not described:
+            _warn_of_other_view(evaluator.info)
         if isinstance(opened, OpenedSuite):
             check_model(evaluator.info, any_names=options.classes == "any")
             scores = run_suite(evaluator, opened)
@@ -80,23 +100,44 @@ def run(options: EvalOptions, model_options: ModelOptions, suite: SuiteOptions |
         return report
 
 
-def _load_evaluator(options: EvalOptions, model_options: ModelOptions, ranks: Ranks, num_images: int) -> Evaluator:
-    """Load the model, with its settings; a line on standard error where timm evaluates it with others.
+def _load(options: EvalOptions, model_options: ModelOptions) -> tuple[nn.Module, ModelInfo]:
+    """The model that the options name."""
+    if options.checkpoint:
+        return load_model(options.checkpoint, options.resolution)
+    name, weights = model_options.name, model_options.checkpoint
+    return load_named(name, weights, resolution=options.resolution, options=model_options.options)
 
-    num_images: that it will be shown.
+
+def _describe_given(given: nn.Module, name: str, options: EvalOptions, images: Images | None) -> ModelInfo:
+    """How to feed a module that a caller gave, which gets the weights of ``eval.checkpoint``, if there is one.
+
+    What no file of ours says is the normalisation of the images' manifest, or ImageNet's, where there is none.
+
+    Raises:
+        UserError: weights that aren't the module's; no size; outputs that are no logits.
     """
+    info = read_info(options.checkpoint) if options.checkpoint else None
+    side = options.resolution or (info.resolution if info else 0)
+    if not side:
+        raise UserError("eval.resolution: give the size of the images, in pixels; a module does not say it")
+    if options.checkpoint:
+        load_into(given, options.checkpoint, name)
+    count = class_count(given, name, side)
+    if info is not None:
+        return replace(info, name=name, num_classes=count, resolution=side, options=())
+    fed = images if isinstance(images, ImageBeton) else config_of("")
+    return ModelInfo(name, count, side, tuple(fed.mean), tuple(fed.std))
+
+
+def _make_evaluator(
+    options: EvalOptions, model: nn.Module, info: ModelInfo, ranks: Ranks, num_images: int
+) -> Evaluator:
+    """The model in its place, with its settings. num_images: that it will be shown."""
     device = ranks.device()
     dtype = autocast_dtype(options.precision, device, "eval.precision")
     set_backends(device, dtype)
     batches = num_images // (options.batch_size * ranks.size)
-    if options.checkpoint:
-        model, info = load_model(options.checkpoint, options.resolution)
-    else:
-        name, weights = model_options.name, model_options.checkpoint
-        model, info = load_named(name, weights, resolution=options.resolution, options=model_options.options)
     _check_batch(min(options.batch_size, max(1, num_images)), info.resolution)
-    if ranks.rank == 0 and not info.classes:
-        _warn_of_other_view(info)
     return Evaluator(
         model.to(device).to(memory_format=torch.channels_last),
         info,
@@ -128,10 +169,11 @@ def _warn_of_other_view(info: ModelInfo) -> None:
     said = [f"at {height} px" if height == width else f"at {height}×{width} px"] if other_size else []
     said += [f"with {key} {value}" for key, (value, ours) in theirs.items() if value != ours]
     if said:
-        remedy = f"; --eval.resolution={height} takes timm's size" if other_size and height == width else ""
+        library = library_of(info.name)
+        remedy = f"; --eval.resolution={height} takes {library}'s size" if other_size and height == width else ""
         warn(
-            f"ffdr eval: timm evaluates {info.name} {', '.join(said)}; ffdr's view is {INTERPOLATION}, centre-cropped, "
-            f"of {info.resolution} px: expect another accuracy{remedy}"
+            f"ffdr eval: {library} evaluates {info.name} {', '.join(said)}; ffdr's view is {INTERPOLATION}, "
+            f"centre-cropped, of {info.resolution} px: expect another accuracy{remedy}"
         )
 
 
@@ -169,18 +211,26 @@ def _closing(
 ) -> str:
     """What was written where, and the command that comes next."""
     said = f"{', '.join(written)}: scores of {report['model']}" if written else "nothing was written"
-    others = (*_flags("model.", model), *_flags("suite.", suite))
     if not options.json:
-        then = command("eval", *_flags("", replace(options, json="REPORT.json")), *others)
+        then = _again(replace(options, json="REPORT.json"), model, suite)
     elif "sets" in report or report.get("per_class", {}).keys() == set(synsets()):
         then = command("report", options.json)
     elif not options.corruptions:
-        then = command("eval", *_flags("", replace(options, corruptions=True)), *others)
+        then = _again(replace(options, corruptions=True), model, suite)
     elif Path(options.data).is_dir():
         then = command("write", "--source=imagefolder", f"--path={options.data}", "--split=", "--out=IMAGES.beton")
     else:
         then = command("inspect", options.data)
     return f"{said}; next: {then}"
+
+
+def _again(options: EvalOptions, model: ModelOptions, suite: SuiteOptions) -> str:
+    """The evaluation with these options: a command, or a call where only a caller in Python has the model."""
+    if model.name.startswith(GIVEN):
+        changed = {field.name: getattr(options, field.name) for field in fields(options)}
+        said = (f"{name}={value!r}" for name, value in changed.items() if value != getattr(EvalOptions(), name))
+        return f"ffdr.evaluate({', '.join(('model=…', *said, *(() if suite == SuiteOptions() else ('suite=…',))))})"
+    return command("eval", *_flags("", options), *_flags("model.", model), *_flags("suite.", suite))
 
 
 def _flags(section: str, options: Any) -> Iterator[str]:

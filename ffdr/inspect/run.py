@@ -52,7 +52,9 @@ def inspect(options: InspectOptions) -> None:
         return
     say(render(facts))
     drawn = f", drawn in {options.grid}" if options.grid else ""
-    say(f"\n{path}: {kind}{drawn}; next: {command('verify', path)}")
+    is_bare = own_images is not None and own_images.manifest is None
+    then = command("adopt", path, "--classes=NAMES.txt") if is_bare else command("verify", path)
+    say(f"\n{path}: {kind}{drawn}; next: {then}")
 
 
 def _check_grid(grid: str) -> None:

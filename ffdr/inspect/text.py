@@ -55,8 +55,10 @@ def _images(facts: Mapping[str, Any]) -> Section:
         *(_coefficients(facts["packed"]) if facts["packed"] else ()),
         ("width", _spread(facts["width"], "{:.0f}")),
         ("height", _spread(facts["height"], "{:.0f}")),
-        ("original width", _spread(facts["original_width"], "{:.0f}")),
-        ("original height", _spread(facts["original_height"], "{:.0f}")),
+        *[
+            (f"original {side}", "not in the file" if spread is None else _spread(spread, "{:.0f}"))
+            for side, spread in (("width", facts["original_width"]), ("height", facts["original_height"]))
+        ],
         ("classes", f"{facts['classes']:,}"),
         ("images per class", _spread(facts["images_a_class"], "{:,.0f}")),
         ("classes without images", f"{len(empty):,}" + (f": {first_few(empty, 10)}" if empty else "")),

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ffdr.loader.ffcv_loader import HostBatch
+from ffdr.loader.normalise import Normalisation
 from ffdr.loader.protocol import Batch
 from ffdr.loader.settings import DeviceSettings
 from ffdr.loader.stream import Pass
@@ -33,8 +34,7 @@ class Transfer:
         self.device = settings.device
         """"cuda" becomes the GPU that is current when ``settle`` is first called"""
         self._settings, self._labels, self._has_mixes = settings, labels, has_mixes
-        self._normalisation: tuple[torch.Tensor, torch.Tensor] | None = None
-        """what to subtract and by what to multiply, (1, 3, 1, 1) on the device"""
+        self._normalisation: Normalisation | None = None
         self._side: torch.cuda.Stream | None = None
 
     def settle(self) -> None:
@@ -46,9 +46,7 @@ class Transfer:
                 self.device = torch.device("cuda", torch.cuda.current_device())
             # One for all passes: the caching allocator keeps the memory of each stream apart.
             self._side = torch.cuda.Stream(self.device)
-        values = self._settings.mean, self._settings.std
-        mean, std = (255.0 * torch.tensor(x, device=self.device).view(1, 3, 1, 1) for x in values)
-        self._normalisation = mean, 1.0 / std
+        self._normalisation = Normalisation.on(self.device, self._settings.mean, self._settings.std)
         if self._side is not None:
             self._side.wait_stream(torch.cuda.current_stream(self.device))  # which has these made
 
@@ -92,8 +90,7 @@ class Transfer:
         dtype = self._settings.dtype
         if dtype is not torch.uint8:
             assert self._normalisation is not None  # settled
-            mean, scale = self._normalisation
-            images = torch.sub(images, mean).mul_(scale).to(dtype)
+            images = self._normalisation(images, dtype)
         elif not self._settings.reuse_buffers and self.device.type == "cpu":
             images = images.clone(memory_format=torch.channels_last)
         return images, targets, index

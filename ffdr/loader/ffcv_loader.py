@@ -1,4 +1,4 @@
-"""All contact with FFCV's Loader: what of it makes our batches, and what of it is kept out.
+"""What of FFCV's Loader makes our batches, and what of it is kept out.
 
 ``BatchStream`` (``stream.py``) has the thread, the buffers and the consumer; here FFCV has the opened beton, the memory
 manager, the traversal order and the pipeline, which is built once per loader and makes one batch per call::

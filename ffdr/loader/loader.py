@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from ffdr.augment.policy import Policy
-from ffdr.beton.read import ReinforcedBeton
-from ffdr.loader.dataset import Images, open_images, open_reinforced
 from ffdr.loader.decode import Replayer, view_side
 from ffdr.loader.device import Transfer
 from ffdr.loader.order import EpochOrder, OrderSettings, Place
 from ffdr.loader.protocol import Batch
 from ffdr.loader.settings import DeviceSettings, StreamSettings, channels, checked_device, checked_dtype
+from ffdr.loader.sources import Images, Reinforced, open_images, open_views
 from ffdr.loader.stream import BatchStream, Pass
-from ffdr.loader.views import DrawnViews, FixedView, SomeStored, StoredViews, ViewSource
-from ffdr.util.arguments import fraction, integer, shown, switch
+from ffdr.util.arguments import integer, switch
 from ffdr.util.errors import UserError
 from ffdr.util.machine import thread_count
 from ffdr.util.process import OneProcess
@@ -85,7 +82,7 @@ class ReinforcedLoader(OneProcess):
     def __init__(
         self,
         images: Images,
-        reinforced: str | Path | ReinforcedBeton | None = None,
+        reinforced: Reinforced | None = None,
         *,
         batch_size: int,
         resolution: int = 224,
@@ -117,8 +114,7 @@ class ReinforcedLoader(OneProcess):
             reuse_buffers=switch("reuse_buffers", reuse_buffers),
         )
         self.dtype, self.mean, self.std = delivery.dtype, delivery.mean, delivery.std
-        share, center = fraction("reinforced_share", reinforced_share), fraction("center", center, 1e-3)
-        views = self._view_source(reinforced, policy, share, center)
+        views, self.num_classes = open_views(self.images, reinforced, policy, reinforced_share, center, self.seed)
         is_evaluation = reinforced is None and policy is None
         ordering = OrderSettings(
             kind=("sequential" if is_evaluation else "random") if order is None else order,
@@ -142,36 +138,15 @@ class ReinforcedLoader(OneProcess):
         self._next = self._at = (0, 0)  # (epoch, batches handed out): of the coming pass, of the current one
         self._current: Pass | None = None
 
-    def _view_source(
-        self, reinforced: str | Path | ReinforcedBeton | None, policy: Policy | None, share: float, center: float
-    ) -> ViewSource:
-        if policy is not None and not isinstance(policy, Policy):
-            raise UserError(f"policy: {shown(policy)} is not a Policy")
-        if reinforced is None:
-            if share != 1:
-                raise UserError(
-                    f"reinforced_share: {share:g}, but there is no reinforced beton; give it, or leave it out"
-                )
-            self.num_classes = self.images.num_classes
-            if policy is not None:
-                return DrawnViews(policy, self.seed, self.images)
-            return FixedView(self.images.labels, center)
-        if (policy is not None) != (share < 1):
-            raise UserError(
-                "reinforced, policy: a reinforced beton already holds drawn views; give one of both, or "
-                "both with a reinforced_share below 1"
-            )
-        reinforced = open_reinforced(reinforced, self.images)
-        self.num_classes = reinforced.header.num_classes
-        stored = StoredViews(reinforced, self.seed)
-        if policy is None:
-            return stored
-        return SomeStored(stored, DrawnViews(policy, self.seed, self.images), share, self.seed)
-
     @property
     def device(self) -> torch.device:
         """Where batches go; of "cuda" the GPU, once it is known."""
         return self._transfer.device
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The images' classes by number; a reinforcement may know of more (``num_classes``)."""
+        return self.images.class_names
 
     @property
     def num_images(self) -> int:

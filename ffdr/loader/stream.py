@@ -189,6 +189,8 @@ class Pass(threading.Thread):
         self.reading = threading.RLock()
         """Held by the consumer while it reads a batch, or waits for one."""
         self.closed = False
+        self.over = False
+        """Nothing is left to close, be it when the names of modules are gone, at the end of Python."""
         self.error: BaseException | None = None
         self._stopping = threading.Event()
         self._ready: Queue[tuple[int, HostBatch] | None] = Queue(stream.batches_ahead)
@@ -255,7 +257,7 @@ class Pass(threading.Thread):
 
     def close(self, error: Exception | None = None) -> None:
         """Stop the producer and wait for it; safe to call again, from any thread and any process."""
-        if not self.stream.is_at_home:
+        if self.over or not self.stream.is_at_home:
             return
         if threading.current_thread() is self:
             # The garbage collector found the iterator while it ran in this thread; locks may be held, so only:
@@ -271,6 +273,7 @@ class Pass(threading.Thread):
             self._drain()
         with suppress(Full):
             self._ready.put_nowait(None)  # for a consumer that waits in another thread
+        self.over = True
 
     def _drain(self) -> None:
         with suppress(Empty):

@@ -5,7 +5,7 @@ Shape suffixes: B images, T kept entries, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +51,16 @@ class SparseTargets:
     label: torch.Tensor
     partner: torch.Tensor | None = None
     share: torch.Tensor | None = None
+
+    @classmethod
+    def from_batch(cls, batch: Mapping[str, torch.Tensor]) -> SparseTargets:
+        """Of items of ``ReinforcedDataset`` that were stacked, by a DataLoader or any other collator.
+
+        Raises:
+            KeyError: it is no such batch.
+        """
+        ids, log_probs, label = (batch[key] for key in ("target_ids", "target_log_probs", "labels"))
+        return cls(ids, log_probs, label, batch.get("partner_labels"), batch.get("shares"))
 
     def __len__(self) -> int:
         return len(self.label)

@@ -59,6 +59,10 @@ class ViewSource(Protocol):
     def fill(self, epoch: int, index: np.ndarray, batch: ViewBatch) -> None:
         """Fill the records and targets of the images ``index``, (B,) int64, in an epoch; whatever they held."""
 
+    def one(self, epoch: int, image: int) -> ViewBatch:
+        """The same of one image, a batch of one. No kernel runs in threads, so that a fork can have it, too."""
+        ...
+
 
 class FixedView:
     """The evaluation view: resize, then cut the centre that is ``center`` of the short side. Targets: the label."""
@@ -66,8 +70,8 @@ class FixedView:
     entries = 1
     has_mixes = False
 
-    def __init__(self, labels: np.ndarray, center: float) -> None:
-        self.labels = labels
+    def __init__(self, images: ImageBeton, center: float) -> None:
+        self.images = images
         self.view = center_view(center)
 
     def fill(self, epoch: int, index: np.ndarray, batch: ViewBatch) -> None:
@@ -76,8 +80,12 @@ class FixedView:
         batch.mixes[:] = 0
         batch.mixes["partner"] = index
         batch.mixes["mixup"] = FRACTION
-        batch.ids[:, 0] = self.labels[index]
+        batch.ids[:, 0] = self.images.labels[index]
         batch.log_probs[:, 0] = 0.0
+
+    def one(self, epoch: int, image: int) -> ViewBatch:
+        """A batch of one."""
+        return _filled(self, epoch, image)
 
 
 class DrawnViews:
@@ -92,21 +100,25 @@ class DrawnViews:
         self.has_mixes = policy.mixes
         self.entries = 2 if policy.mixes else 1
         self.seed = seed
-        self.labels = images.labels
-        self.sizes = images.original_sizes
+        self.images = images
         self.policy = pack_policy(policy)
 
     def fill(self, epoch: int, index: np.ndarray, batch: ViewBatch) -> None:
         """Draw them."""
-        draw_batch(self.policy, self.seed, epoch, index, self.sizes, batch.views, batch.mixes)
-        batch.ids[:, 0] = self.labels[index]
+        labels, sizes = self.images.labels, self.images.original_sizes
+        draw_batch(self.policy, self.seed, epoch, index, sizes, batch.views, batch.mixes)
+        batch.ids[:, 0] = labels[index]
         batch.log_probs[:, 0] = 0.0
         if self.has_mixes:
             kept = share_of_first(batch.mixes)
-            batch.ids[:, 1] = self.labels[batch.mixes["partner"]]
+            batch.ids[:, 1] = labels[batch.mixes["partner"]]
             with np.errstate(divide="ignore"):
                 batch.log_probs[:, 0] = np.maximum(np.log(kept), UNUSED)
                 batch.log_probs[:, 1] = np.maximum(np.log1p(-kept), UNUSED)
+
+    def one(self, epoch: int, image: int) -> ViewBatch:
+        """A batch of one."""
+        return _filled(self, epoch, image)
 
 
 class StoredViews:
@@ -145,6 +157,10 @@ class StoredViews:
         pick_views(np.uint64(self.seed), epoch, index, self.reinforced.header.views, picked)
         return picked.view(np.int64)
 
+    def one(self, epoch: int, image: int) -> ViewBatch:
+        """A batch of one. Raises as ``read``."""
+        return self.read(image, int(self.pick(epoch, np.array([image]))[0]))
+
     def read(self, image: int, view: int) -> ViewBatch:
         """Records and targets of one view, a batch of one.
 
@@ -171,14 +187,34 @@ class SomeStored:
     def fill(self, epoch: int, index: np.ndarray, batch: ViewBatch) -> None:
         """Each from its source; entries that it has fewer of are unused."""
         batch.ids[...], batch.log_probs[...] = 0, UNUSED
-        is_stored = np.empty(len(index), np.bool_)
-        _choose_stored(np.uint64(self.seed), epoch, index, self.share, is_stored)
+        is_stored = self._is_stored(epoch, index)
         sources: tuple[tuple[ViewSource, np.ndarray], ...] = (self.stored, is_stored), (self.drawn, ~is_stored)
         for source, rows in sources:
             part = ViewBatch.blank(int(np.count_nonzero(rows)), source.entries)
             source.fill(epoch, index[rows], part)
             batch.views[rows], batch.mixes[rows] = part.views, part.mixes
             batch.ids[rows, : source.entries], batch.log_probs[rows, : source.entries] = part.ids, part.log_probs
+
+    def one(self, epoch: int, image: int) -> ViewBatch:
+        """A batch of one."""
+        is_stored = self._is_stored(epoch, np.array([image]))[0]
+        part = (self.stored if is_stored else self.drawn).one(epoch, image)
+        missing = (0, 0), (0, self.entries - part.ids.shape[1])
+        ids, log_probs = np.pad(part.ids, missing), np.pad(part.log_probs, missing, constant_values=UNUSED)
+        return part._replace(ids=ids, log_probs=log_probs)
+
+    def _is_stored(self, epoch: int, index: np.ndarray) -> np.ndarray:
+        """Which of the images show a stored view: (B,) bool."""
+        is_stored = np.empty(len(index), np.bool_)
+        _choose_stored(np.uint64(self.seed), epoch, index, self.share, is_stored)
+        return is_stored
+
+
+def _filled(source: FixedView | DrawnViews, epoch: int, image: int) -> ViewBatch:
+    """A batch of one from a source that never uses threads."""
+    batch = ViewBatch.blank(1, source.entries)
+    source.fill(epoch, np.array([image]), batch)
+    return batch
 
 
 @kernel

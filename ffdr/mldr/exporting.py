@@ -46,12 +46,13 @@ from ffdr.mldr.format import (
     Format,
     augmentation,
 )
+from ffdr.mldr.sizes import digest_of_other, original_sizes
 from ffdr.mldr.torch_zip import EntryError, zip_around
 from ffdr.util.atomic import lock, os_errors_as_user_errors, partial_path, sync_folder
 from ffdr.util.errors import UserError
 from ffdr.util.opening import check_final, open_folder, open_kept, open_new, own_folder
 from ffdr.util.text import byte_size, command, ending, join_list, printable, say
-from ffdr.write.copy import contents
+from ffdr.write.copy.copying import contents
 from ffdr.write.partial import is_finished
 from ffdr.write.parts import check_out
 from ffdr.write.receipt import Work
@@ -74,25 +75,28 @@ def export_archive(options: ExportOptions, progress: bool = True) -> Path:
     """
     images = ImageBeton.open(options.images)
     reinforced = ReinforcedBeton.open(options.reinforced, images)
-    out = Path(options.out)
-    check_out(out, [images.path, reinforced.path], may_be_folder=True)
+    out, read_in = Path(options.out), [Path(options.sizes).expanduser()] if options.sizes else []
+    check_out(out, [images.path, reinforced.path, *read_in], may_be_folder=True)
+    sizes = original_sizes(images, options.sizes, "export.sizes", progress)
     try:
-        form = _format_of(reinforced, images, options.resolution)
+        form = _format_of(reinforced, sizes, options.resolution)
     except EntryError as error:
         raise UserError(f"{reinforced.path}: {error}") from None
-    read = {"reinforced": contents(reinforced), "images": contents(images)}
+    read = {"reinforced": contents(reinforced), "images": contents(images)} | digest_of_other(options.sizes, sizes)
     work = Work(out, "export", options.overwrite, {"resolution": form.resolution}, read, repr(form).encode())
     is_there = is_finished(work)
     if not is_there:
         _check_replaceable(out)
         work.check_beside()
-        _write_archive(reinforced, images, form, work, progress)
+        _write_archive(reinforced, images, sizes, form, work, progress)
     _remove(_replaced_path(out))  # what this run has replaced, or one that was killed then
     if progress:
         files = os.scandir(out) if out.is_dir() else [out]
         size = byte_size(sum(file.stat().st_size for file in files))
         said = f"{len(images):,} images with {reinforced.header.views:,} views each, {size}"
-        back = command("import", f"--archive={join_list([str(out)])}", f"--images={images.path}", "--out=BACK.beton")
+        words = [f"--archive={join_list([str(out)])}", f"--images={images.path}"]
+        words += [f"--sizes={options.sizes}"] if options.sizes else []
+        back = command("import", *words, "--out=BACK.beton")
         say(ending([(out, said, is_there)], back))
     return out
 
@@ -108,9 +112,12 @@ def _check_replaceable(out: Path) -> None:
             )
 
 
-def _write_archive(reinforced: ReinforcedBeton, images: ImageBeton, form: Format, work: Work, progress: bool) -> None:
+def _write_archive(
+    reinforced: ReinforcedBeton, images: ImageBeton, sizes: np.ndarray, form: Format, work: Work, progress: bool
+) -> None:
+    """sizes: (N, 2) original width and height of all images."""
     header, out = reinforced.header, work.out
-    schema = Schema(form, header.views, header.topk, header.num_classes, images.original_sizes)
+    schema = Schema(form, header.views, header.topk, header.num_classes, sizes)
     written_to = _new_tar if out.name.endswith((".tar.gz", ".tgz")) else _new_folder
     with (
         os_errors_as_user_errors(out),
@@ -128,7 +135,7 @@ def _write_archive(reinforced: ReinforcedBeton, images: ImageBeton, form: Format
             bar.update(len(entries))
 
 
-def _format_of(reinforced: ReinforcedBeton, images: ImageBeton, resolution: int) -> Format:
+def _format_of(reinforced: ReinforcedBeton, sizes: np.ndarray, resolution: int) -> Format:
     """The format of the archive to be: what the first view shows, and what the policy says."""
     header = reinforced.header
     side = resolution or header.resolution
@@ -143,7 +150,7 @@ def _format_of(reinforced: ReinforcedBeton, images: ImageBeton, resolution: int)
         padding = int(pixels(view["pad"], side)) if crop == PLACED_CROP else 0
     else:
         crop = PADDED_CROP if view["pad"] else RESIZED_CROP
-        padding = int(pixels(view["pad"], int(images.original_sizes[0, 0])))
+        padding = int(pixels(view["pad"], int(sizes[0, 0])))
     try:
         policy = replace(Policy(**header.policy), ops=2)
     except TypeError:  # a setting of another name

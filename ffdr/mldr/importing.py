@@ -28,6 +28,7 @@ from ffdr.config.files import ImportOptions
 from ffdr.mldr.archive import CONFIG, Archive, ArchiveFile, name_of
 from ffdr.mldr.entries import Entry, Schema, check_entry, from_entries
 from ffdr.mldr.format import Format
+from ffdr.mldr.sizes import digest_of_other, original_sizes
 from ffdr.mldr.torch_zip import EntryError, pickle_in
 from ffdr.mldr.unpickle import loads
 from ffdr.util.errors import UserError
@@ -53,6 +54,8 @@ class _Surveyed:
     archive: Archive
     schema: Schema
     teachers: tuple[str, ...]
+    identity: str
+    """What decides the bytes, beside the header: the archive, and original sizes that are not the beton's."""
 
 
 def import_archives(options: ImportOptions, progress: bool = True) -> Path:
@@ -68,16 +71,17 @@ def import_archives(options: ImportOptions, progress: bool = True) -> Path:
             hold; a file of other work that is there already, and ``overwrite`` is false.
     """
     images = ImageBeton.open(options.images)
-    if "origin" not in images.field_names:
-        raise UserError(f"{images.path}: does not hold the images' original sizes, in which an archive's crops count")
     out = Path(options.out)
-    check_out(out, [images.path, *map(Path, options.archive)])
+    folder = [Path(options.sizes).expanduser()] if options.sizes else []
+    check_out(out, [images.path, *map(Path, options.archive), *folder])
+    sizes = original_sizes(images, options.sizes, "import.sizes", progress)
     archives = [Archive(path, len(images)) for path in options.archive]
     read = {"archive": " ".join(state(archive.path) for archive in archives), "images": images.fingerprint}
+    read |= digest_of_other(options.sizes, sizes)
     work = Work(out, "import", options.overwrite, {"classes": images.num_classes}, read, b"%d" % images.num_classes)
     is_there = is_finished(work)
     if not is_there:
-        surveyed = [_survey(archive, images) for archive in archives]
+        surveyed = [_survey(archive, images, sizes, read.get("sizes", "")) for archive in archives]
         _check_alike(surveyed)
         if len(surveyed) == 1:
             _import(surveyed[0], images, out, progress, work)
@@ -91,8 +95,11 @@ def import_archives(options: ImportOptions, progress: bool = True) -> Path:
     return out
 
 
-def _survey(archive: Archive, images: ImageBeton) -> _Surveyed:
-    """Read the config and one entry, and check what can be checked before the slow work."""
+def _survey(archive: Archive, images: ImageBeton, sizes: np.ndarray, other_sizes: str) -> _Surveyed:
+    """Read the config and one entry, and check what can be checked before the slow work.
+
+    sizes: (N, 2) original width and height of all images. other_sizes: their digest where they are not the beton's.
+    """
     config, entry = _first_files(archive)
     try:
         form = Format.of_config(config)
@@ -109,11 +116,12 @@ def _survey(archive: Archive, images: ImageBeton) -> _Surveyed:
     if archive.listed is not None:
         found = archive.listed[archive.listed != CONFIG]
         _check_complete(archive, images, np.isin(np.arange(len(images)), found), found[found >= len(images)])
-    schema = Schema(form, views, len(entry[1][0]["prob"][0]), images.num_classes, images.original_sizes)
+    schema = Schema(form, views, len(entry[1][0]["prob"][0]), images.num_classes, sizes)
     teacher = config.get("teacher")
     text = teacher.get("name") if isinstance(teacher, dict) else None
     names = text.split(",") if isinstance(text, str) and 0 < len(text) <= 300 else ["ml-dr archive"]
-    return _Surveyed(archive, schema, tuple(name.strip() for name in names))
+    identity = f"{archive.identity} {other_sizes}" if other_sizes else archive.identity
+    return _Surveyed(archive, schema, tuple(name.strip() for name in names), identity)
 
 
 def _first_files(archive: Archive) -> tuple[dict, Entry]:
@@ -198,7 +206,7 @@ def _import(one: _Surveyed, images: ImageBeton, out: Path, progress: bool, work:
     """One archive becomes one reinforced beton. work: None for a file that goes away again."""
     archive, schema, title = one.archive, one.schema, printable(one.archive.path.name)
     with (
-        ReinforcedWriter(out, _header([one], images), images, archive.identity, work) as writer,
+        ReinforcedWriter(out, _header([one], images), images, one.identity, work) as writer,
         tqdm(total=len(images), unit="img", desc=title, disable=not progress, initial=writer.done) as bar,
         _collected_by_hand(),
     ):
@@ -257,7 +265,7 @@ def _batches(archive: Archive, schema: Schema, images: ImageBeton, written: np.n
 
 def _import_part(one: _Surveyed, images: ImageBeton, out: Path, progress: bool) -> ReinforcedBeton:
     """One of several archives, in a file of its own beside ``out``, which an earlier run may have finished."""
-    identity = one.archive.identity.encode(errors="surrogateescape")
+    identity = one.identity.encode(errors="surrogateescape")
     digest = hashlib.sha256(_header([one], images).pack() + identity).hexdigest()[:_DIGITS]
     path = out.with_name(f"{out.name}.{digest}.part")
     check_own(path)

@@ -1,1 +1,1 @@
-"""timm's models: built, compiled, saved, and loaded from files that may be a stranger's."""
+"""timm's, torchvision's and one's own models: built, compiled, saved, loaded from files that may be a stranger's."""

@@ -1,7 +1,8 @@
-"""Models by timm: build them, save them with what a user of the weights must know, load them again.
+"""Models: build them, save them with what a user of the weights must know, load them again.
 
 A saved model is a plain safetensors file of the model's own parameter names: ``timm.create_model(name,
-num_classes=..., checkpoint_path=path)`` reads it without ffdr. The file's metadata (``ModelInfo``) says the rest.
+num_classes=..., checkpoint_path=path)`` reads it without ffdr, and so does the ``load_state_dict`` of torchvision's
+models and of anyone's. The file's metadata (``ModelInfo``) says the rest.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ffdr.config.learning import ModelOptions
-from ffdr.models.factory import Blueprint, TimmModel, check_forward, create, fetch, size
+from ffdr.config.model_names import is_from_hub, is_given
+from ffdr.models.catalog import check_name, config_of, factory_options, fixed_size
+from ffdr.models.factory import Blueprint, Classifier, check_forward, create, device_of, fetch, fill, size, with_head
 from ffdr.models.files import MOST_CLASSES, ModelInfo, class_digest, read_info, read_weights
+from ffdr.models.hub import architecture_of, hub_info, hub_weights, merged
+from ffdr.models.modules import import_modules
 from ffdr.models.tensors import check_finite, check_numbers
-from ffdr.models.timm_names import check_name, config_of, eval_crop, fixed_size
-from ffdr.models.timm_options import MOST_MODULES, factory_options
+from ffdr.models.timm_names import eval_crop
+from ffdr.models.timm_options import MOST_MODULES
 from ffdr.util.atomic import atomic_path
 from ffdr.util.errors import UserError, is_out_of_memory
 from ffdr.util.text import byte_size, printable, reason
@@ -35,8 +40,9 @@ _WORK_PER_VALUE, _WORK_BESIDES = 1e5, 2e10
 2048."""
 
 __all__ = [
-    "ModelInfo", "autocast_dtype", "best_device", "build_model", "check_name", "class_digest", "fixed_size",
-    "forward_flops", "load_model", "load_named", "read_info", "save_model", "save_weights",
+    "ModelInfo", "architecture_of", "autocast_dtype", "best_device", "build_model", "check_model", "check_name",
+    "class_digest", "fixed_size", "forward_flops", "load_model", "load_named", "read_info", "save_model",
+    "save_weights",
 ]  # fmt: skip
 
 
@@ -59,6 +65,12 @@ def autocast_dtype(precision: str, device: torch.device, key: str = "train.preci
     return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
 
 
+def check_model(options: ModelOptions) -> None:
+    """Import ``model.module``, and raise UserError for a name that nothing can be built by."""
+    import_modules(options.module, "model.module")
+    check_name(options.name)
+
+
 def build_model(options: ModelOptions, num_classes: int, resolution: int) -> nn.Module:
     """The model of a recipe, on the CPU in float32, for images of ``resolution`` pixels a side.
 
@@ -68,22 +80,25 @@ def build_model(options: ModelOptions, num_classes: int, resolution: int) -> nn.
     Raises:
         UserError: an unknown name, a setting the model doesn't have, or weights that aren't this model's.
     """
-    check_name(options.name)
+    check_model(options)
+    given, options = options, architecture_of(options)
     blueprint = Blueprint(options.name, num_classes, resolution, factory_options(options.name, options.options))
-    what = f"model.name: {options.name}"
+    what = f"model.name: {given.name}"
     if options.options:
-        what = f"model.options: {options.name} with {','.join(options.options)}"
+        what = f"model.options: {given.name} with {','.join(options.options)}"
         size(blueprint, what)
     if options.drop_path > 0:
         blueprint = replace(blueprint, options={**blueprint.options, "drop_path_rate": options.drop_path})
     if options.checkpoint:
-        model = _load_weights(blueprint, options.checkpoint, read_info(options.checkpoint))
+        model = _load_weights(blueprint, options.checkpoint, _registered(read_info(options.checkpoint), options.name))
+    elif options.pretrained and is_from_hub(given.name):
+        model = _load_weights(blueprint, hub_weights(given.name), hub_info(given.name))
     elif options.pretrained:
         model = fetch(replace(blueprint, num_classes=config_of(options.name).num_classes))
     else:
         model = create(blueprint)
     if model.num_classes != num_classes:
-        model.reset_classifier(num_classes)
+        model = with_head(model, blueprint)
     check_forward(model, blueprint, what)
     return model.train()
 
@@ -99,7 +114,7 @@ def forward_flops(model: nn.Module, name: str, resolution: int) -> int:
     counter = FlopCounterMode(display=False)
     try:
         with counter, torch.no_grad():
-            model(torch.zeros(1, 3, resolution, resolution))
+            model(torch.zeros(1, 3, resolution, resolution, device=device_of(model)))
     except (AssertionError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
@@ -144,42 +159,56 @@ def load_named(
     key: str = "model.name",
     options: tuple[str, ...] = (),
     size_key: str = "eval.resolution",
+    options_key: str = "model.options",
 ) -> tuple[nn.Module, ModelInfo]:
     """A trained model in evaluation mode and how to feed it.
 
     Args:
-        name: timm model; may be empty if the checkpoint is ours.
+        name: as ``ffdr.config.model_names`` has it; may be empty if the checkpoint is ours.
         checkpoint: a file of ours, whose metadata rules; any other that timm loads (without running code from it), fed
-            as timm's pretrained configuration of ``name`` says; or empty, for the pretrained weights that timm fetches.
+            as the pretrained configuration of ``name`` says; or empty, for the pretrained weights of that name.
         num_classes: of the data; None: any.
         resolution: other than 0, replaces the one so found.
         key: the option that gave the name, for messages.
-        options: of timm's model, as ``ModelOptions.options``.
+        options: as ``ModelOptions.options``.
         size_key: the option that gave the resolution, for messages.
+        options_key: the one that gave the options, likewise.
 
     Raises:
         UserError: a file of another model, another number of classes than ``num_classes``, or weights that can't be
             had.
     """
-    info = read_info(checkpoint) if checkpoint else None
+    if name:
+        check_name(name, key)
+    info = _registered(read_info(checkpoint), name, options) if checkpoint else None
+    said = hub_info(name, key) if is_from_hub(name) else None
     if info is not None:
-        if name and name != info.name:
-            raise UserError(f"{checkpoint}: holds a {info.name}, but {name} was asked for")
+        asked = said.name if said else name
+        if asked and asked != info.name:
+            raise UserError(f"{checkpoint}: holds a {info.name}, but {asked} was asked for")
         if options not in ((), info.options):
             has = printable(",".join(info.options))
-            raise UserError(f"model.options: {checkpoint} says itself what its model has ({has})")
+            raise UserError(f"{options_key}: {checkpoint} says itself what its model has ({has})")
         model, info = _load_ours(checkpoint, info, resolution, size_key)
+    elif said is not None:
+        said = replace(said, options=merged(said.options, options))
+        model, info = _load_ours(checkpoint or hub_weights(name, key), said, resolution, size_key)
     else:
-        check_name(name, key)
-        model, info = _load_timms(name, checkpoint, num_classes, resolution, key, options)
+        model, info = _load_timms(name, checkpoint, num_classes, resolution, key, options, options_key)
     if num_classes is not None and info.num_classes != num_classes:
         raise UserError(f"{checkpoint or info.name}: has {info.num_classes} classes, but the data has {num_classes}")
     return model, info
 
 
+def _registered(info: ModelInfo | None, name: str, options: tuple[str, ...] = ()) -> ModelInfo | None:
+    """What a file says; of a module that was given in Python, by the name under which the user has registered it."""
+    return replace(info, name=name, options=options) if info is not None and name and is_given(info.name) else info
+
+
 def _load_ours(path: str | Path, info: ModelInfo, resolution: int, size_key: str) -> tuple[nn.Module, ModelInfo]:
     """See ``load_model``. info: what the file says. size_key: the option that gave ``resolution``, for messages."""
-    check_name(info.name, f"{path}: name")
+    module = "--teacher.module" if size_key.startswith("teacher.") else "--model.module"
+    check_name(info.name, f"{path}: name", module)
     options = factory_options(info.name, info.options, f"{path}: options")
     wanted = Blueprint(info.name, info.num_classes, resolution or info.resolution, options, at=f"{path}: ")
     model = _load_weights(wanted, path, info)
@@ -190,12 +219,18 @@ def _load_ours(path: str | Path, info: ModelInfo, resolution: int, size_key: str
 
 
 def _load_timms(
-    name: str, checkpoint: str, num_classes: int | None, resolution: int, key: str, options: tuple[str, ...]
+    name: str,
+    checkpoint: str,
+    num_classes: int | None,
+    resolution: int,
+    key: str,
+    options: tuple[str, ...],
+    options_key: str,
 ) -> tuple[nn.Module, ModelInfo]:
     """See ``load_named``: a model fed as timm's configuration of its name says."""
     config = config_of(name)
     resolution = resolution or config.input_size[-1]
-    wanted = Blueprint(name, num_classes or 0, resolution, factory_options(name, options))
+    wanted = Blueprint(name, num_classes or 0, resolution, factory_options(name, options, options_key))
     if checkpoint:
         model = _load_weights(wanted, checkpoint, None)
     else:
@@ -204,9 +239,9 @@ def _load_timms(
     return model.eval(), ModelInfo(name, model.num_classes, resolution, mean, std, center, options=options)
 
 
-def _load_weights(wanted: Blueprint, path: str | Path, info: ModelInfo | None) -> TimmModel:
-    """The model with a file's weights and as many classes as the file has; ``wanted`` has the number if it doesn't show
-    (0: as timm's configuration says).
+def _load_weights(wanted: Blueprint, path: str | Path, info: ModelInfo | None) -> Classifier:
+    """The model with a file's weights and as many classes as the file has; where that doesn't show, ``info`` or else
+    ``wanted`` has the number (0: as the configuration of the name says).
 
     info: what the file says. Nothing is built before it is known that its weights are as many as such a model has.
     """
@@ -217,7 +252,7 @@ def _load_weights(wanted: Blueprint, path: str | Path, info: ModelInfo | None) -
     names: Any = config.classifier or ""  # of a model with two heads a tuple, whatever the annotation says
     classifier = names if isinstance(names, str) else names[0]
     head = state.get(f"{classifier}.weight")
-    num_classes = wanted.num_classes or config.num_classes
+    num_classes = (info.num_classes if info else wanted.num_classes) or config.num_classes
     if isinstance(head, torch.Tensor):
         if head.ndim == 0 or not 0 < len(head) <= MOST_CLASSES:
             raise UserError(f"{path}: {classifier}.weight, of shape {tuple(head.shape)}, is no weight of classes")
@@ -226,15 +261,12 @@ def _load_weights(wanted: Blueprint, path: str | Path, info: ModelInfo | None) -
     # The file's own resolution: what a user asks for beyond it is not the file's doing.
     said = min(wanted.resolution, info.resolution if info else config.input_size[-1])
     _check_held(path, state, info, replace(wanted, resolution=said))
-    # Through timm's pretrained path, because it resamples position embeddings to the resolution and renames old keys.
-    overlay = {"state_dict": state, "num_classes": num_classes, "label_offset": 0, "custom_load": False}
     try:
-        model = create(wanted, pretrained=True, pretrained_cfg_overlay=overlay)
+        model = fill(wanted, state)
     except (RuntimeError, LookupError, AttributeError) as error:
         if is_out_of_memory(error):
             raise
         raise UserError(f"{path}: these are not the weights of {name} ({reason(error)})") from error
-    model.pretrained_cfg.pop("state_dict", None)  # it would keep a second copy of the weights alive
     check_finite(path, model)
     return model
 

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from timm.models import clean_state_dict, load_state_dict
 
 from ffdr.config.architecture import read_options
+from ffdr.config.model_names import STORED_NAME
 from ffdr.models.tensors import MOST_TENSORS, checked_weights, is_safetensors
 from ffdr.models.torch_files import check_torch_file, is_zip
 from ffdr.util.arguments import fraction, integer, per_channel
@@ -39,6 +40,8 @@ _OF_RUN = {
     "center": "data.center", "classes": "data.classes", "fingerprint": "data.fingerprint", "options": "model.options",
 }  # fmt: skip
 """Where a run's identity has the fields of ``ModelInfo``; the first runs had no options."""
+_OF_HUB = {"name": "model.architecture", "options": "model.architecture_options"}
+"""Where they are instead in runs of models that a hub or a folder names."""
 _MOST_TEXT, _MOST_PARTS = 1 << 16, 64
 MOST_CLASSES, MOST_RESOLUTION = 1 << 16, 4096
 
@@ -48,7 +51,7 @@ class ModelInfo:
     """What a saved model must be used with."""
 
     name: str
-    """timm model"""
+    """of timm or registered with it, torchvision:NAME, or module:CLASS of a module that was given in Python"""
     num_classes: int
     resolution: int
     """pixels of the evaluation view"""
@@ -63,7 +66,7 @@ class ModelInfo:
     fingerprint: str = ""
     """fingerprint of the data that the model was trained on; empty: unknown"""
     options: tuple[str, ...] = ()
-    """NAME=VALUE for timm's factory, as ``ModelOptions.options``"""
+    """NAME=VALUE for its factory, as ``ModelOptions.options``"""
 
     def to_metadata(self) -> dict[str, str]:
         """The fields as one string: safetensors stores several in no particular order, and bytes must not vary."""
@@ -155,7 +158,7 @@ def _options(key: str, value: Any) -> tuple[str, ...]:
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "name": _text(r"[\w.-]{1,100}", "a name of timm"),
+    "name": _text(STORED_NAME, "a name of a model"),
     "num_classes": lambda key, value: integer(key, value, 1, MOST_CLASSES),
     "resolution": lambda key, value: integer(key, value, 1, MOST_RESOLUTION),
     "mean": per_channel,
@@ -286,7 +289,8 @@ def _values_of_run(state: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"layout version {brief(version, 40)}, but this ffdr reads {_RUN_VERSION}")
     if not isinstance(identity, dict):
         raise UserError("no identity of a run")
-    values = {field: _plain(key, identity[key]) for field, key in _OF_RUN.items() if key in identity}
+    places = {field: key if key in identity else _OF_RUN[field] for field, key in (_OF_RUN | _OF_HUB).items()}
+    values = {field: _plain(key, identity[key]) for field, key in places.items() if key in identity}
     sizes = (identity.get(f"train.{key}") for key in ("eval_resolution", "resolution"))
     resolution = next((size for size in sizes if not (type(size) is int and size == 0)), None)
     return values | ({} if resolution is None else {"resolution": resolution})

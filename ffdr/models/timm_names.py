@@ -22,14 +22,15 @@ _MISTAKEN: dict[str, str | None] = {
 it has not, and what they are called today; None: timm has the model no longer."""
 
 
-def check_name(name: str, key: str = "model.name") -> None:
+def check_name(name: str, key: str = "model.name", module: str = "--model.module") -> None:
     """Raise UserError for a name that timm does not know, with the nearest one, or that it has replaced, with the new
-    one. key: the option that gave it."""
+    one. key: the option that gave it. module: the one that registers more."""
     arch, _, tag = name.partition(".")
     if arch in get_deprecated_models():
         raise UserError(f"{key}: {_renamed(arch)}")
     if not timm.is_model(name):
-        raise UserError(f"{key}: timm has no model {name!r}{nearest(name, timm.list_models())}")
+        near = nearest(name, timm.list_models())
+        raise UserError(f"{key}: timm has no model {name!r}{near}; {module} imports what registers others")
     tags = [other.partition(".")[2] for other in timm.list_models(f"{arch}.*", pretrained=True)] if tag else []
     if tag and tag not in tags:
         has = ", ".join(tags) or "none"

@@ -12,20 +12,23 @@ import functools
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
 from timm.models import model_entrypoint
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from ffdr.config.architecture import is_no_option, read_options
-from ffdr.util.errors import UserError, nearest
+from ffdr.util.errors import UserError, is_out_of_memory, nearest
 from ffdr.util.machine import machine_memory
 from ffdr.util.text import byte_size, printable
+
+T = TypeVar("T")
 
 MOST_MODULES = 12_000
 """Of any model; no model of timm has 3,000. Counting to it takes seconds."""
@@ -40,13 +43,16 @@ def factory_options(name: str, texts: Sequence[str], key: str = "model.options")
         UserError: what ``read_options`` refuses, and an option that this model's architecture has not.
     """
     found = read_options(texts, key)
-    has = options_of(name) if found else ()
+    check_options(name, found, options_of(name) if found else (), key)
+    return found
+
+
+def check_options(name: str, found: Iterable[str], has: Sequence[str], key: str) -> None:
+    """Raise UserError for an option that the model ``name`` has not. key: where the options stand, for messages."""
     for option in found:
         if option not in has:
-            raise UserError(
-                f"{key}: {name} has no option {printable(option, 64)}{nearest(option, has)}; it has {', '.join(has)}"
-            )
-    return found
+            listed = f"it has {', '.join(has)}" if has else "it has none"
+            raise UserError(f"{key}: {name} has no option {printable(option, 64)}{nearest(option, has)}; {listed}")
 
 
 def options_of(name: str) -> tuple[str, ...]:
@@ -58,8 +64,7 @@ def options_of(name: str) -> tuple[str, ...]:
 def _options_of(architecture: str) -> tuple[str, ...]:
     # Built, because the entry points' annotations name other classes at times.
     try:
-        with torch.device("meta"):  # of no size, in no time
-            model = timm.create_model(architecture)
+        model = on_meta(lambda: timm.create_model(architecture))  # of no size, in no time
     except RuntimeError:  # one that looks at numbers while it is built
         model = timm.create_model(architecture)
     found = set(_parameters(type(model)))
@@ -109,13 +114,17 @@ class Size:
     """itself, on the meta device, which has no numbers"""
 
 
-def size_of(build: Callable[[], nn.Module], modules: int = MOST_MODULES) -> Size:
+def size_of(build: Callable[[], nn.Module], modules: int = MOST_MODULES, numbers: bool = False) -> Size:
     """How much the model is that ``build`` makes, without making it.
 
-    modules: that it may have. Raises TooManyError for more, and what ``build`` raises.
+    modules: that it may have. numbers: see ``on_meta``. Raises TooManyError for more, and what ``build`` raises.
     """
-    with torch.device("meta"), _at_most(modules):
-        model = build()
+
+    def counted() -> nn.Module:
+        with _at_most(modules):
+            return build()
+
+    model = on_meta(counted, numbers)
     parts = [*model.parameters(), *model.buffers()]
     state = model.state_dict().items()
     return Size(
@@ -123,6 +132,44 @@ def size_of(build: Callable[[], nn.Module], modules: int = MOST_MODULES) -> Size
         frozenset(name for name, value in state if value.is_floating_point()),
         model,
     )
+
+
+def on_meta(build: Callable[[], T], numbers: bool = True) -> T:
+    """What ``build`` makes, on the meta device, where tensors have shapes but no numbers, and take neither memory nor
+    time.
+
+    numbers: if that fails, call it once more with the small tensors elsewhere, of which no layer is made: some compute
+    depths or widths by torch.
+    """
+    try:
+        with torch.device("meta"):
+            return build()
+    except RuntimeError as error:  # NotImplementedError, too
+        if not numbers or is_out_of_memory(error):
+            raise
+        with _LayersOnMeta():
+            return build()
+
+
+class _LayersOnMeta(TorchFunctionMode):
+    """Within, tensors are made on the meta device, but for small ones that no layer makes."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _MAKE_TENSORS and kwargs.get("device") is None:
+            made = func(*args, **{**kwargs, "device": "meta"})
+            # Layers hand on the device that they were given, be it None.
+            if func is torch.empty or "device" in kwargs or made.numel() > _MOST_NUMBERS:
+                return made
+        return func(*args, **kwargs)
+
+
+_MAKE_TENSORS = {
+    torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.randint, torch.arange, torch.eye,
+    torch.linspace, torch.logspace, torch.tensor, torch.empty_strided,
+}  # fmt: skip
+_MOST_NUMBERS = 4096
+"""Of a tensor by which an architecture is computed."""
 
 
 class TooManyError(Exception):

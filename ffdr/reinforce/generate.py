@@ -7,7 +7,7 @@ Each rank makes whole shards (``shards.py``) and leaves them in ``OUT.shards``; 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -17,6 +17,7 @@ from ffdr.config.idle import idle_policy
 from ffdr.config.learning import ReinforceOptions, TeacherOptions
 from ffdr.reinforce import agreement, estimate, fidelity
 from ffdr.reinforce.collect import SEEN_WITHIN, Collector
+from ffdr.reinforce.functions import FunctionTeacher
 from ffdr.reinforce.labelling import Labeller
 from ffdr.reinforce.plan import Plan, make_plan
 from ffdr.reinforce.shards import ShardFolder
@@ -30,12 +31,18 @@ _REPORTED_VIEWS = 256
 """Views about which fidelity and agreement are reported at the end."""
 
 
-def generate(options: ReinforceOptions, policy: Policy, teacher_options: TeacherOptions, progress: bool = True) -> Path:
+def generate(
+    options: ReinforceOptions,
+    policy: Policy,
+    teacher_options: TeacherOptions,
+    progress: bool = True,
+    functions: Sequence[FunctionTeacher] = (),
+) -> Path:
     """Write the reinforced beton that the options ask for; a killed run resumes where it stopped, and what is there
     already is not made again.
 
     progress: show a progress bar, and at the end what storage costs (``fidelity.py``), how far each teacher agrees with
-    the labels (``agreement.py``) and what was made.
+    the labels (``agreement.py``) and what was made. functions: those that ``teacher_options.models`` has labels of.
 
     Returns its path. Every rank returns when there is nothing left for it to do; rank 0 when the file is complete.
 
@@ -47,7 +54,7 @@ def generate(options: ReinforceOptions, policy: Policy, teacher_options: Teacher
         if ranks.rank == 0:
             for line in idle_policy(policy):
                 warn(line)
-        plan = make_plan(options, policy, teacher_options, ranks)
+        plan = make_plan(options, policy, teacher_options, ranks, functions)
         if not plan.is_done:
             threads = ranks.threads(options.workers)
             labeller = Labeller(plan.images, policy, plan.header, plan.teacher, threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton
 from ffdr.config.learning import ReinforceOptions, TeacherOptions
 from ffdr.reinforce import shards
+from ffdr.reinforce.function_members import function_members
+from ffdr.reinforce.functions import FunctionTeacher, without_functions
+from ffdr.reinforce.member_options import options_of_members
 from ffdr.reinforce.teacher import Teacher, parse_models
 from ffdr.util.errors import UserError
 from ffdr.util.opening import check_folder
 from ffdr.util.ranks import Ranks
-from ffdr.write.copy import digest
+from ffdr.write.copy.copying import digest
 from ffdr.write.partial import check_writable, is_finished
 from ffdr.write.parts import check_out
 from ffdr.write.receipt import Work
@@ -39,16 +43,26 @@ class Plan:
     """whether the file is there already"""
 
 
-def make_plan(options: ReinforceOptions, policy: Policy, teacher_options: TeacherOptions, ranks: Ranks) -> Plan:
+def make_plan(
+    options: ReinforceOptions,
+    policy: Policy,
+    teacher_options: TeacherOptions,
+    ranks: Ranks,
+    functions: Sequence[FunctionTeacher] = (),
+) -> Plan:
     """Open the images, load the teacher, and check all that can be checked before any work.
 
     Raises:
         UserError: see ``generate``.
     """
     out, images = Path(options.out), ImageBeton.open(options.images)
-    checkpoints = [Path(file) for _, file in parse_models(teacher_options.models) if file]
-    check_out(out, [images.path, *checkpoints])
-    known = _known_options(options, policy, teacher_options, images)
+    labels = [function.label for function in functions]
+    named = without_functions(teacher_options.models, labels)
+    parsed = parse_models(named) if named or not labels else []
+    check_out(out, [images.path, *(Path(file) for _, file in parsed if file)])
+    names = [name for name, _ in parsed]
+    members_options = options_of_members(names, teacher_options.options)
+    known = _known_options(options, policy, images, [*names, *labels], members_options)
     work = Work(out, "reinforce", options.overwrite, known, {"images": digest(images)})
     if not _is_done(work, ranks):  # as far as that is known without the teacher, which takes long to load
         check_writable(out)
@@ -56,7 +70,9 @@ def make_plan(options: ReinforceOptions, policy: Policy, teacher_options: Teache
     if options.resolution:
         teacher_options = replace(teacher_options, resolution=options.resolution)
     batches = images.num_images * options.views // (teacher_options.batch_size * ranks.size)
-    teacher = Teacher.from_options(teacher_options, images.num_classes, ranks.device(), batches, images)
+    device = ranks.device()
+    members = function_members(functions, teacher_options, images, device)
+    teacher = Teacher.from_options(teacher_options, images.num_classes, device, batches, images, members)
     header = _header(options, policy, images, teacher)
     cut = shards.cut(images.num_images, options.views, teacher.batch_size)
     identity = f"{teacher.identity()} of {digest(images)} in shards of {len(cut[0])}"
@@ -71,14 +87,20 @@ def make_plan(options: ReinforceOptions, policy: Policy, teacher_options: Teache
 
 
 def _known_options(
-    options: ReinforceOptions, policy: Policy, teacher: TeacherOptions, images: ImageBeton
+    options: ReinforceOptions,
+    policy: Policy,
+    images: ImageBeton,
+    teachers: Sequence[str],
+    members_options: Sequence[Sequence[str]],
 ) -> dict[str, Any]:
     """What of the work is known, and named in messages, before the teacher is there."""
     topk = min(options.topk, images.num_classes)
     known: dict[str, Any] = {"views": options.views, "topk": topk, "seed": options.seed}
     if options.resolution:
         known["resolution"] = options.resolution
-    known["teacher.models"] = [name for name, _ in parse_models(teacher.models)]
+    known["teacher.models"] = list(teachers)
+    if any(members_options):
+        known["teacher.options"] = [f"{n}:{text}" for n, texts in enumerate(members_options) for text in texts]
     return known | {f"policy.{key}": value for key, value in asdict(policy).items()}
 
 

@@ -9,7 +9,8 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,11 +19,16 @@ from torch import nn
 
 from ffdr.beton.read import ImageBeton
 from ffdr.config.learning import TeacherOptions
+from ffdr.config.model_names import FORMS, TIMM, TORCHVISION, is_from_hub, split_checkpoint, split_prefix
 from ffdr.evaluate.classes import check_classes
 from ffdr.loader.order import rank_and_world_size
 from ffdr.models.build import ModelInfo, autocast_dtype, load_named
+from ffdr.models.catalog import config_of
 from ffdr.models.compiling import FixedBatch, float32_of, pays, set_backends, why_not
-from ffdr.models.timm_names import config_of, eval_size
+from ffdr.models.modules import import_modules
+from ffdr.models.timm_names import eval_size
+from ffdr.reinforce.functions import without_functions
+from ffdr.reinforce.member_options import options_of_members
 from ffdr.util.errors import UserError
 from ffdr.util.text import warn
 
@@ -41,6 +47,12 @@ class Member:
     std: tuple[float, ...]
     source: str = ""
     """as it was given, NAME[:CHECKPOINT]"""
+    options: tuple[str, ...] = ()
+    """of timm's model, NAME=VALUE, beyond what a checkpoint says"""
+    digest: str = ""
+    """what tells it from others of its name; empty: its weights"""
+    is_traceable: bool = True
+    """whether autocast and torch.compile are put around it"""
 
 
 class Teacher:
@@ -71,7 +83,8 @@ class Teacher:
             member.model.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
         self._compile = compile
         self._forward = functools.cache(self._new_forward)
-        set_backends(self.device, self._dtype)
+        if any(member.is_traceable for member in self.members):
+            set_backends(self.device, self._dtype)
 
     @classmethod
     def from_options(
@@ -81,19 +94,27 @@ class Teacher:
         device: torch.device | str,
         batches: int = 0,
         images: ImageBeton | None = None,
+        functions: Sequence[Member] = (),
     ) -> Teacher:
         """Load ``NAME[:CHECKPOINT],…``. batches: how many it will label, and images: which, as far as known.
+
+        functions: the members for which the list has labels, see ``function_members``.
 
         Raises UserError for an empty or malformed list, weights that can't be had, a member with another number of
         classes than the data, with both numbers, or with other class names than ``images``.
         """
+        import_modules(options.module, "teacher.module")
+        options = replace(options, models=without_functions(options.models, [member.source for member in functions]))
         members = []
-        for number, (name, checkpoint) in enumerate(parse_models(options.models)):
+        parsed = parse_models(options.models) if options.models or not functions else []
+        given = options_of_members([name for name, _ in parsed], options.options)
+        for number, (name, checkpoint) in enumerate(parsed):
             if checkpoint and not Path(checkpoint).exists():
                 raise UserError(f"{_quoted(options.models, number)}: {checkpoint}: no such file; {_COMMA}")
             model, info = load_named(
-                name, checkpoint, None, options.resolution, "teacher.models", size_key="teacher.resolution"
-            )
+                name, checkpoint, None, options.resolution, "teacher.models", given[number], "teacher.resolution",
+                "teacher.options",
+            )  # fmt: skip
             if info.num_classes != num_classes:
                 raise UserError(
                     f"teacher.models: {checkpoint or name} has {info.num_classes} classes, but the data has "
@@ -102,12 +123,22 @@ class Teacher:
             if images is not None and options.classes == "same":
                 where = f"teacher.models: {checkpoint or name}: not for {images.path}"
                 check_classes(info, images.class_names, where, "teacher.classes")
-            if not options.resolution and not info.classes:
+            if not options.resolution and not info.classes and not is_from_hub(name):
                 _warn_of_eval_size(info)
-            members.append(Member(name, model, info.resolution, info.mean, info.std, options.models[number]))
+            members.append(
+                Member(
+                    info.name if is_from_hub(name) else name,
+                    model,
+                    info.resolution,
+                    info.mean,
+                    info.std,
+                    options.models[number],
+                    given[number],
+                )
+            )
         device = torch.device(device)
         compile = options.compile == "on" or (options.compile == "auto" and _compiling_pays(device, batches))
-        return cls(members, num_classes, device, options.batch_size, options.precision, compile)
+        return cls([*members, *functions], num_classes, device, options.batch_size, options.precision, compile)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -116,12 +147,12 @@ class Teacher:
 
     def identity(self) -> str:
         """Everything about the teacher that may change a bit of its predictions."""
-        members = [(m.resolution, m.mean, m.std) for m in self.members]
+        members = [(m.resolution, m.mean, m.std, *([m.options] if m.options else [])) for m in self.members]
         return repr((self.signatures(), members, self._dtype, self.batch_size, self.device.type, self._compile))
 
     def signatures(self) -> tuple[str, ...]:
         """``NAME@DIGEST`` of each member: eight hexadecimal digits that change with any weight."""
-        return tuple(f"{member.name}@{_weights_digest(member.model)}" for member in self.members)
+        return tuple(f"{member.name}@{member.digest or weights_digest(member.model)}" for member in self.members)
 
     def log_probs(self, pixels: torch.Tensor) -> torch.Tensor:
         """Log of the averaged probabilities, (B, C) float32 on the teacher's device.
@@ -177,9 +208,10 @@ class Teacher:
     def _members(self, sizes: Mapping[int, torch.Tensor], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
         """(M, B, C) of a chunk."""
         logs = []
-        with float32_of(self.device, self._dtype):  # in KD the student's precision is at work around this
-            for number, member in enumerate(self.members):
-                images = sizes[member.resolution if member.resolution in sizes else 0]
+        for number, member in enumerate(self.members):
+            images = sizes[member.resolution if member.resolution in sizes else 0]
+            # In KD the student's precision is at work around this.
+            with float32_of(self.device, self._dtype) if member.is_traceable else nullcontext():
                 logs.append(self._forward(number, tuple(mean), tuple(std))(images))
         return torch.stack(logs)
 
@@ -193,6 +225,7 @@ class Teacher:
         member = self.members[number]
         affine = None if (mean, std) == (member.mean, member.std) else _affine(mean, std, member, self.device)
         size = (member.resolution, member.resolution)
+        is_cast = self._dtype is not None and member.is_traceable
 
         def forward(images: torch.Tensor) -> torch.Tensor:
             x = images.float()
@@ -201,11 +234,12 @@ class Teacher:
             if member.resolution and tuple(x.shape[2:]) != size:
                 x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
             x = x.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
+            with torch.autocast(self.device.type, self._dtype, enabled=is_cast):
                 logits = member.model(x)
             return logits.float().log_softmax(1)
 
-        return FixedBatch(forward, "teacher.compile", self.batch_size, required=True) if self._compile else forward
+        is_compiled = self._compile and member.is_traceable
+        return FixedBatch(forward, "teacher.compile", self.batch_size, required=True) if is_compiled else forward
 
 
 def averaged(log_probs: torch.Tensor) -> torch.Tensor:
@@ -226,12 +260,13 @@ def parse_models(models: Sequence[str]) -> list[tuple[str, str]]:
     Raises UserError for an empty or malformed list.
     """
     if not models:
-        raise UserError("teacher.models: give NAME[:CHECKPOINT],… with timm's model names")
-    parsed = [(name, checkpoint) for name, _, checkpoint in (model.partition(":") for model in models)]
+        raise UserError(f"teacher.models: give NAME[:CHECKPOINT],… with NAME {FORMS}")
+    parsed = [split_checkpoint(model) for model in models]
     for number, (name, _) in enumerate(parsed):
-        if not name or "/" in name:
+        prefix, rest = split_prefix(name)
+        if not rest or (prefix in (TIMM, TORCHVISION) and "/" in rest):
             said = _quoted(models, number)
-            raise UserError(f"{said}: give NAME[:CHECKPOINT],… with timm's model names; {_COMMA}")
+            raise UserError(f"{said}: give NAME[:CHECKPOINT],… with NAME {FORMS}; {_COMMA}")
     return parsed
 
 
@@ -263,11 +298,14 @@ def _compiling_pays(device: torch.device, batches: int) -> bool:
     return not reason
 
 
-def _weights_digest(model: nn.Module) -> str:
+def weights_digest(model: nn.Module) -> str:
+    """Eight hexadecimal digits that change with any tensor of a model's state, or its name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if not isinstance(tensor, torch.Tensor):  # a module's own extra state
+            continue
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:8]
 
 

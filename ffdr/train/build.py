@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from ffdr.augment.policy import Policy
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
@@ -15,6 +17,8 @@ from ffdr.evaluate.evaluator import center_share
 from ffdr.loader.loader import ReinforcedLoader
 from ffdr.models.build import autocast_dtype, class_digest
 from ffdr.reinforce import agreement
+from ffdr.reinforce.function_members import function_members
+from ffdr.reinforce.functions import FunctionTeacher
 from ffdr.reinforce.sampling import ViewSampler
 from ffdr.reinforce.teacher import Teacher
 from ffdr.train.fit import Trainer
@@ -42,8 +46,17 @@ class TrainingData:
     """of the loaders"""
 
 
-def build_trainer(recipe: TrainRecipe, progress: bool | None = None, ranks: Ranks | None = None) -> Trainer:
+def build_trainer(
+    recipe: TrainRecipe,
+    progress: bool | None = None,
+    ranks: Ranks | None = None,
+    model: nn.Module | None = None,
+    functions: Sequence[FunctionTeacher] = (),
+) -> Trainer:
     """Everything that a recipe describes, ready for ``Trainer.fit``; writes nothing.
+
+    model: to be trained as it is, in place of one that is built; all ranks begin with the weights of the first.
+    functions: teachers for which ``teacher.models`` has labels.
 
     Raises:
         UserError: files or options that don't fit together.
@@ -55,8 +68,12 @@ def build_trainer(recipe: TrainRecipe, progress: bool | None = None, ranks: Rank
     data = open_data(recipe)
     loader = build_loader(recipe, data, device, ranks)
     val_loader = build_val_loader(recipe, data, device, ranks) if recipe.data.val else None
-    teacher = build_teacher(recipe, data.images, len(loader), device, ranks)
-    student = build_student(train, recipe.model, loader.num_classes, device)
+    teacher = build_teacher(recipe, data.images, len(loader), device, ranks, functions)
+    if model is not None:
+        check_apart(model, functions)
+    student = build_student(train, recipe.model, loader.num_classes, device, model)
+    if model is not None:
+        ranks.share_first(student.model.state_dict().values())
     return Trainer(train, student, describe(recipe, data, teacher), loader, val_loader, teacher, progress, ranks)
 
 
@@ -158,7 +175,12 @@ def build_val_loader(recipe: TrainRecipe, data: TrainingData, device: torch.devi
 
 
 def build_teacher(
-    recipe: TrainRecipe, images: ImageBeton, batches: int, device: torch.device, ranks: Ranks
+    recipe: TrainRecipe,
+    images: ImageBeton,
+    batches: int,
+    device: torch.device,
+    ranks: Ranks,
+    functions: Sequence[FunctionTeacher] = (),
 ) -> Teacher | None:
     """The live teacher, loaded and tried; None for tasks without one. batches: per epoch.
 
@@ -174,13 +196,25 @@ def build_teacher(
     if device.type == "cuda":  # on a CPU the recipe's batch size is part of what identifies earlier runs
         part = -(-train.batch_size // (ranks.size * train.accumulate))
         options = replace(options, batch_size=min(options.batch_size, part))
-    teacher = Teacher.from_options(options, images.num_classes, device, train.epochs * batches, images)
+    members = function_members(functions, options, images, device, train.resolution)
+    teacher = Teacher.from_options(options, images.num_classes, device, train.epochs * batches, images, members)
     _try_teacher(teacher, train.resolution)
     if ranks.rank == 0 and train.teacher_weight > 0:
         threads = ranks.threads(recipe.data.workers)
         sampler = ViewSampler(images, recipe.policy, train.seed, (train.resolution,), threads)
         agreement.warn(sampler.predictions(teacher, _AGREEMENT_VIEWS))
     return teacher
+
+
+def check_apart(model: nn.Module, functions: Sequence[FunctionTeacher]) -> None:
+    """Raise UserError for a teacher that would learn along with the student, whose parameters are its own."""
+    learned = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    for function in functions:
+        if isinstance(function.predict, nn.Module) and learned & set(map(id, function.predict.parameters())):
+            raise UserError(
+                f"teacher: {function.name} has parameters of the model that is trained, and would change with it; give "
+                "a copy (copy.deepcopy)"
+            )
 
 
 def _try_teacher(teacher: Teacher, resolution: int) -> None:

@@ -73,6 +73,7 @@ class Trainer:
         """
         self.options, self.data, self.loader = options, data, loader
         self.model_options, self.model, self.device = student.options, student.model, student.device
+        self.architecture = student.architecture
         self.ranks = ranks or Ranks()
         self.out = Path(options.out)
         check_student(options, student)
@@ -297,7 +298,7 @@ class Trainer:
         if self.ranks.rank != 0:
             return
         info = ModelInfo(
-            name=self.model_options.name,
+            name=self.architecture.name,
             num_classes=self.loader.num_classes,
             resolution=self.options.eval_resolution or self.options.resolution,
             mean=self.data.mean,
@@ -305,7 +306,7 @@ class Trainer:
             center=self.data.center,
             classes=self.data.classes,
             fingerprint=self.data.fingerprint,
-            options=self.model_options.options,
+            options=self.architecture.options,
         )
         state = snapshot(self.result.state_dict())
         self.files.write(lambda: save_weights(self.out / name, state, info))
@@ -359,7 +360,7 @@ class Trainer:
         return Validation(loader, classes, self.ranks, self.dtype, self.options.flip_average, forward)
 
     def _identity(self) -> dict[str, Any]:
-        return run_identity(self.options, self.model_options, self.data, self.loader)
+        return run_identity(self.options, self.model_options, self.architecture, self.data, self.loader)
 
     def _resolved(self) -> dict[str, Any]:
         """All options and what they came to, for ``options.json``."""

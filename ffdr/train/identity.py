@@ -46,9 +46,16 @@ class DataInfo:
         return {{"supervision": "lessons"}.get(key, key): value for key, value in asdict(self).items()}
 
 
-def run_identity(options: TrainOptions, model: ModelOptions, data: DataInfo, loader: BatchLoader) -> dict[str, Any]:
-    """All that makes a run this run and no other, by option name; a checkpoint with anything else is refused."""
+def run_identity(
+    options: TrainOptions, model: ModelOptions, architecture: ModelOptions, data: DataInfo, loader: BatchLoader
+) -> dict[str, Any]:
+    """All that makes a run this run and no other, by option name; a checkpoint with anything else is refused.
+
+    architecture: as ``Student`` has it; stored where the model's own name is not the one that its weights go by.
+    """
     found = {f"train.{key}": value for key, value in asdict(options).items() if key not in _FREE}
-    found |= {f"model.{key}": value for key, value in asdict(model).items()}
+    found |= {f"model.{key}": value for key, value in asdict(model).items() if key != "module"}
+    if architecture.name != model.name:
+        found |= {"model.architecture": architecture.name, "model.architecture_options": architecture.options}
     found |= {f"data.{key}": value for key, value in data.stored().items()}
     return found | {"data.num_classes": loader.num_classes, "data.batches": len(loader)}

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ffdr.config.idle import idle_options
+from ffdr.config.model_names import is_given
 from ffdr.config.verbs import TrainRecipe
-from ffdr.models.build import check_name
+from ffdr.models.build import check_model
+from ffdr.reinforce.functions import FunctionTeacher
 from ffdr.train.build import build_trainer
 from ffdr.util.ranks import Ranks
-from ffdr.util.text import command, say, warn
+from ffdr.util.text import command, join_list, say, warn
 
 
-def run(recipe: TrainRecipe, progress: bool | None = None) -> dict[str, Any]:
+def run(
+    recipe: TrainRecipe,
+    progress: bool | None = None,
+    model: nn.Module | None = None,
+    functions: Sequence[FunctionTeacher] = (),
+) -> dict[str, Any]:
     """Train; returns the last epoch's log record. The recipe, as resolved, is kept as ``recipe.yaml``.
 
+    model: of a caller in Python, trained in place of one that is built; the recipe names it (``take_module``).
+
     Under torchrun every rank runs this; they train one model together.
+
+    functions: teachers for which ``teacher.models`` has labels.
 
     Raises:
         UserError: files or options that don't fit together, before training starts; a loss that is not finite.
         Stopped: a signal asked for it; a checkpoint is saved.
     """
-    check_name(recipe.model.name)
+    if model is None:
+        check_model(recipe.model)
     with Ranks.join(gpus=True) as ranks:
         if ranks.rank == 0:
             for line in idle_options(recipe):
@@ -31,9 +46,9 @@ def run(recipe: TrainRecipe, progress: bool | None = None) -> dict[str, Any]:
             if ranks.rank == 0:
                 from ffdr.train.dry_run.summary import dry_run  # no part of a real run
 
-                dry_run(recipe)
+                dry_run(recipe, model, functions)
             return {}
-        trainer = build_trainer(recipe, progress, ranks)
+        trainer = build_trainer(recipe, progress, ranks, model, functions)
         record = trainer.fit(recipe)
         if ranks.rank == 0 and progress is not False:
             say(closing_line(recipe, record, trainer.finished))
@@ -46,8 +61,13 @@ def closing_line(recipe: TrainRecipe, record: dict[str, Any], finished: bool) ->
     model = str(Path(train.out) / "model.safetensors")
     score = f", top-1 {100 * record['val_top1']:.1f} %" if "val_top1" in record else ""
     flags = [f"--eval.checkpoint={model}", f"--eval.data={recipe.data.val or 'IMAGES.beton'}"]
+    if recipe.model.module:
+        flags.append(f"--model.module={join_list(recipe.model.module)}")
     if train.flip_average:
         flags.append("--eval.flip_average=1")
+    then = command("eval", *flags)
+    if is_given(recipe.model.name):
+        then = f"ffdr.evaluate(model=…, checkpoint={model!r}, data={recipe.data.val or 'IMAGES.beton'!r})"
     count = f"{epochs} epoch{'s' * (epochs != 1)}"
-    made = f"{model}: {recipe.model.name}, {count}{score}; next: {command('eval', *flags)}"
+    made = f"{model}: {recipe.model.name}, {count}{score}; next: {then}"
     return f"{train.out}: already trained to epoch {epochs}; {made}" if finished else made

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
-import timm
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ffdr.config.learning import ModelOptions, TrainOptions
-from ffdr.models.build import build_model, fixed_size
+from ffdr.models.build import architecture_of, build_model, fixed_size
+from ffdr.models.catalog import is_known
+from ffdr.models.given import check_given
 from ffdr.train.optim import resolutions
 from ffdr.train.step import parts
 from ffdr.util.errors import UserError, is_out_of_memory
@@ -29,19 +31,35 @@ class Student:
     model: nn.Module
     """on its device, in channels_last"""
 
+    @cached_property
+    def architecture(self) -> ModelOptions:
+        """The options with the name and the options of the architecture, by which its weights are stored."""
+        return architecture_of(self.options)
+
     @property
     def device(self) -> torch.device:
         """Where the model lies."""
         return next(self.model.parameters()).device
 
 
-def build_student(options: TrainOptions, model: ModelOptions, num_classes: int, device: torch.device) -> Student:
+def build_student(
+    options: TrainOptions,
+    model: ModelOptions,
+    num_classes: int,
+    device: torch.device,
+    given: nn.Module | None = None,
+) -> Student:
     """The model to train, on its device in channels_last; its new weights depend on ``train.seed`` only.
+
+    given: a module of a caller in Python, which is trained as it is, in place of one that is built. It is moved, not
+    copied.
 
     Seeds torch's global generator.
     """
+    if given is not None:
+        check_given(given, model.name, num_classes, options.resolution)
     torch.manual_seed(options.seed)
-    built = build_model(model, num_classes, options.resolution)
+    built = build_model(model, num_classes, options.resolution) if given is None else given.train()
     if options.sync_batchnorm:
         built = convert_sync_batchnorm(built)  # timm's: torch's drops the activation that timm's layers hold
     return Student(model, built.to(device).to(memory_format=torch.channels_last))
@@ -49,12 +67,12 @@ def build_student(options: TrainOptions, model: ModelOptions, num_classes: int, 
 
 def check_student(options: TrainOptions, student: Student) -> None:
     """Raise UserError for options that don't go with the model or its device."""
-    name = student.options.name
+    name = student.architecture.name
     if options.sync_batchnorm and student.device.type != "cuda":
         raise UserError("train.sync_batchnorm: needs GPUs; leave it out on a CPU")
     for key in ("eval_resolution", "min_resolution"):
         size = getattr(options, key)
-        if size not in (0, options.resolution) and timm.is_model(name) and fixed_size(name):
+        if size not in (0, options.resolution) and is_known(name) and fixed_size(name):
             raise UserError(
                 f"train.{key}: {name} takes images of one size only, so {size} must be "
                 f"train.resolution={options.resolution}"

@@ -45,7 +45,7 @@ class Validation:
             BrokenOffError: it was.
             UserError: on all ranks, if one of them can't read an image; outputs that are not finite.
         """
-        forward, scores = self.forward or model, Scores(self.num_classes)
+        forward, scores = model if self.forward is None else self.forward, Scores(self.num_classes)
 
         def guarded(images: torch.Tensor) -> torch.Tensor:
             if self.ranks.size == 1 and stopping():

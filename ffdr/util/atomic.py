@@ -13,6 +13,11 @@ from typing import BinaryIO
 from ffdr.util.errors import UserError, WriteError, is_bad_path
 from ffdr.util.opening import check_final, leads_to, open_kept, open_new
 
+_NO_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
+"""What a system says that does not copy between such files by itself."""
+_BLOCK = 1 << 20
+"""Bytes that are copied at a time."""
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[BinaryIO]:
@@ -126,6 +131,29 @@ def own_lock(path: Path, refusal: str = "") -> Iterator[None]:
         except BlockingIOError:
             raise UserError(refusal) from None
         yield
+
+
+def copy_range(source: int, target: int, at: int, to: int, size: int) -> None:
+    """Copy so many bytes from byte ``at`` of an open file to byte ``to`` of another one, in the system where it can.
+
+    Raises:
+        OSError: the files can't be read or written; the source ends early.
+    """
+    left, in_system = size, hasattr(os, "copy_file_range")
+    while left:
+        count = 0
+        if in_system:
+            try:
+                count = os.copy_file_range(source, target, left, at, to)
+            except OSError as error:
+                if error.errno not in _NO_COPY:
+                    raise
+            in_system = count > 0  # some file systems say that nothing is left where something is
+        if not in_system:
+            count = os.pwrite(target, os.pread(source, min(left, _BLOCK), at), to)
+            if not count:
+                raise OSError(errno.EIO, "the file ends early")
+        at, to, left = at + count, to + count, left - count
 
 
 def sync_folder(folder: Path) -> None:

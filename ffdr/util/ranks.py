@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -119,6 +119,16 @@ class Ranks:
         with self._lost_as_user_error():
             dist.all_reduce(value)
         return value / self.size
+
+    def share_first(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Fill tensors with rank 0's values, in all ranks; they have the same shapes in the same order."""
+        if self.size == 1:
+            return
+        with self._lost_as_user_error(), torch.no_grad():
+            for tensor in tensors:
+                whole = tensor.contiguous()
+                dist.broadcast(whole, 0)
+                tensor.copy_(whole)
 
     def any(self, flag: bool) -> bool:
         """Whether any rank says yes, in all of them."""

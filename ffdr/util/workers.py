@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -17,34 +17,36 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
-Task = Callable[[Sequence[int]], Result]
-"""Does a portion: numbers of images. Pickles cheaply."""
+Task = Callable[[Sequence[Any]], Result]
+"""Does a portion: images, or their numbers. Pickles cheaply."""
 
 
 class DeadWorkerError(Exception):
-    """A worker process died, on one of the images from ``first`` to ``last``."""
+    """A worker process died, on one of the images from ``first`` to ``last``, as they stand in the portions."""
 
-    def __init__(self, first: int, last: int) -> None:
+    def __init__(self, first: Any, last: Any) -> None:
         super().__init__(first, last)
         self.first, self.last = first, last
 
 
 def run(
-    task: Task[Result], portions: Sequence[list[int]], workers: int, preload: Sequence[str] = ()
+    task: Task[Result], portions: Iterable[Sequence[Any]], workers: int, preload: Sequence[str] = ()
 ) -> Iterator[Result]:
     """The results of all portions, in order; a single worker is this process itself.
+
+    Portions that are made one after the other are asked for as they are needed: two per worker are at hand at a time.
 
     preload: modules that are imported once, for all workers.
 
     Raises:
         DeadWorkerError: out of memory, or a crash.
     """
-    workers = min(workers, len(portions))
+    workers = min(workers, len(portions)) if isinstance(portions, Sequence) else workers
     if workers <= 1:
         yield from map(task, portions)
         return
     pool = ProcessPoolExecutor(workers, start_context(preload), _start, (task,))
-    flying: deque[tuple[list[int], Future[Result]]] = deque()
+    flying: deque[tuple[Sequence[Any], Future[Result]]] = deque()
     try:
         for portion in portions:
             flying.append((portion, pool.submit(_run, portion)))
@@ -132,7 +134,7 @@ def _start(task: Task[Any]) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
-def _run(portion: Sequence[int]) -> Any:
+def _run(portion: Sequence[Any]) -> Any:
     assert _task is not None, "_start runs first"
     return _task(portion)
 

@@ -1,11 +1,11 @@
-"""What a worker process of ``ffdr write`` does: read images from the source, encode them as they lie in the file."""
+"""What a worker process of ``ffdr write`` does: read the images of a dataset, encode them as they lie in the file."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -16,8 +16,9 @@ from ffdr.codec.dct.format import Coefficients
 from ffdr.codec.jpeg import coefficients
 from ffdr.codec.jpeg.segments import encode_jpeg
 from ffdr.config.files import WriteOptions
-from ffdr.data import ReadError, Source
+from ffdr.data import Item, ReadError
 from ffdr.write.parts import STORED_DTYPE, checksum, joined
+from ffdr.write.pixel_sums import add_pixels
 
 if TYPE_CHECKING:
     from ffdr.codec.dct.coding import Coding
@@ -37,6 +38,8 @@ class Chunk:
     """Origin and cause of each image that could not be read."""
     how: Counter[str] = field(default_factory=Counter)
     """Of how many images the coefficients were had in which way (``coefficients.HOW``)."""
+    digest: str = ""
+    """Stands for what was read, where that can't be had again but by reading all before it."""
 
     def add(self, image: bytes, mode: int, size: Sequence[int], label: int, origin: Sequence[int]) -> None:
         """An image as it is to be stored: its bytes, how they are to be read, width and height, class, origin."""
@@ -48,43 +51,42 @@ class Chunk:
 
 
 class Encoder:
-    """Encodes images of a source as the options say."""
+    """Encodes items of a dataset as the options say."""
 
-    def __init__(self, source: Source, options: WriteOptions, coding: Coding | None = None) -> None:
-        """coding: in mode dct."""
-        self.source, self.options, self.coding = source, options, coding
+    def __init__(self, item_of: Callable[[Any], Item], options: WriteOptions, coding: Coding | None = None) -> None:
+        """item_of: gives an item for what the portions hold, such as its number. coding: in mode dct."""
+        self.item_of, self.options, self.coding = item_of, options, coding
 
-    def __call__(self, indices: Sequence[int]) -> Chunk:
-        """The images of these indices of the source, in this order."""
+    def __call__(self, portion: Sequence[Any]) -> Chunk:
+        """The images of a portion, in this order."""
         chunk = Chunk()
-        for i in indices:
-            origin = self.source.origin(i)
+        for item in map(self.item_of, portion):
             try:
-                self._encode(i, origin, chunk)
+                self._encode(item, chunk)
             except ReadError as error:
                 chunk.skipped.append((error.origin, error.cause))
             except UNUSABLE as error:
-                chunk.skipped.append((origin, " ".join(f"{type(error).__name__}: {error}".split())))
+                chunk.skipped.append((item.origin, " ".join(f"{type(error).__name__}: {error}".split())))
         return chunk
 
-    def _encode(self, i: int, origin: str, chunk: Chunk) -> None:
-        """Add image i to the chunk, its pixels to the sums."""
-        original, pixels = read_pixels(self.source, i, self.options)
-        key = origin_key(origin)
+    def _encode(self, item: Item, chunk: Chunk) -> None:
+        """Add an image to the chunk, its pixels to the sums."""
+        original, pixels = read_pixels(item, self.options)
+        key = origin_key(item.origin)
         mode = self._mode(key)
         if mode == DCT:
             from ffdr.codec.dct.pack import pack  # imports Numba
 
             assert self.coding is not None
-            found, how = find_coefficients(self.source, i, original, pixels, self.options)
+            found, how = find_coefficients(item, original, pixels, self.options)
             stored = pack(found, self.coding)
             chunk.how[how] += 1
         elif mode == JPG:
             stored = encode_jpeg(pixels, self.options.quality, self.options.growth)
         else:
             stored = pixels.tobytes()
-        _add_sums(pixels, chunk.sums)
-        chunk.add(stored, mode, pixels.shape[1::-1], int(self.source.labels[i]), (*original, key))
+        add_pixels(pixels, chunk.sums)
+        chunk.add(stored, mode, pixels.shape[1::-1], item.label, (*original, key))
 
     def _mode(self, key: int) -> int:
         """In mode proportion the key, a hash, decides: a number in [0, 1) below the share is a JPEG."""
@@ -96,16 +98,16 @@ class Encoder:
 class Sampler:
     """Hands out the coefficients that an ``Encoder`` would pack, for the codebooks to be learned from."""
 
-    def __init__(self, source: Source, options: WriteOptions) -> None:
-        self.source, self.options = source, options
+    def __init__(self, item_of: Callable[[Any], Item], options: WriteOptions) -> None:
+        self.item_of, self.options = item_of, options
 
-    def __call__(self, indices: Sequence[int]) -> list[Coefficients]:
-        """Of those of these images that can be read."""
+    def __call__(self, portion: Sequence[Any]) -> list[Coefficients]:
+        """Of those images of a portion that can be read."""
         found = []
-        for i in indices:
+        for item in map(self.item_of, portion):
             try:
-                original, pixels = read_pixels(self.source, i, self.options)
-                found.append(find_coefficients(self.source, i, original, pixels, self.options)[0])
+                original, pixels = read_pixels(item, self.options)
+                found.append(find_coefficients(item, original, pixels, self.options)[0])
             except (ReadError, *UNUSABLE):
                 continue  # the encoder will meet it again, and report it
         return found
@@ -115,23 +117,25 @@ UNUSABLE = (ValueError, MemoryError, cv2.error)
 """What an image raises that is read and can't be encoded."""
 
 
-def read_pixels(source: Source, i: int, options: WriteOptions) -> tuple[tuple[int, int], np.ndarray]:
-    """Original width and height of image i, and its (H, W, 3) uint8 RGB pixels as they are to be stored."""
-    image = source.read(i)
+def read_pixels(item: Item, options: WriteOptions) -> tuple[tuple[int, int], np.ndarray]:
+    """Original width and height of an image, and its (H, W, 3) uint8 RGB pixels as they are to be stored."""
+    image = item.read()
     pixels = np.ascontiguousarray(_shrink(image, options.max_resolution))
     height, width = pixels.shape[:2]
+    if not pixels.size:  # no file has such an image, but Python code may
+        raise ValueError(f"{width}×{height} pixels are none")
     if max(width, height) > 0xFFFF or pixels.nbytes > MAX_PAGE_SIZE // 2:
         raise ValueError(f"{width}×{height} pixels are too many; --write.max_resolution shrinks images")
     return image.size, pixels
 
 
 def find_coefficients(
-    source: Source, i: int, original: tuple[int, int], pixels: np.ndarray, options: WriteOptions
+    item: Item, original: tuple[int, int], pixels: np.ndarray, options: WriteOptions
 ) -> tuple[Coefficients, str]:
-    """Coefficients of image i, and how they were had. original, pixels: as ``read_pixels`` gave them."""
+    """Coefficients of an image, and how they were had. original, pixels: as ``read_pixels`` gave them."""
     if pixels.shape[1::-1] != original:
         return coefficients.from_pixels(pixels, options.quality), coefficients.SHRUNK
-    file = source.file_bytes(i)
+    file = item.file_bytes()
     if file is None or not file.startswith(b"\xff\xd8"):
         return coefficients.from_pixels(pixels, options.quality), coefficients.NO_JPEG
     return coefficients.from_jpeg(file, original, lambda: pixels, options.quality)
@@ -144,14 +148,3 @@ def _shrink(image: Image.Image, longest: int) -> Image.Image:
     scale = longest / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     return image.resize((width, height), Image.Resampling.LANCZOS)
-
-
-_LEVELS = np.arange(256, dtype=np.uint64)
-
-
-def _add_sums(pixels: np.ndarray, sums: np.ndarray) -> None:
-    """Add (H, W, 3) uint8 pixels and their squares to (2, 3) uint64 sums, exactly."""
-    for channel in range(3):
-        histogram = np.bincount(pixels[..., channel].ravel(), minlength=256).astype(np.uint64)
-        sums[0, channel] += histogram @ _LEVELS
-        sums[1, channel] += histogram @ (_LEVELS * _LEVELS)

@@ -1,6 +1,6 @@
-"""``ffdr write``: a source dataset becomes an image beton and its manifest.
+"""``ffdr write``: a dataset becomes an image beton and its manifest.
 
-The images keep the source's order. ``streaming.py`` lays them out, ``encode.py`` makes them.
+The images keep the dataset's order. ``streaming.py`` lays them out, ``encode.py`` makes them.
 """
 
 from __future__ import annotations
@@ -8,27 +8,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import PIL
 
-import ffdr
-from ffdr.beton import layout
-from ffdr.beton.manifest import MANIFEST_FORMAT, manifest_path, read_manifest
+from ffdr.beton.manifest import manifest_path
 from ffdr.codec.jpeg import coefficients
+from ffdr.config.choices import PYTHON
 from ffdr.config.files import WriteOptions
-from ffdr.data import Source, open_source
+from ffdr.data import Items, Source, SourceItem, open_source
+from ffdr.data.python_sets import Classes, adapt
+from ffdr.data.source import absolute_path, read_paths
 from ffdr.util.errors import UserError
 from ffdr.util.text import warn
 from ffdr.write import parts
-from ffdr.write.encode import Encoder, Sampler
+from ffdr.write.image_writer import ImageWriter, facts_of, options_in_manifest, versions
+from ffdr.write.items import ItemWriter
 from ffdr.write.receipt import Work
-from ffdr.write.streaming import CHUNK, StreamingImageWriter
+from ffdr.write.streaming import in_chunks
 
 
 def write_images(options: WriteOptions, progress: bool = True) -> Path:
@@ -45,13 +46,40 @@ def write_images(options: WriteOptions, progress: bool = True) -> Path:
         UserError: a bad path; an image that can't be read (``on_error="stop"``), named with the cause; a dead worker;
             a file of other work that is there already, and ``overwrite`` is false.
     """
-    source = open_source(options.source, options.path, options.split)
-    selected = select(source.labels, options.per_class)
-    if not len(selected):
-        raise UserError(f"write.path: the source {options.source} has no images in {options.split!r}")
-    read = [Path(options.path).expanduser()] if options.path else []
+    source = open_source(options.source, options.path, options.split, options.columns, options.classes)
+    return _write(source, options, progress)
+
+
+def write_dataset(
+    dataset: Any,
+    options: WriteOptions,
+    classes: Classes | None = None,
+    columns: Sequence[str] | None = None,
+    progress: bool = True,
+) -> Path:
+    """As ``write_images``, of a dataset that Python code has made; see ``python_sets.adapt``.
+
+    classes, columns: None: those of the options, which a recipe may have.
+    """
+    classes = options.classes if classes is None else classes
+    columns = options.columns or None if columns is None else columns
+    file = os.fspath(classes) if isinstance(classes, str | os.PathLike) else ""
+    source = adapt(dataset, options.split, file or None if isinstance(classes, str) else classes, columns)
+    # What the source knows now is among the facts of its work, wherever it came from; only the file is to be kept.
+    return _write(source, replace(options, classes=file, columns=()), progress)
+
+
+def _write(source: Source | Items, options: WriteOptions, progress: bool) -> Path:
+    read = read_paths(options.source, options.path) + ([Path(options.classes).expanduser()] if options.classes else [])
     parts.check_out(Path(options.out).expanduser(), read, has_manifest=True)
-    writer = _SourceWriter(options, source, selected)
+    writer: ImageWriter
+    if isinstance(source, Items):
+        writer = ItemWriter(options, source)
+    else:
+        selected = select(source.labels, options.per_class)
+        if not len(selected):
+            raise UserError(f"write.path: the source {options.source} has no images in {options.split!r}")
+        writer = _SourceWriter(options, source, selected)
     writer.write(progress)
     if writer.skipped:
         warn(f"{writer.out}: {len(writer.skipped)} images skipped; the manifest lists them")
@@ -68,61 +96,30 @@ def select(labels: np.ndarray, per_class: int) -> np.ndarray:
     return np.sort(order[rank < per_class])
 
 
-class _SourceWriter(StreamingImageWriter):
+class _SourceWriter(ImageWriter):
     """An image beton of a source. M images are selected, N of them can be read."""
 
     def __init__(self, options: WriteOptions, source: Source, selected: np.ndarray) -> None:
-        self.options, self.source = options, source
-        work = _work(options, source, selected)
-        super().__init__(work, selected, len(selected), options.workers, options.mode == "dct")
+        self.source, self.selected = source, selected
+        super().__init__(_work(options, source, selected), options, len(selected), len(selected))
 
-    def run(self, progress: bool) -> None:
-        """Make what is missing; images that were skipped then end this run, too, if nothing may be skipped."""
-        if self.is_there:
-            manifest = read_manifest(manifest_path(self.out)) or {}
-            self.skipped = [(image["origin"], image["cause"]) for image in manifest.get("skipped", ())]
-            self._check_skipped()
-        super().run(progress)
+    def _to_do(self) -> list[list[int]]:
+        return in_chunks(self.selected[self.done :].tolist())
 
-    def _sampler(self) -> Sampler:
-        return Sampler(self.source, self.options)
+    def _learned_from(self) -> list[int]:
+        return self.selected[coefficients.spread(len(self.selected))].tolist()
 
-    def _task(self) -> Encoder:
-        return Encoder(self.source, self.options, self.coding)
+    def _item_of(self) -> partial[SourceItem]:
+        return partial(SourceItem, self.source)
 
-    def _name(self, i: int) -> str:
-        return self.source.place(self.source.origin(i))
+    def _name(self, image: int) -> str:
+        return self._place(self.source.origin(image))
 
-    def _check_skipped(self) -> None:
-        if self.skipped and self.options.on_error == "stop":
-            origin, cause = self.skipped[0]
-            place = self.source.place(origin)
-            raise UserError(f"{place}: can't be read: {cause}; --write.on_error=skip leaves such images out")
+    def _place(self, origin: str) -> str:
+        return self.source.place(origin)
 
-    def _manifest(self, samples: np.ndarray) -> dict[str, Any]:
-        pixels = int((samples["width"].astype(np.int64) * samples["height"]).sum())
-        total, squares = self.sums.tolist()
-        # Exact integers up to the one division: n·Σx² − (Σx)² is n² times the variance.
-        variances = [(pixels * q - s * s) / (pixels * 255) ** 2 for s, q in zip(total, squares, strict=True)]
-        return {
-            "format": MANIFEST_FORMAT,
-            "source": self.options.source,
-            "split": self.options.split,
-            "num_images": len(samples),
-            "num_classes": len(self.source.class_names),
-            "fingerprint": layout.fingerprint(samples["origin"], samples["label"]),
-            "mean": [s / (pixels * 255) for s in total],
-            # An image of one colour has deviation 0, by which nobody can divide.
-            "std": [max(variance**0.5, 1 / 255) for variance in variances],
-            "images_per_class": np.bincount(samples["label"], minlength=len(self.source.class_names)).tolist(),
-            "jpeg_images": int((samples["mode"] == layout.JPG).sum()),
-            "image_bytes": int(samples["size"].sum()),
-            **({"coefficients": counts_in_manifest(self.how)} if self.has_coding else {}),
-            "options": _options_in_manifest(self.options),
-            "versions": versions(),
-            "skipped": [{"origin": origin, "cause": cause} for origin, cause in self.skipped],
-            "class_names": self.source.class_names,
-        }
+    def _class_names(self, samples: np.ndarray) -> list[str]:
+        return self.source.class_names
 
 
 def _work(options: WriteOptions, source: Source, selected: np.ndarray) -> Work:
@@ -133,39 +130,23 @@ def _work(options: WriteOptions, source: Source, selected: np.ndarray) -> Work:
     """
     out, path = Path(options.out).expanduser(), ""
     if options.path:
-        path = os.path.abspath(os.path.expanduser(options.path))  # the same from any folder
+        path = absolute_path(options.source, options.path)
     images = hashlib.sha256()
     for i in selected:
         images.update(f"{source.origin(i)}\0{source.labels[i]}\0".encode(errors="surrogateescape"))
-    facts = {
-        "options": _options_in_manifest(options),
-        "path": path,
-        "versions": versions(),
-        "images": images.hexdigest(),
-        "layout": [layout.DATA_ALIGNMENT, layout.PAGE_SIZE, CHUNK],
-    }
+    facts = facts_of(options) | {"path": path, "images": images.hexdigest()}
+    key = "path" if path else "dataset" if options.source == PYTHON else ""
+    sources = {key: source.state(selected)} if key else {}
+    if options.classes or options.source == PYTHON:  # a call may name classes that no file and no folder names
+        sources["classes"] = facts["classes"] = hashlib.sha256("\0".join(source.class_names).encode()).hexdigest()
     return Work(
         out,
         "write",
         options.overwrite,
-        options=_options_in_manifest(options) | ({"path": path} if path else {}) | versions(),
-        sources={"path": source.state(selected)} if path else {},
+        options=options_in_manifest(options)
+        | {"columns": options.columns, **({"path": path} if path else {})}
+        | versions(),
+        sources=sources,
         identity=json.dumps(facts, sort_keys=True).encode(),
         beside=(manifest_path(out),),
     )
-
-
-def _options_in_manifest(options: WriteOptions) -> dict[str, Any]:
-    """The options that decide the bytes. Neither paths nor the number of workers do, nor what happens on an error."""
-    others = ("path", "out", "workers", "on_error", "overwrite")
-    return {key: value for key, value in asdict(options).items() if key not in others}
-
-
-def counts_in_manifest(how: Mapping[str, int]) -> dict[str, int]:
-    """Of how many images the coefficients were had in each of the ways."""
-    return {way: how[way] for way in coefficients.HOW if how[way]}
-
-
-def versions() -> dict[str, str]:
-    """Versions of what reads, shrinks and encodes."""
-    return {"ffdr": ffdr.__version__, "pillow": PIL.__version__, "opencv": cv2.__version__, "numpy": np.__version__}

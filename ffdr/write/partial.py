@@ -12,6 +12,9 @@ counts only if its own checksum is right *and* the data in the partial file has 
 (``is_complete``); with the first record that does not count, the rest of the journal is cut off. What a killed process
 had written is in the system's hands and never lost.
 
+Where the data had to be laid out anew once all of it was there, NAME.partial.moved is what gets the final name. Until
+then NAME.partial and the journal stay, and say all that is done.
+
 A run goes on when its sources have changed since (a damaged image may have been mended), but its receipt speaks of the
 earlier state, so that the file is not taken for one of the present sources.
 """
@@ -25,14 +28,22 @@ import shutil
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 
-from ffdr.util.atomic import atomic_write, lock, nearest_existing, os_errors_as_user_errors, partial_path, sync_folder
+from ffdr.util.atomic import (
+    atomic_write,
+    copy_range,
+    lock,
+    nearest_existing,
+    os_errors_as_user_errors,
+    partial_path,
+    sync_folder,
+)
 from ffdr.util.errors import UserError, WriteError
 from ffdr.util.foreign import parse_json
 from ffdr.util.opening import check_final, check_own, open_found, open_kept
@@ -49,6 +60,8 @@ _SOURCES = b"\0sources\0"
 """Between the identity of the work and what its sources were like when it was begun, as JSON."""
 _MOST_SOURCES = 1 << 20
 """Bytes of that JSON; honest ones have thousands."""
+_MOVED = b"\0moved\0"
+"""The last record of a file whose data was moved: it is whole under the moved file's name, and about to get its own."""
 _LONGEST = 1 << 26
 """Bytes of the longest record that is believed; honest ones have a hundredth of it."""
 
@@ -79,6 +92,7 @@ class Partial:
         self.path = partial_path(final)
         self._work = work
         self._journal_path = _journal_path(final)
+        self._moved_path = self.path.with_name(self.path.name + ".moved")
         check_final(final)
         if work is not None:
             work.check_beside()
@@ -116,6 +130,8 @@ class Partial:
 
     def _begin(self, identity: bytes) -> None:
         """Empty both files."""
+        check_own(self._moved_path)
+        self._moved_path.unlink(missing_ok=True)
         self.file.truncate(0)
         self._journal.seek(0)
         self._journal.truncate()
@@ -147,6 +163,27 @@ class Partial:
             os.fsync(self.file.fileno())
             os.fsync(self._journal.fileno())
 
+    def move(self, runs: Iterable[tuple[int, int, int]]) -> None:
+        """Lay the data out anew in a second file, which takes the place of the first one when it is published.
+
+        Until then a run that is killed finds the first one, and its journal, as they are.
+
+        Args:
+            runs: first byte now, first byte then, number of bytes; in the order of the second file.
+
+        Raises:
+            WriteError: the disk has no room for both.
+        """
+        with os_errors_as_user_errors(self.final):
+            self.file.flush()
+            made, self.file = self.file, open_kept(self._moved_path)
+            with made:
+                self.file.truncate(0)
+                self.path = self._moved_path
+                self.reserve(os.fstat(made.fileno()).st_size)
+                for at, to, size in runs:
+                    copy_range(made.fileno(), self.file.fileno(), at, to, size)
+
     def reserve(self, size: int) -> None:
         """Refuse at once a file of ``size`` bytes for which the disk has no room; what is written already counts.
 
@@ -169,7 +206,8 @@ class Partial:
         2. The texts get their names, then the file. Before the last rename there is no file with this receipt, so the
            work is not done, and its journal is still there. After it the work is done.
         3. The folder is synced, so that the names survive a loss of power, before the journal goes, without which
-           nothing could be resumed. ``is_finished`` removes the journal of a run that was killed before that.
+           nothing could be resumed, and with it data that was moved. ``is_finished`` removes what a run leaves that
+           was killed before that.
 
         Args:
             beside: further files that belong to it, such as its manifest: their texts.
@@ -185,10 +223,14 @@ class Partial:
                 atomic_write(staged[path], text)
             if self._work is not None:
                 self._work.leave(self.path, staged)
+            if self.path == self._moved_path:
+                self.commit(_MOVED)
             for path, made in staged.items():
                 os.replace(made, path)
             os.replace(self.path, self.final)
             sync_folder(self.final.parent)
+            if self.path == self._moved_path:
+                partial_path(self.final).unlink()
             self._journal_path.unlink()
             self.close()
 
@@ -213,7 +255,7 @@ def _journal_path(final: Path) -> Path:
 
 
 def is_finished(work: Work) -> bool:
-    """``Work.is_done``; clears away the journal of a run that was killed just after it gave the file its name."""
+    """``Work.is_done``; clears away what is left of a run that was killed just after it gave the file its name."""
     if not work.is_done():
         return False
     journal = _journal_path(work.out)
@@ -223,7 +265,11 @@ def is_finished(work: Work) -> bool:
         return True  # none is there, or nothing that a run has left
     with file, suppress(UserError):  # another run is at work there
         lock(file.fileno(), journal, work.out)
-        if not os.path.lexists(partial_path(work.out)):
+        left = partial_path(work.out)
+        if os.path.lexists(left) and _ends_with(file, _MOVED):
+            check_own(left)
+            left.unlink()
+        if not os.path.lexists(left):
             journal.unlink()
     return True
 
@@ -239,6 +285,13 @@ def check_writable(final: Path) -> None:
         check_own(path)
     with os_errors_as_user_errors(final), tempfile.TemporaryFile(dir=nearest_existing(final.parent)):
         pass
+
+
+def _ends_with(journal: BinaryIO, record: bytes) -> bool:
+    """Whether it is the journal's last record."""
+    packed = _RECORD.pack(len(record), zlib.crc32(record)) + record
+    journal.seek(max(0, os.fstat(journal.fileno()).st_size - len(packed)))
+    return journal.read() == packed
 
 
 def _records(journal: BinaryIO) -> Iterator[bytes]:

@@ -209,6 +209,20 @@ def finish(
     partial.publish(beside)
 
 
+def move(partial: Partial, made: Part, wanted: Part) -> None:
+    """Lay out the samples of a file in the making, which lie as ``made`` says, as ``wanted`` does.
+
+    Neighbours that stay neighbours are moved in one go, with the zeros between them.
+    """
+    distance = wanted.pointers.astype(np.int64) - made.pointers.astype(np.int64)
+    firsts = np.flatnonzero(np.diff(distance, prepend=distance[0] - 1))
+    lasts = np.append(firsts[1:], len(distance)) - 1
+    ends = made.second_pointers + np.uint64(made.second_bytes)
+    sizes = ends[lasts] - made.pointers[firsts]
+    places = (made.pointers[firsts], wanted.pointers[firsts], sizes)
+    partial.move(zip(*(array.tolist() for array in places), strict=True))
+
+
 def file_bytes(parts: Sequence[Part]) -> int:
     """Bytes of the finished file."""
     count = len(parts[0].pointers)

@@ -25,7 +25,7 @@ class ResumableRun(ABC):
 
         Args:
             work: what decides the bytes; the identity is known.
-            total: how many images are wanted.
+            total: how many images are wanted; 0: not known yet.
 
         Raises:
             UserError: the file is there, and of other work.
@@ -54,7 +54,7 @@ class ResumableRun(ABC):
             self._finish()
 
     def _bar(self, title: str, total: int, done: int, progress: bool) -> tqdm:
-        return tqdm(total=total, initial=done, unit="img", desc=title, disable=not progress)
+        return tqdm(total=total or None, initial=done, unit="img", desc=title, disable=not progress)
 
     @abstractmethod
     def _is_complete(self, file: BinaryIO, record: bytes) -> bool:

@@ -5,9 +5,12 @@ that the bytes do not depend on the number of workers. Nothing of an image stays
 which the journal holds, too::
 
     first record, of coefficient images only: the coding, which all of them share
-    every other:  JSON of the portion's sums of pixels, skipped images and ways ┊ newline ┊ n × STORED_DTYPE
+    every other:  JSON of the portion's sums of pixels, skipped images, ways and digest ┊ newline ┊ n × STORED_DTYPE
 
 Where an image lies is in no record: the sizes of all before it decide that, also when the journal is read back.
+
+The data begins behind the tables, whose size depends on the number of images. Where that is known at the end only, the
+data is first laid out from some other place on, and moved when all of it is there.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import json
 import os
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -44,31 +47,41 @@ CHUNK = 16
 class StreamingImageWriter(ResumableRun):
     """An image beton in the making. M images are wanted, N of them can be made."""
 
-    def __init__(self, work: Work, wanted: np.ndarray, slots: int, processes: int, has_coding: bool) -> None:
+    def __init__(self, work: Work, total: int | None, slots: int, processes: int, has_coding: bool) -> None:
         """Nothing is read or written yet.
 
         Args:
             work: what decides the bytes of the file.
-            wanted: (M,) int64 numbers of the images, as the tasks know them.
-            slots: for how many images the tables before the data have room, at least M.
+            total: M; None: not known before all of them are made.
+            slots: for how many images the tables before the data have room, at least M; where that is not known, a
+                guess, the same whenever the work is begun.
             processes: that make images; 0: one per core.
             has_coding: whether images become coefficients, for which a coding is learned first.
 
         Raises:
             UserError: the file is there, and of other work.
         """
-        super().__init__(work, len(wanted))
-        self.wanted, self.has_coding = wanted, has_coding
+        super().__init__(work, total or 0)
+        self.is_open = total is None
+        self.has_coding = has_coding
         self.processes = processes or len(os.sched_getaffinity(0))
         self.coding: Coding | None = None
-        self.learned_from = wanted
-        """Numbers of the images among which those are that codebooks are learned from."""
-        self.allocator = layout.Allocator(layout.data_start(IMAGE_SPECS, slots))
+        self.start = layout.data_start(IMAGE_SPECS, slots)
+        """First byte of the data in the file in the making."""
+        self.allocator = layout.Allocator(self.start)
         self.samples: list[np.ndarray] = []
         self.pointers: list[int] = []
         self.sums = np.zeros((2, 3), dtype=object)  # Python's integers do not overflow
         self.skipped: list[tuple[str, str]] = []
         self.how: Counter[str] = Counter()
+
+    @abstractmethod
+    def _to_do(self) -> Iterable[Sequence[Any]]:
+        """Portions of the images that are missing, as ``_task`` takes them."""
+
+    @abstractmethod
+    def _learned_from(self) -> Sequence[Any]:
+        """The images that codebooks are learned from, as ``_sampler`` takes them."""
 
     @abstractmethod
     def _sampler(self) -> workers.Task[list[Coefficients]]:
@@ -79,8 +92,8 @@ class StreamingImageWriter(ResumableRun):
         """Makes images."""
 
     @abstractmethod
-    def _name(self, i: int) -> str:
-        """What messages call image i."""
+    def _name(self, image: Any) -> str:
+        """What messages call an image of a portion."""
 
     @abstractmethod
     def _manifest(self, samples: np.ndarray) -> dict[str, Any] | None:
@@ -105,7 +118,7 @@ class StreamingImageWriter(ResumableRun):
         """Learn the codebooks from some of the images."""
         from ffdr.codec.dct.learn import learn
 
-        portions = [[i] for i in self.learned_from[coefficients.spread(len(self.learned_from))].tolist()]
+        portions = [[image] for image in self._learned_from()]
         with self._bar("learn", len(portions), 0, progress) as bar:
 
             def samples() -> Iterator[Coefficients]:
@@ -115,7 +128,9 @@ class StreamingImageWriter(ResumableRun):
 
             return learn(samples())
 
-    def _work_on(self, task: workers.Task[workers.Result], portions: Sequence[list[int]]) -> Iterator[workers.Result]:
+    def _work_on(
+        self, task: workers.Task[workers.Result], portions: Iterable[Sequence[Any]]
+    ) -> Iterator[workers.Result]:
         try:
             yield from workers.run(task, portions, self.processes, preload=["ffdr.write.encode"])
         except workers.DeadWorkerError as error:
@@ -125,15 +140,14 @@ class StreamingImageWriter(ResumableRun):
             ) from None
 
     def _portions(self) -> Iterator[int]:
-        todo = self.wanted[self.done :].tolist()
-        for chunk in self._work_on(self._task(), [todo[at : at + CHUNK] for at in range(0, len(todo), CHUNK)]):
+        for chunk in self._work_on(self._task(), self._to_do()):
             first = len(self.pointers)
             self._count(chunk)
             self._check_skipped()  # before the journal knows of the image: the next run must meet it, too
             for at, data in zip(self.pointers[first:], chunk.data, strict=True):
                 self.partial.put(at, data)
-            facts = json.dumps({"sums": chunk.sums.tolist(), "skipped": chunk.skipped, "how": chunk.how})
-            self.partial.commit(facts.encode() + b"\n" + chunk.samples.tobytes())
+            facts = {"sums": chunk.sums.tolist(), "skipped": chunk.skipped, "how": chunk.how, "digest": chunk.digest}
+            self.partial.commit(json.dumps(facts).encode() + b"\n" + chunk.samples.tobytes())
             yield len(chunk.samples) + len(chunk.skipped)
 
     def _count(self, chunk: Chunk) -> None:
@@ -156,7 +170,7 @@ class StreamingImageWriter(ResumableRun):
                 return False
             return True
         chunk = _chunk_of(record)
-        if chunk is None or not 0 < len(chunk.samples) + len(chunk.skipped) <= self.total - self.done:
+        if chunk is None or not 0 < len(chunk.samples) + len(chunk.skipped) <= self._left():
             return False
         before = self.allocator.end, self.allocator.page_size
         good = all(self._is_there(file, sample) for sample in chunk.samples)
@@ -164,6 +178,10 @@ class StreamingImageWriter(ResumableRun):
         if good:
             self._count(chunk)
         return good
+
+    def _left(self) -> int:
+        """How many images may be missing at most."""
+        return CHUNK if self.is_open else self.total - self.done
 
     def _is_there(self, file: BinaryIO, sample: np.void) -> bool:
         """Whether this one is the file's next sample; takes its place."""
@@ -179,12 +197,21 @@ class StreamingImageWriter(ResumableRun):
     def _finish(self) -> None:
         samples = np.concatenate(self.samples)
         if not len(samples):
-            raise UserError(f"{self.out}: none of the {self.total} images can be read")
+            raise UserError(f"{self.out}: none of the {self.done} images can be read")
         pointers, sizes = np.array(self.pointers, np.uint64), samples["size"].astype(np.uint64)
         coding = self.coding.pack() if self.coding else b""
         page_size, specs = self.allocator.page_size, parts.image_specs(coding)
         part = Part(specs, pointers, sizes, ORIGIN_BYTES, page_size, samples, coding)
+        start = layout.data_start(IMAGE_SPECS, self.done)
+        if self.is_open and start != self.start:
+            made, part = part, parts.image_part(samples, start, coding=coding)
+            parts.move(self.partial, made, part)
         parts.finish(self.partial, [part], samples["crc"], self._manifest(samples))
+
+
+def in_chunks(numbers: Sequence[int]) -> list[list[int]]:
+    """Numbers of images as portions."""
+    return [list(numbers[at : at + CHUNK]) for at in range(0, len(numbers), CHUNK)]
 
 
 def _chunk_of(record: bytes) -> Chunk | None:
@@ -193,17 +220,20 @@ def _chunk_of(record: bytes) -> Chunk | None:
     try:
         facts, samples = parse_json(text.decode(), "journal"), np.frombuffer(stored, STORED_DTYPE)
         sums, skipped, how = facts["sums"], [(origin, cause) for origin, cause in facts["skipped"]], facts["how"]
+        digest = facts.get("digest", "")
         pixels = int((samples["width"].astype(np.int64) * samples["height"]).sum())
         good = (
             np.shape(sums) == (2, 3)
             and all(_are_sums(s, q, pixels) for s, q in zip(*sums, strict=True))
-            and all(isinstance(text, str) for pair in skipped for text in pair)
+            and all(isinstance(text, str) for text in (digest, *(text for pair in skipped for text in pair)))
             and set(how) <= set(coefficients.HOW)
             and all(count in range(CHUNK + 1) for count in how.values())
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return Chunk(samples, sums=np.array(sums, np.uint64), skipped=skipped, how=Counter(how)) if good else None
+    if not good:
+        return None
+    return Chunk(samples, sums=np.array(sums, np.uint64), skipped=skipped, how=Counter(how), digest=digest)
 
 
 def _are_sums(total: int, squares: int, pixels: int) -> bool:

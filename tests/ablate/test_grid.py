@@ -9,7 +9,7 @@ from ffdr.ablate.grid import Grid
 from ffdr.config import recipe
 from ffdr.config.files import SubsetOptions
 from ffdr.util.errors import UserError
-from ffdr.write.subset import subset
+from ffdr.write.copy.subset import subset
 
 ROOT = Path(__file__).parents[2]
 READY = {

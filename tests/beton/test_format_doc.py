@@ -47,7 +47,7 @@ def check_reinforcement(reader, path):
 @pytest.mark.parametrize(("which", "policy"), [("digits", PLAIN), ("photos", MIXING)])
 def test_a_reader_made_from_the_page_agrees(which, policy, digits, photos, reinforce, tmp_path):
     from ffdr.config.files import PackOptions
-    from ffdr.write.merge import pack
+    from ffdr.write.copy.merge import pack
 
     images = {"digits": digits, "photos": photos}[which]
     reinforced = reinforce(images, policy)
@@ -234,8 +234,8 @@ def make_example(folder):
     from ffdr.beton.header import ReinforcedHeader
     from ffdr.beton.read import ImageBeton
     from ffdr.config.files import PackOptions, WriteOptions
+    from ffdr.write.copy.merge import pack
     from ffdr.write.images import write_images
-    from ffdr.write.merge import pack
     from ffdr.write.reinforced import ReinforcedWriter
 
     for name, pixels in (("a/1.png", [(1, 2, 3), (4, 5, 6)]), ("b/2.png", [(250, 251, 252), (253, 254, 255)])):

@@ -25,8 +25,8 @@ from ffdr.beton.tables import read_tables
 from ffdr.codec.jpeg.libjpeg import decode_jpeg
 from ffdr.config.files import PackOptions, WriteOptions
 from ffdr.util.errors import UserError
+from ffdr.write.copy.merge import pack
 from ffdr.write.images import write_images
-from ffdr.write.merge import pack
 
 
 def test_a_jpeg_of_very_many_scans_is_refused():

@@ -216,7 +216,7 @@ def test_betons_of_the_stock_writer_are_transcoded_and_back(folder):
     """Coefficients are kept; a manifest there was none, and is none."""
     from ffdr.codec.jpeg.read import read_jpeg
     from ffdr.config.files import TranscodeOptions
-    from ffdr.write.transcode import transcode
+    from ffdr.write.copy.transcode import transcode
 
     path = folder / "stock_jpg.beton"
     for name in ("there", "back"):

@@ -16,6 +16,7 @@ from ffdr import ReinforcedDataset, ReinforcedLoader
 given = {"batch_size": 8, "resolution": 32, "dtype": torch.uint8, "workers": 1}
 dataset, loader = ReinforcedDataset(*sys.argv[1:3]), ReinforcedLoader(*sys.argv[1:3], **given)
 want = [dataset.view(i, k, 32)[0] for i in range(9) for k in range(2)]
+want_items = {(epoch, i): dataset[epoch, i]["pixel_values"] for epoch in range(2) for i in range(9)}
 batches = iter(loader)
 next(batches)
 
@@ -41,6 +42,7 @@ def in_fork(name, work):
 
 views = lambda: sum((dataset.view(i, k, 32)[0] != want[2 * i + k]).any() for i in range(9) for k in range(2))  # noqa: E731
 in_fork("wrong views:", views)
+in_fork("wrong items:", lambda: sum(not dataset[key]["pixel_values"].equal(x) for key, x in want_items.items()))
 in_fork("next:", lambda: next(batches)[0].shape)
 in_fork("iter:", lambda: len(list(loader)))
 in_fork("set_resolution:", lambda: loader.set_resolution(48))

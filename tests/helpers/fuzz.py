@@ -33,9 +33,9 @@ from ffdr.loader.decode import Replayer
 from ffdr.loader.pages import PageCache, PagePlan
 from ffdr.loader.views import StoredViews, ViewBatch
 from ffdr.util.errors import UserError
-from ffdr.write.merge import pack, split
-from ffdr.write.subset import subset
-from ffdr.write.transcode import _Sampler, _ToJpeg
+from ffdr.write.copy.merge import pack, split
+from ffdr.write.copy.subset import subset
+from ffdr.write.copy.transcode import _Sampler, _ToJpeg
 from ffdr.write.verify import verify
 
 KINDS = ("images", "coefficients", "mixed", "stock", "reinforced", "merged", "manifest")

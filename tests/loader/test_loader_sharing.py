@@ -14,7 +14,7 @@ from numba.core import event
 from ffdr import ReinforcedLoader
 from ffdr.config.files import TranscodeOptions
 from ffdr.util.errors import UserError
-from ffdr.write.transcode import transcode
+from ffdr.write.copy.transcode import transcode
 
 U8 = {"dtype": torch.uint8, "batch_size": 8, "resolution": 24, "workers": 1}
 

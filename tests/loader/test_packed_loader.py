@@ -17,7 +17,7 @@ from ffdr.config.files import InspectOptions, TranscodeOptions, VerifyOptions
 from ffdr.inspect.run import inspect
 from ffdr.loader.decode import Replayer, ReplayError
 from ffdr.loader.views import DrawnViews, ViewBatch
-from ffdr.write.transcode import transcode
+from ffdr.write.copy.transcode import transcode
 from ffdr.write.verify import verify
 
 U8 = {"batch_size": 8, "resolution": 64, "dtype": torch.uint8}

@@ -24,7 +24,7 @@ from ffdr.train.build import build_trainer
 from ffdr.train.run import run
 from ffdr.util.errors import UserError
 from ffdr.util.ranks import Ranks
-from ffdr.write.subset import subset
+from ffdr.write.copy.subset import subset
 
 
 @pytest.mark.parametrize("task", ["erm", "kd", "dr"])

@@ -23,9 +23,10 @@ from ffdr.util.opening import (
     open_new,
     own_folder,
 )
-from ffdr.write import copy, partial, reinforced
+from ffdr.write import partial, reinforced
+from ffdr.write.copy import copying
+from ffdr.write.copy.merge import pack
 from ffdr.write.images import write_images
-from ffdr.write.merge import pack
 from ffdr.write.partial import Partial, check_writable
 from ffdr.write.receipt import receipt_path
 from ffdr.write.reinforced import ReinforcedWriter
@@ -241,7 +242,7 @@ RUNS = {"x.beton": write, "y.beton": copy_views, "z.beton": put_together}
 
 @pytest.fixture
 def small_records(monkeypatch):
-    for module in (copy, reinforced):
+    for module in (copying, reinforced):
         monkeypatch.setattr(module, "COMMIT_BYTES", 1)
 
 

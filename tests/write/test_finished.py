@@ -7,15 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from betons import MIXING, files_in
+from betons import MIXING, PLAIN, files_in
 
 from ffdr.cli import main
 from ffdr.config import recipe
 from ffdr.config.files import ExportOptions, PackOptions, WriteOptions
 from ffdr.mldr.exporting import export_archive
 from ffdr.write import partial
+from ffdr.write.copy.merge import pack
 from ffdr.write.images import write_images
-from ffdr.write.merge import pack
 from ffdr.write.receipt import Work, receipt_path, state
 
 
@@ -31,6 +31,7 @@ def sources(digits, photos, reinforced_digits, reinforce, teacher, tmp_path_fact
         shutil.copy(views, folder / f"v{name}.beton")
         pack(PackOptions(str(digits), str(views), str(folder / f"p{name}.beton")), progress=False)
         export_archive(ExportOptions(str(views), str(digits), str(folder / f"a{name}.tar.gz")), progress=False)
+    shutil.copy(reinforce(digits, PLAIN, 44), folder / "v3.beton")
     return folder
 
 
@@ -67,6 +68,7 @@ VERBS = {
     "pack": (f"pack --images=d.beton --reinforced=v1.beton {OUT}", "--reinforced=v2.beton", "--reinforced"),
     "split": ("split --file=p1.beton --images=x.beton --reinforced=y.beton", "--file=p2.beton", "--file"),
     "subset": (f"subset --file=v1.beton --views=2 {OUT}", "--topk=2", "topk=0, not 2"),
+    "concat": (f"concat --files=v1.beton,v3.beton {OUT}", "--files=v3.beton,v1.beton", "--files"),
 }
 """A command line, what makes other work of it, and how the refusal tells them apart."""
 

@@ -8,7 +8,7 @@ from ffdr.cli import main
 from ffdr.config.files import ExportOptions, PackOptions
 from ffdr.mldr.exporting import export_archive
 from ffdr.util.errors import UserError
-from ffdr.write.merge import pack
+from ffdr.write.copy.merge import pack
 from ffdr.write.parts import check_out
 
 

@@ -18,8 +18,8 @@ from ffdr.cli import main
 from ffdr.config.files import PackOptions, VerifyOptions, WriteOptions
 from ffdr.util.errors import UserError
 from ffdr.write import verify as module
+from ffdr.write.copy.merge import pack
 from ffdr.write.images import write_images
-from ffdr.write.merge import pack
 from ffdr.write.verify import verify
 
 FLIPS = 500

@@ -23,7 +23,7 @@ from ffdr.beton.read import ReinforcedBeton
 from ffdr.config.files import TranscodeOptions
 from ffdr.loader.views import StoredViews, ViewBatch
 from ffdr.util.atomic import atomic_write
-from ffdr.write.transcode import transcode
+from ffdr.write.copy.transcode import transcode
 
 JPG, DCT, RAW, VIEWS, READY = "jpg.beton", "dct.beton", "raw.beton", "views.beton", "ready.json"
 _FEW = 16

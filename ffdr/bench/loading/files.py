@@ -25,8 +25,8 @@ from ffdr.config.measuring import BenchOptions
 from ffdr.loader.views import StoredViews, ViewBatch
 from ffdr.mldr.exporting import export_archive
 from ffdr.mldr.importing import import_archives
+from ffdr.write.copy.transcode import transcode
 from ffdr.write.images import write_images
-from ffdr.write.transcode import transcode
 
 VIEWS = 10
 """Views per image of the archives."""

@@ -22,7 +22,7 @@ from ffdr.loader.decode import Replayer
 from ffdr.loader.loader import ReinforcedLoader
 from ffdr.loader.views import StoredViews, ViewBatch
 from ffdr.mldr.exporting import export_archive
-from ffdr.write.transcode import transcode
+from ffdr.write.copy.transcode import transcode
 
 BATCH = 64
 FULL = Policy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +14,12 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ffdr.beton.read import ImageBeton
 from ffdr.config.learning import TrainOptions
+from ffdr.config.model_names import FOLDER, split_prefix
 from ffdr.config.verbs import TrainRecipe
 from ffdr.loader.loader import ReinforcedLoader
 from ffdr.loader.targets import SparseTargets
 from ffdr.models.build import autocast_dtype
+from ffdr.reinforce.functions import FunctionTeacher, without_functions
 from ffdr.reinforce.teacher import Teacher, parse_models
 from ffdr.train.build import build_loader, build_teacher, build_val_loader, open_data
 from ffdr.train.identity import Normalisation
@@ -77,15 +79,21 @@ class Costs:
         return max(seconds, read) if self.overlapped else seconds + read
 
 
-def measure(recipe: TrainRecipe, model: nn.Module, classes: int, device: torch.device) -> Costs:
+def measure(
+    recipe: TrainRecipe,
+    model: nn.Module,
+    classes: int,
+    device: torch.device,
+    functions: Sequence[FunctionTeacher] = (),
+) -> Costs:
     """Of the run that the recipe describes, alone on this device and not compiled, in seconds; writes nothing.
 
     model: the student, on the device. What has no file yet is left out: reading, validation, the live teacher.
-    Raises UserError for files that don't fit together.
+    functions: teachers for which ``teacher.models`` has labels. Raises UserError for files that don't fit together.
     """
     train = recipe.train
     read, val_images = _time_reading(recipe, device)
-    teacher = _local_teacher(recipe, device)
+    teacher = _local_teacher(recipe, device, functions)
     step = _still_step(train, model, classes, teacher, device)
     per_image: dict[int, float] = {}
     batch, update = 0, 0.0
@@ -128,14 +136,16 @@ def _seconds_per_image(loader: ReinforcedLoader) -> float:
     return seconds / count
 
 
-def _local_teacher(recipe: TrainRecipe, device: torch.device) -> Teacher | None:
+def _local_teacher(recipe: TrainRecipe, device: torch.device, functions: Sequence[FunctionTeacher]) -> Teacher | None:
     """The live teacher, if it and the images are on this machine: an estimate fetches nothing."""
     if recipe.train.task != "kd":
         return None
-    checkpoints = [checkpoint for _, checkpoint in parse_models(recipe.teacher.models)]
-    if not all(Path(file).is_file() for file in (recipe.data.train, *checkpoints)):
+    named = without_functions(recipe.teacher.models, [function.label for function in functions])
+    parsed = parse_models(named) if named or not functions else []
+    needed = [recipe.data.train, *(checkpoint for name, checkpoint in parsed if split_prefix(name)[0] != FOLDER)]
+    if not all(Path(file).is_file() for file in needed):
         return None
-    return build_teacher(recipe, ImageBeton.open(recipe.data.train), 0, device, Ranks())
+    return build_teacher(recipe, ImageBeton.open(recipe.data.train), 0, device, Ranks(), functions)
 
 
 def _still_step(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,17 +13,24 @@ from torch import nn
 from ffdr.augment.policy import Policy
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.config.learning import DataOptions, TrainOptions
+from ffdr.config.learning import DataOptions, ModelOptions, TrainOptions
+from ffdr.config.model_names import is_given
 from ffdr.config.verbs import TrainRecipe
 from ffdr.models.build import (
+    architecture_of,
     autocast_dtype,
     best_device,
     build_model,
-    check_name,
+    check_model,
     fixed_size,
     forward_flops,
 )
+from ffdr.models.catalog import is_of_timm, library_of
 from ffdr.models.compiling import train_mode
+from ffdr.models.factory import device_of
+from ffdr.models.given import check_given
+from ffdr.models.timm_options import on_meta
+from ffdr.reinforce.functions import FunctionTeacher
 from ffdr.train.build import check_policy
 from ffdr.train.dry_run.estimate import Costs, measure
 from ffdr.train.optim import resolutions
@@ -73,21 +82,26 @@ class TrainingWork:
         return sum(self.flops[resolution] for resolution in self.resolutions) * self.steps * self.batch_size
 
 
-def dry_run(recipe: TrainRecipe) -> None:
+def dry_run(recipe: TrainRecipe, given: nn.Module | None = None, functions: Sequence[FunctionTeacher] = ()) -> None:
     """Print the resolved recipe, model size, steps, bytes and a time estimate; nothing is written.
 
     Where ``data.train`` is not there yet, ``data.images`` and ``data.classes`` stand in for it. The time is estimated
     from a few steps, reads and validated batches on this device (see ``estimate``).
 
+    given: the module that a caller would have trained; it stays as it is. functions: teachers for which
+    ``teacher.models`` has labels.
+
     Raises:
         UserError: neither files nor counts; files that don't fit together; a model that can't be built or can't take
             images of the recipe's sizes; images that do not fill one batch.
     """
-    check_name(recipe.model.name)
+    given = deepcopy(given)
+    if given is None:
+        check_model(recipe.model)
     data = find_data(recipe.train, recipe.data, recipe.policy)
-    work = plan_work(recipe, data)
+    work = plan_work(recipe, data, given)
     device = best_device()
-    student = build_student(recipe.train, recipe.model, data.classes, device)
+    student = build_student(recipe.train, recipe.model, data.classes, device, given)
     model = student.model
     trial = Trial(recipe.train, student, autocast_dtype(recipe.train.precision, device))
     trial.sizes()  # on the meta device torch 2.6 takes any
@@ -100,7 +114,7 @@ def dry_run(recipe: TrainRecipe) -> None:
         ("compute", f"{3 * work.forward_flops:.3g} FLOPs in all, three times the forward passes"),
         ("reads", _describe_reads(data)),
         ("memory", _describe_memory(recipe.train, model)),
-        ("time", _describe_time(recipe, measure(recipe, model, data.classes, device), work, device)),
+        ("time", _describe_time(recipe, measure(recipe, model, data.classes, device, functions), work, device)),
     ):
         say(f"{title:9s}{text}")
 
@@ -131,8 +145,8 @@ def find_data(train: TrainOptions, data: DataOptions, policy: Policy) -> KnownDa
     return KnownData(images.num_images, images.num_classes, source, int(images.data_size.sum()), reinforced)
 
 
-def plan_work(recipe: TrainRecipe, data: KnownData) -> TrainingWork:
-    """Steps and operations of the run.
+def plan_work(recipe: TrainRecipe, data: KnownData, given: nn.Module | None = None) -> TrainingWork:
+    """Steps and operations of the run. given: see ``dry_run``.
 
     Raises:
         UserError: less than one batch; a model that can't be built, or can't take images of the recipe's sizes.
@@ -143,22 +157,40 @@ def plan_work(recipe: TrainRecipe, data: KnownData) -> TrainingWork:
         raise UserError(f"train.batch_size: {data.images} images do not fill one batch of {train.batch_size}")
     by_epoch = tuple(resolutions(train))
     sizes = sorted({*by_epoch, train.resolution, train.eval_resolution or train.resolution})
-    if len(sizes) > 1 and fixed_size(recipe.model.name):
+    architecture = architecture_of(recipe.model)
+    if len(sizes) > 1 and fixed_size(architecture.name):
         listed = ", ".join(map(str, sizes))
         raise UserError(
             f"train.resolution: {recipe.model.name} takes images of one size, but the recipe has {listed} px"
         )
-    with torch.device("meta"):  # shapes without numbers: no memory, no time
-        untrained = replace(recipe.model, checkpoint="", pretrained=False)
-        model = build_model(untrained, data.classes, train.resolution).eval()
-        flops = {size: forward_flops(model, recipe.model.name, size) for size in sizes}
+    if given is None:
+        model = _untrained(architecture, data.classes, train.resolution)
+    else:
+        check_given(given, recipe.model.name, data.classes, train.resolution)
+        model = given
+    with torch.device(device_of(model) or "cpu"):  # what a forward pass makes lies where the model does
+        flops = {size: forward_flops(model.eval(), recipe.model.name, size) for size in sizes}
     return TrainingWork(steps, train.epochs, train.batch_size, flops, by_epoch)
+
+
+def _untrained(model: ModelOptions, num_classes: int, resolution: int) -> nn.Module:
+    """The model with shapes but no numbers, which takes no memory and no time; one that a user registered may be unfit
+    for that, and has numbers."""
+    untrained = replace(model, checkpoint="", pretrained=False)
+    try:
+        return on_meta(lambda: build_model(untrained, num_classes, resolution))
+    except (RuntimeError, UserError):
+        if is_of_timm(model.name):
+            raise
+        return build_model(untrained, num_classes, resolution)
 
 
 def _describe_model(recipe: TrainRecipe, model: nn.Module, work: TrainingWork) -> str:
     count = sum(parameter.numel() for parameter in model.parameters())
     sizes = ", ".join(f"{flops / 1e9:.3g} GFLOPs at {size} px" for size, flops in work.flops.items())
-    other = "timm's pretrained weights" if recipe.model.pretrained else "random weights"
+    other = f"{library_of(recipe.model.name)}'s pretrained weights" if recipe.model.pretrained else "random weights"
+    if is_given(recipe.model.name):
+        other = "the weights that it has"
     start = f"weights of {recipe.model.checkpoint}" if recipe.model.checkpoint else other
     return (
         f"{recipe.model.name}, {count / 1e6:.2f} M parameters, starts from {start}\n"

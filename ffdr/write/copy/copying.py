@@ -1,4 +1,4 @@
-"""Copies samples of opened betons into a new file: what pack, split and subset have in common.
+"""Copies samples of opened betons into a new file: what pack, split, subset and concat have in common.
 
 A copy knows the place of every sample from the start: sizes are in the tables of what it reads. So it asks for the room
 on the disk before it begins, and its journal holds nothing but the checksums of finished samples, in order::
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, BinaryIO
@@ -22,6 +23,7 @@ import numpy as np
 
 from ffdr.beton import layout
 from ffdr.beton.header import ReinforcedHeader
+from ffdr.beton.layout import FieldSpec
 from ffdr.beton.manifest import manifest_path
 from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_intact
 from ffdr.util.errors import UserError
@@ -31,8 +33,38 @@ from ffdr.write.parts import Part
 from ffdr.write.receipt import Work
 from ffdr.write.resumable import ResumableRun
 
+Source = tuple[ImageBeton | ReinforcedBeton, int]
+"""A sample of an opened beton, by its number."""
 
-class ImageSamples:
+
+class Samples(ABC):
+    """M samples, of images or of their reinforcement, each with two regions."""
+
+    specs: Sequence[FieldSpec]
+    """The fields that they make up."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """M."""
+
+    @abstractmethod
+    def place(self, start: int, page_size: int) -> Part:
+        """The part of the new file, with data from byte ``start`` on and pages no smaller than given."""
+
+    @abstractmethod
+    def regions(self, n: int) -> tuple[bytes, bytes]:
+        """Both regions of sample n of the new file."""
+
+    @abstractmethod
+    def sources(self, n: int) -> list[Source]:
+        """What sample n of the new file is made of."""
+
+    @abstractmethod
+    def identity(self) -> list[Any]:
+        """What decides their bytes, as JSON has it."""
+
+
+class ImageSamples(Samples):
     """Images of a beton, with label and origin. A beton of stock FFCV that has no origins is given those that it is
     read with."""
 
@@ -51,20 +83,27 @@ class ImageSamples:
         ):
             self.stored[name] = column[index]
 
+    def __len__(self) -> int:
+        return len(self.index)
+
     def place(self, start: int, page_size: int) -> Part:
-        """The part of the new file, with data from byte ``start`` on and pages no smaller than given."""
+        """As ``Samples`` says."""
         return parts.image_part(self.stored, start, page_size, self.coding)
 
     def regions(self, n: int) -> tuple[bytes, bytes]:
         """Of image n of the new file: its bytes as they are stored, and its origin."""
         return self.beton.data(int(self.index[n])).tobytes(), self.stored["origin"][n].tobytes()
 
-    def facts(self) -> Any:
-        """What else decides the bytes, as JSON has it: the coding, where there is one."""
-        return self.coding.hex() or None
+    def sources(self, n: int) -> list[Source]:
+        """One image."""
+        return [(self.beton, int(self.index[n]))]
+
+    def identity(self) -> list[Any]:
+        """The beton, which of its images, the coding, where there is one."""
+        return [digest(self.beton), _sha256(self.index), self.coding.hex() or None]
 
 
-class ReinforcedSamples:
+class ReinforcedSamples(Samples):
     """View records and logits of a beton: the first K views of some images, the best T entries of each view."""
 
     def __init__(self, beton: ReinforcedBeton, index: np.ndarray, header: ReinforcedHeader) -> None:
@@ -89,8 +128,11 @@ class ReinforcedSamples:
                     "which is not among those to keep"
                 )
 
+    def __len__(self) -> int:
+        return len(self.index)
+
     def place(self, start: int, page_size: int) -> Part:
-        """The part of the new file, with data from byte ``start`` on and pages no smaller than given."""
+        """As ``Samples`` says."""
         return parts.reinforced_part(self.header, start, page_size)
 
     def regions(self, n: int) -> tuple[bytes, bytes]:
@@ -102,9 +144,13 @@ class ReinforcedSamples:
         ids, log_probs = (entries[:K, :T] for entries in self.beton.logits(i))
         return views.tobytes(), np.concatenate([ids, log_probs.view("<u2")], axis=1).tobytes()
 
-    def facts(self) -> Any:
-        """What else decides the bytes, as JSON has it: the header of the new file."""
-        return self.header.pack().hex()
+    def sources(self, n: int) -> list[Source]:
+        """The reinforcement of one image."""
+        return [(self.beton, int(self.index[n]))]
+
+    def identity(self) -> list[Any]:
+        """The beton, of which of its images, the header of the new file."""
+        return [digest(self.beton), _sha256(self.index), self.header.pack().hex()]
 
 
 class Copy(ResumableRun):
@@ -113,7 +159,7 @@ class Copy(ResumableRun):
     def __init__(
         self,
         work: Work,
-        samples: Sequence[ImageSamples | ReinforcedSamples],
+        samples: Sequence[Samples],
         manifest: dict[str, Any] | None = None,
         slots: int = 0,
     ) -> None:
@@ -129,7 +175,7 @@ class Copy(ResumableRun):
             UserError: the file is there, and of other work.
         """
         self.samples, self.manifest = samples, manifest
-        count = len(samples[0].index)
+        count = len(samples[0])
         self.parts = self._place(max(slots, count))
         self.checksums = np.zeros(count, np.uint32)
         beside = () if manifest is None else (manifest_path(work.out),)
@@ -146,7 +192,7 @@ class Copy(ResumableRun):
 
     def _identity(self) -> bytes:
         facts = {
-            "copy": [[digest(samples.beton), _sha256(samples.index), samples.facts()] for samples in self.samples],
+            "copy": [samples.identity() for samples in self.samples],
             "manifest": self.manifest,
             "layout": [layout.DATA_ALIGNMENT, layout.PAGE_SIZE, int(self.parts[0].pointers[0])],
         }
@@ -177,7 +223,7 @@ class Copy(ResumableRun):
         return crc
 
     def _check_source(self, n: int) -> None:
-        betons = {samples.beton.path: (samples.beton, int(samples.index[n])) for samples in self.samples}
+        betons = {beton.path: (beton, i) for samples in self.samples for beton, i in samples.sources(n)}
         for beton, i in betons.values():  # once where images and reinforcement are of one file
             check_intact(beton, i)
 

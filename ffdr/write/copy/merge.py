@@ -9,7 +9,7 @@ import numpy as np
 from ffdr.beton.read import ImageBeton, ReinforcedBeton, open_both
 from ffdr.config.files import PackOptions, SplitOptions
 from ffdr.util.errors import UserError
-from ffdr.write.copy import Copy, ImageSamples, ReinforcedSamples, contents
+from ffdr.write.copy.copying import Copy, ImageSamples, ReinforcedSamples, contents
 from ffdr.write.parts import check_place, slots_of
 from ffdr.write.receipt import Work
 from ffdr.write.resumable import run_all

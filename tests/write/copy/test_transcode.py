@@ -27,10 +27,10 @@ from ffdr.config.files import (
 )
 from ffdr.util.errors import UserError
 from ffdr.write import encode, partial
+from ffdr.write.copy.merge import pack, split
+from ffdr.write.copy.subset import subset
+from ffdr.write.copy.transcode import transcode
 from ffdr.write.images import write_images
-from ffdr.write.merge import pack, split
-from ffdr.write.subset import subset
-from ffdr.write.transcode import transcode
 from ffdr.write.verify import verify
 
 

@@ -28,12 +28,12 @@ from ffdr.codec.jpeg.write import write_jpeg
 from ffdr.config.files import TranscodeOptions
 from ffdr.util.errors import UserError
 from ffdr.util.text import warn
-from ffdr.write.copy import contents, digest
+from ffdr.write.copy.copying import contents, digest
 from ffdr.write.encode import Chunk
-from ffdr.write.images import counts_in_manifest, versions
+from ffdr.write.image_writer import counts_in_manifest, versions
 from ffdr.write.parts import check_place, slots_of
 from ffdr.write.receipt import Work
-from ffdr.write.streaming import CHUNK, StreamingImageWriter
+from ffdr.write.streaming import CHUNK, StreamingImageWriter, in_chunks
 
 _LOST = (coefficients.UNSUPPORTED, coefficients.DAMAGED)
 
@@ -73,8 +73,14 @@ class _Transcoder(StreamingImageWriter):
     def __init__(self, images: ImageBeton, options: TranscodeOptions, mode: str, out: Path) -> None:
         self.images, self.options, self.mode = images, options, mode
         work = _work(images, options, mode, out)
-        super().__init__(work, np.arange(len(images)), slots_of(images), options.workers, mode == "dct")
-        self.learned_from = np.flatnonzero(images.modes == JPG)
+        super().__init__(work, len(images), slots_of(images), options.workers, mode == "dct")
+
+    def _to_do(self) -> list[list[int]]:
+        return in_chunks(range(self.done, len(self.images)))
+
+    def _learned_from(self) -> list[int]:
+        jpegs = np.flatnonzero(self.images.modes == JPG)
+        return jpegs[coefficients.spread(len(jpegs))].tolist()
 
     def _sampler(self) -> _Sampler:
         return _Sampler(self.images, self.options.quality)
@@ -84,8 +90,8 @@ class _Transcoder(StreamingImageWriter):
             return _ToCoefficients(self.images, self.options.quality, self.coding)
         return _ToJpeg(self.images, self.options.growth)
 
-    def _name(self, i: int) -> str:
-        return f"sample {i}"
+    def _name(self, image: int) -> str:
+        return f"sample {image}"
 
     def _manifest(self, samples: np.ndarray) -> dict[str, Any] | None:
         if self.images.manifest is None:

@@ -14,7 +14,7 @@ from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_same_images, open
 from ffdr.config.files import SubsetOptions
 from ffdr.util.errors import UserError
 from ffdr.util.text import brief
-from ffdr.write.copy import Copy, ImageSamples, ReinforcedSamples, contents
+from ffdr.write.copy.copying import Copy, ImageSamples, ReinforcedSamples, Samples, contents
 from ffdr.write.parts import check_place
 from ffdr.write.receipt import Work
 from ffdr.write.resumable import run_all
@@ -49,7 +49,7 @@ def subset(options: SubsetOptions, progress: bool = True) -> Path:
         raise UserError("subset.images: to take images out of a reinforced beton, give the image beton it was made of")
     index = parse_indices(options.indices, len(held))
     check_place(out, images, others)
-    samples: list[ImageSamples | ReinforcedSamples] = [] if images is None else [ImageSamples(images, index)]
+    samples: list[Samples] = [] if images is None else [ImageSamples(images, index)]
     if reinforced is not None:
         samples.append(_fewer_views(options, reinforced, full, index))
     elif options.views or options.topk:

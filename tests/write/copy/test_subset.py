@@ -18,20 +18,20 @@ from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.config.files import PackOptions, SubsetOptions
 from ffdr.util.errors import UserError
-from ffdr.write.merge import pack
+from ffdr.write.copy.merge import pack
+from ffdr.write.copy.subset import parse_indices, subset
 from ffdr.write.reinforced import ReinforcedWriter
-from ffdr.write.subset import parse_indices, subset
 
 INDICES, INDEX = "90:95,3,50:60", [*range(90, 95), 3, *range(50, 60)]
 
 KILLED = """
 import os, signal, sys
-from ffdr.write import copy
+from ffdr.write.copy import copying
 from ffdr.write.partial import Partial
-from ffdr.write.subset import subset
+from ffdr.write.copy.subset import subset
 from ffdr.config.files import SubsetOptions
 
-copy.COMMIT_BYTES = 1 << 10
+copying.COMMIT_BYTES = 1 << 10
 commit = Partial.commit
 
 def die(self, record):

@@ -1,0 +1,1 @@
+"""Betons made of other betons: samples are copied as they are stored."""
