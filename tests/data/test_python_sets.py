@@ -45,7 +45,7 @@ def refusal(dataset, tmp_path, **options):
         ((IMAGE[:0], 0), "pixels of shape (0, 50, 3)"),
         ((IMAGE, 1.0), "label 1.0, but an integer is wanted, or the name of a class"),
         ((IMAGE, True), "label True, but an integer"),
-        ((IMAGE, np.bool_(1)), "label np.True_, but an integer"),
+        ((IMAGE, np.bool_(1)), f"label {np.bool_(1)!r}, but an integer"),
         ((IMAGE, None), "label None, but an integer"),
         ((IMAGE, torch.tensor([1, 2])), "label tensor([1, 2]), but an integer"),
         ((IMAGE, -1), "label -1 is none of the 3 classes"),

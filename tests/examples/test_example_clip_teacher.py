@@ -61,7 +61,7 @@ def test_stored_log_probs_are_those_of_transformers(clip, digits, tmp_path):
     pixels = np.stack([dataset.view(image, view, SIDE)[0] for image, view in shown])
     expected = by_transformers(clip, ImageBeton.open(digits).class_names, pixels).log_softmax(1)
     stored = torch.stack([dataset.view(image, view, SIDE)[1].dense(10)[0] for image, view in shown])
-    assert expected.std(0).max() > 0.1  # the views tell
+    assert expected.std(0).max() > 0.05  # the views tell
     torch.testing.assert_close(stored.log(), expected, atol=4e-3, rtol=2e-3)
 
 
@@ -75,6 +75,7 @@ def by_transformers(folder, names, pixels):
     embeddings = []
     for prompt in PROMPTS:
         texts = tokenizer([prompt.format(name) for name in names], padding=True, return_tensors="pt")
+        texts.pop("token_type_ids", None)  # older versions of transformers make them, and CLIP takes none
         outputs = model(**texts, **images)
         embeddings.append(outputs.text_embeds)
     classes = torch.nn.functional.normalize(sum(embeddings), dim=1)

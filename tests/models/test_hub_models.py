@@ -24,7 +24,8 @@ def saved(folder, name=NAME, safe=True, classes=5, **arguments):
     torch.manual_seed(1)
     model = timm.create_model(name, num_classes=classes, **arguments).eval()
     view = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "crop_pct": 0.9, "input_size": (3, 160, 160)}
-    save_for_hf(model, folder, safe_serialization=safe, data_config=view)
+    model.pretrained_cfg = {**model.pretrained_cfg, **view}
+    save_for_hf(model, folder, model_args=arguments, safe_serialization=safe)
     return model
 
 

@@ -201,7 +201,7 @@ def test_hugging_faces_datasets(tmp_path):
     count, images = 20, [picture(i) for i in range(20)]
     columns = {"image": [Image.fromarray(i) for i in images], "label": [i % 3 for i in range(count)], "id": [7] * count}
     table = Dataset.from_dict(columns, features=features)
-    table.save_to_disk(tmp_path / "saved")
+    table.save_to_disk(str(tmp_path / "saved"))
 
     def rows():
         return ({key: columns[key][i] for key in columns} for i in range(count))
@@ -210,7 +210,7 @@ def test_hugging_faces_datasets(tmp_path):
     for number, dataset in enumerate(
         [
             table,
-            Dataset.load_from_disk(tmp_path / "saved"),
+            Dataset.load_from_disk(str(tmp_path / "saved")),
             table.with_format("torch"),
             table.with_transform(lambda batch: batch | {"image": [image.copy() for image in batch["image"]]}),
             IterableDataset.from_generator(rows, features=features),
