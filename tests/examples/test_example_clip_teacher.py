@@ -53,7 +53,7 @@ def test_stored_log_probs_are_those_of_transformers(clip, digits, tmp_path):
     command = [sys.executable, str(ROOT / "docs" / "examples" / "clip_teacher.py"), str(digits), str(out)]
     command += [f"--model={clip}", *(f"--prompt={prompt}" for prompt in PROMPTS), f"--views={VIEWS}"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=240, env=env)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=400, env=env)
     assert run.returncode == 0, run.stderr
     dataset = ReinforcedDataset(digits, out)
     assert dataset.reinforced.header.teachers[0].startswith("clip@")

@@ -21,9 +21,7 @@ def merged(files, tmp_path_factory):
 
 def test_it_learns_from_the_views_of_the_loader(files, merged, tmp_path):
     seen = tmp_path / "seen.npy"
-    output = run_example(
-        "ffcv_pipeline", merged, files.val, *OPTIONS, "--epochs=8", "--lr=0.1", watch=seen, timeout=400
-    )
+    output = run_example("ffcv_pipeline", merged, files.val, *OPTIONS, "--epochs=8", "--lr=0.1", watch=seen)
     assert number(output, "accuracy") > 0.6
     losses = [float(loss) for loss in re.findall("loss: (.*)", output)]
     assert len(losses) == 8 and losses[-1] < 0.6 * losses[0]

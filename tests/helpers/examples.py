@@ -50,7 +50,7 @@ def make_files(folder: Path) -> ExampleFiles:
     return files
 
 
-def run_example(name: str, *args: object, timeout: float = 120, watch: Path | None = None, processes: int = 1) -> str:
+def run_example(name: str, *args: object, timeout: float = 400, watch: Path | None = None, processes: int = 1) -> str:
     """What docs/examples/NAME.py prints, run as a command in a folder that goes away; it must end well.
 
     watch: a .npy file that gets what the model of timm was shown while it was trained, (B, 3, H, W) in order; of
