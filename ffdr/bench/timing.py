@@ -91,7 +91,7 @@ def cores(count: int) -> Iterator[None]:
         yield
         return
     allowed = os.sched_getaffinity(0)
-    before = {thread: os.sched_getaffinity(thread) for thread in _threads()}
+    before = _places()
     try:
         few = set(sorted(allowed)[:count])
         _hold(dict.fromkeys(before, few))
@@ -103,6 +103,15 @@ def cores(count: int) -> Iterator[None]:
 
 def _threads() -> list[int]:
     return [int(path.name) for path in Path("/proc/self/task").iterdir()]
+
+
+def _places() -> dict[int, set[int]]:
+    """The cores of each thread."""
+    places = {}
+    for thread in _threads():
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            places[thread] = os.sched_getaffinity(thread)
+    return places
 
 
 def _hold(places: Mapping[int, set[int]]) -> None:

@@ -59,6 +59,16 @@ def test_all_threads_are_held_on_one_core_and_let_go_again(bystander):
         assert os.sched_getaffinity(0) == before
 
 
+def test_a_thread_that_ends_meanwhile_is_left_out(monkeypatch, bystander):
+    gone = threading.Thread(target=int)
+    gone.start()
+    gone.join()
+    listed = [*map(int, os.listdir("/proc/self/task")), gone.native_id]
+    monkeypatch.setattr("ffdr.bench.timing._threads", lambda: listed)
+    with cores(1):
+        assert all(len(where) == 1 for where in affinities())
+
+
 def test_timed_work_runs_on_its_cores():
     seen = {1: [], 0: []}
     work = {str(n): Workload(lambda n=n: seen[n].append(len(os.sched_getaffinity(0))), 1, cores=n) for n in seen}
