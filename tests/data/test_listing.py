@@ -4,14 +4,13 @@ import csv
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
 from bounded import bounded, bounded_memory
 from PIL import Image
 
 from ffdr.data import ReadError, open_source
 from ffdr.util.errors import UserError
-
-pd = pytest.importorskip("pandas")
 
 ROWS = [("b/1.png", "dog"), ("a/x, y.png", "cat"), ('a/"2".png', "dog"), ("a/é.png", "cow")]
 

@@ -6,7 +6,10 @@ import subprocess
 import sys
 import threading
 
+import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from bounded import bounded, bounded_memory
 from PIL import Image
@@ -14,10 +17,6 @@ from PIL import Image
 from ffdr.data import ReadError, open_source
 from ffdr.data.tables import parquet
 from ffdr.util.errors import UserError
-
-datasets = pytest.importorskip("datasets")
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -7,13 +7,12 @@ import threading
 
 import numpy as np
 import pytest
+import webdataset as wds
 from PIL import Image
 
 from ffdr.data import ReadError, open_source
 from ffdr.data.tables import packed
 from ffdr.util.errors import UserError
-
-wds = pytest.importorskip("webdataset")
 
 
 def encoded(seed, kind="JPEG", size=(9, 7)):
