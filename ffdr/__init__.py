@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ffdr.loader.targets import SparseTargets
     from ffdr.reinforce import reinforce
     from ffdr.train import train
-    from ffdr.train.losses import SparseTargetLoss
+    from ffdr.train.update.losses import SparseTargetLoss
     from ffdr.write import write
 
 __version__ = "0.1.0"
@@ -50,7 +50,7 @@ _CLASSES = {
     "Policy": "ffdr.augment.policy",
     "ReinforcedDataset": "ffdr.loader.dataset",
     "ReinforcedLoader": "ffdr.loader.loader",
-    "SparseTargetLoss": "ffdr.train.losses",
+    "SparseTargetLoss": "ffdr.train.update.losses",
     "SparseTargets": "ffdr.loader.targets",
 }
 

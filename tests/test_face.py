@@ -56,7 +56,7 @@ def test_a_name_that_is_none():
     [
         ("train", ""),
         ("train", "import ffdr.train"),
-        ("train", "import ffdr.train.losses"),
+        ("train", "import ffdr.train.update.losses"),
         ("train", "from ffdr.train import train as other"),
         ("write", "from ffdr.write import receipt"),
         ("evaluate", "import ffdr.evaluate.metrics"),
@@ -66,9 +66,9 @@ def test_a_name_that_is_none():
 def test_a_verb_is_a_function_before_and_after_its_modules_are_imported(verb, before):
     code = f"""{before}
 from ffdr import {verb}
-import ffdr.train.losses, ffdr.write.receipt
+import ffdr.train.update.losses, ffdr.write.receipt
 assert ffdr.{verb} is {verb} and callable({verb})
-assert ffdr.train.losses.__name__ == 'ffdr.train.losses'
+assert ffdr.train.update.losses.__name__ == 'ffdr.train.update.losses'
 try:
     {verb}(no_such_option=1)
 except ValueError as error:
@@ -163,7 +163,7 @@ def test_type_checkers_see_functions_and_classes(tmp_path):
     revealed = [line.split('Revealed type is "')[1].rstrip('"') for line in lines if "Revealed" in line]
     assert revealed[:3] == ["pathlib.Path", "pathlib.Path", "dict[str, Any]"]
     assert [kind.rpartition("ffdr.")[2] for kind in revealed[4:]] == [
-        "train.losses.SparseTargetLoss", "loader.loader.ReinforcedLoader",
+        "train.update.losses.SparseTargetLoss", "loader.loader.ReinforcedLoader",
     ]  # fmt: skip
     assert "Any" not in revealed
     (error,) = [line for line in lines if ": error: " in line]

@@ -8,13 +8,14 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.config.model_names import split_checkpoint
+from ffdr.config.options import Options
 from ffdr.config.verbs import TrainRecipe
 from ffdr.evaluate.settings import run_options, validation_settings
 from ffdr.util.atomic import atomic_write, own_lock
@@ -59,15 +60,16 @@ def make_job(recipe: TrainRecipe, work: str | Path, test: str, corruptions: bool
         raise UserError("ablate.test: name the images to evaluate on, or validate every run with data.val")
     if test and ImageBeton.open(test).class_names != ImageBeton.open(recipe.data.train).class_names:
         raise UserError(f"ablate.test: the classes of {test} are not those of {recipe.data.train}")
-    identity = asdict(recipe)
+    identity: dict[str, Any] = {
+        section.name: part.identity() if isinstance(part, Options) else asdict(part)
+        for section in fields(recipe)
+        for part in [getattr(recipe, section.name)]
+    }
     for key in ("out", "resume"):
         del identity["train"][key]
-    # What earlier studies were told apart by: one text, no word of a check, and none of what had no option yet.
+    # What earlier studies were told apart by: one text, and no word of a check.
     identity["teacher"]["models"] = ",".join(recipe.teacher.models)
     del identity["teacher"]["classes"]
-    for section, key in (("teacher", "module"), ("teacher", "options"), ("model", "module")):
-        if not identity[section][key]:
-            del identity[section][key]
     identity["contents"] = _contents(recipe)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     out = str(Path(work) / "cells" / digest)

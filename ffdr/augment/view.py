@@ -72,6 +72,30 @@ MIXED_DTYPE = np.dtype([("first", VIEW_DTYPE), ("mix", MIX_DTYPE), ("second", VI
 """A stored view of a policy that mixes images, 62 bytes; without mixing only ``VIEW_DTYPE`` is stored."""
 
 
+MOST_EFFECTS = 8
+"""Of one view."""
+
+EFFECT_DTYPE = np.dtype([("kind", "<u2"), ("value", "<i2")])
+"""One more operation on a view's pixels: a number of ``EFFECTS``, and how strong it is."""
+
+EFFECTS_DTYPE = np.dtype((EFFECT_DTYPE, (MOST_EFFECTS,)))
+"""What is done to a view between its operations and its erased box, in this order, 32 bytes; all zero: nothing. Only
+policies that draw effects store them, behind the records above: see ``record_dtype``."""
+
+
+def record_dtype(mixes: bool, effects: bool) -> np.dtype:
+    """A stored view: ``VIEW_DTYPE`` or ``MIXED_DTYPE`` where it has no effects, else with them behind it.
+
+    first_effects are those of the first image's view, second_effects of the partner's.
+    """
+    if not effects:
+        return MIXED_DTYPE if mixes else VIEW_DTYPE
+    if not mixes:
+        return np.dtype([("first", VIEW_DTYPE), ("first_effects", EFFECTS_DTYPE)])
+    names = MIXED_DTYPE.descr
+    return np.dtype([*names, ("first_effects", EFFECTS_DTYPE), ("second_effects", EFFECTS_DTYPE)])
+
+
 class ViewRecord(Protocol):
     """One record of ``VIEW_DTYPE``, as kernels take it: ``views[row, column]``, which they may also write."""
 

@@ -16,12 +16,13 @@ from ffdr.augment.policy import Policy
 from ffdr.bench.corpus import CLASSES, make_photos, reinforce_untaught, write_photos
 from ffdr.bench.results import Report, Table, bench
 from ffdr.bench.timing import Workload, read_all, time_in_turn
-from ffdr.config.learning import ModelOptions, TrainOptions
+from ffdr.config.learning import ModelOptions
 from ffdr.config.measuring import BenchOptions
+from ffdr.config.training import TrainOptions
 from ffdr.loader.loader import ReinforcedLoader
 from ffdr.models.build import best_device, build_model
 from ffdr.train.stopwatch import wait
-from ffdr.train.tasks import build_task
+from ffdr.train.update.tasks import build_task
 
 BATCH = 64
 MODEL = "test_efficientnet"

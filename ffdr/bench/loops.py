@@ -15,16 +15,17 @@ from torch import nn
 from ffdr.augment.policy import Policy
 from ffdr.bench.corpus import TOPK
 from ffdr.bench.settings import EPOCHS, Setting, TrainingFiles
-from ffdr.config.learning import DataOptions, ModelOptions, TeacherOptions, TrainOptions
+from ffdr.config.learning import DataOptions, ModelOptions, TeacherOptions
+from ffdr.config.training import TrainOptions
 from ffdr.config.verbs import TrainRecipe
 from ffdr.loader.protocol import Batch, BatchLoader
 from ffdr.loader.targets import SparseTargets
 from ffdr.models.compiling import CUDA_GRAPHS
 from ffdr.train.build import build_trainer
 from ffdr.train.fit import DataInfo, Trainer
-from ffdr.train.optim import build_optimizer
 from ffdr.train.stopwatch import wait
 from ffdr.train.student import build_student
+from ffdr.train.update.optim import build_optimizer
 from ffdr.util.errors import UserError
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 from ffdr.config.choices import COMPILE, PRECISIONS, SWITCH
@@ -62,6 +62,14 @@ Precision = Annotated[str, OneOf(PRECISIONS)]
 Switch = Annotated[str, OneOf(SWITCH, is_switch=True)]
 CompileMode = Annotated[str, OneOf(COMPILE, is_switch=True)]
 
+_ADDED = "added"
+
+
+def added(default: Any) -> Any:
+    """An option that earlier versions did not have: at its default it is no part of ``Options.identity``."""
+    return field(default=default, metadata={_ADDED: True})
+
+
 Check = tuple[str, bool, Callable[[str, Any], Any]]
 """Name of an option, whether it is a list, and the check of its value or of each value in it."""
 
@@ -82,6 +90,11 @@ class Options:
             key, value = f"{self.section}.{name}", getattr(self, name)
             found = tuple(check(key, part) for part in value) if is_list else check(key, value)
             object.__setattr__(self, name, found)
+
+    def identity(self) -> dict[str, Any]:
+        """What tells these options from others, by name; the same as in versions that had fewer."""
+        news = [f.name for f in fields(self) if _ADDED in f.metadata and getattr(self, f.name) == f.default]
+        return {name: value for name, value in asdict(self).items() if name not in news}
 
     def need(self, *names: str, what: str = "give the path of a file") -> None:
         """Raise UserError where one of these options is empty."""

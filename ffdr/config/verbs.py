@@ -7,17 +7,11 @@ from typing import get_type_hints
 
 from ffdr.augment.policy import Policy
 from ffdr.config import ablation, files, measuring
-from ffdr.config.learning import (
-    DataOptions,
-    EvalOptions,
-    ModelOptions,
-    ReinforceOptions,
-    SuiteOptions,
-    TeacherOptions,
-    TrainOptions,
-)
+from ffdr.config.evaluation import EvalOptions, SuiteOptions
+from ffdr.config.learning import DataOptions, ModelOptions, ReinforceOptions, TeacherOptions
 from ffdr.config.model_names import is_given
 from ffdr.config.options import Options
+from ffdr.config.training import TrainOptions
 from ffdr.util.errors import UserError
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from ffdr.beton.read import ImageBeton
-from ffdr.config.learning import EvalOptions, ModelOptions, SuiteOptions
+from ffdr.config.evaluation import EvalOptions, SuiteOptions
+from ffdr.config.learning import ModelOptions
 from ffdr.config.model_names import GIVEN, is_from_hub
 from ffdr.evaluate.classes import check_classes, synsets
 from ffdr.evaluate.corruptions import NAMES, SEVERITIES

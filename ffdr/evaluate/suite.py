@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ffdr.config.learning import SuiteOptions
+from ffdr.config.evaluation import SuiteOptions
 from ffdr.data.folder import open_folder
 from ffdr.data.source import FileSource
 from ffdr.evaluate.classes import NUM_CLASSES, TIMM, ObjectNet, class_numbers, places, real_labels, subset, synsets

@@ -23,8 +23,8 @@ from ffdr.reinforce.sampling import ViewSampler
 from ffdr.reinforce.teacher import Teacher
 from ffdr.train.fit import Trainer
 from ffdr.train.identity import DataInfo, Normalisation
-from ffdr.train.step import bad_teacher
 from ffdr.train.student import build_student
+from ffdr.train.update.step import bad_teacher
 from ffdr.util.errors import UserError, is_out_of_memory
 from ffdr.util.ranks import Ranks
 from ffdr.util.text import reason

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ffdr.config.learning import TrainOptions
+from ffdr.config.training import TrainOptions
 from ffdr.config.verbs import TrainRecipe
 from ffdr.loader.protocol import BatchLoader
 from ffdr.loader.targets import SparseTargets
@@ -21,14 +21,14 @@ from ffdr.models.compiling import FixedBatch, set_backends
 from ffdr.train.background import BackgroundWriter, snapshot
 from ffdr.train.checkpoint import Checkpoints, get_rng, restoring, set_rng
 from ffdr.train.identity import DataInfo, run_identity
-from ffdr.train.optim import resolution_at
 from ffdr.train.report import write_report
 from ffdr.train.run_folder import RunLog, sole_run
 from ffdr.train.signals import StopRequest
-from ffdr.train.step import Step
 from ffdr.train.stopwatch import Stopwatch, stopwatch
 from ffdr.train.student import Student, Trial, check_student
-from ffdr.train.tasks import LiveTeacher, build_task
+from ffdr.train.update.optim import resolution_at
+from ffdr.train.update.step import Step
+from ffdr.train.update.tasks import LiveTeacher, build_task
 from ffdr.train.validate import BrokenOffError, Validation, on_all_ranks, with_epoch_kept
 from ffdr.util.errors import UserError
 from ffdr.util.ranks import Ranks

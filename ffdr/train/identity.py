@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from ffdr.config.learning import ModelOptions, TrainOptions
+from ffdr.config.learning import ModelOptions
+from ffdr.config.training import TrainOptions
 from ffdr.loader.protocol import BatchLoader
 
-_FREE = ("out", "resume", "eval_every", "checkpoint_every", "keep", "tensorboard", "compile", "dry_run")
+_FREE = (
+    "out", "resume", "eval_every", "checkpoint_every", "keep", "tensorboard", "trackers", "project", "live", "compile",
+    "dry_run",
+)  # fmt: skip
 """Options that a resumed run may change, because they leave the weights alone (``compile``: but for rounding)."""
 
 
@@ -53,8 +57,8 @@ def run_identity(
 
     architecture: as ``Student`` has it; stored where the model's own name is not the one that its weights go by.
     """
-    found = {f"train.{key}": value for key, value in asdict(options).items() if key not in _FREE}
-    found |= {f"model.{key}": value for key, value in asdict(model).items() if key != "module"}
+    found = {f"train.{key}": value for key, value in options.identity().items() if key not in _FREE}
+    found |= {f"model.{key}": value for key, value in model.identity().items() if key != "module"}
     if architecture.name != model.name:
         found |= {"model.architecture": architecture.name, "model.architecture_options": architecture.options}
     found |= {f"data.{key}": value for key, value in data.stored().items()}

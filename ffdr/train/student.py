@@ -12,12 +12,13 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ffdr.config.learning import ModelOptions, TrainOptions
+from ffdr.config.learning import ModelOptions
+from ffdr.config.training import TrainOptions
 from ffdr.models.build import architecture_of, build_model, fixed_size
 from ffdr.models.catalog import is_known
 from ffdr.models.given import check_given
-from ffdr.train.optim import resolutions
-from ffdr.train.step import parts
+from ffdr.train.update.optim import resolutions
+from ffdr.train.update.step import parts
 from ffdr.util.errors import UserError, is_out_of_memory
 from ffdr.util.ranks import Ranks
 from ffdr.util.text import reason, warn

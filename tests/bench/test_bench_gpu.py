@@ -23,9 +23,9 @@ from ffdr.bench.timing import Timing
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.cli import main
 from ffdr.config.choices import GPU_STAGES
-from ffdr.config.learning import TrainOptions
 from ffdr.config.measuring import BenchOptions
 from ffdr.config.recipe import parse
+from ffdr.config.training import TrainOptions
 from ffdr.util import environment
 
 CPU = torch.device("cpu")

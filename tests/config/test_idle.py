@@ -10,7 +10,8 @@ from betons import student_recipe
 from ffdr.augment.policy import Policy
 from ffdr.config import recipe
 from ffdr.config.idle import idle_options, idle_policy
-from ffdr.config.learning import TeacherOptions, TrainOptions
+from ffdr.config.learning import TeacherOptions
+from ffdr.config.training import TrainOptions
 from ffdr.train.run import run
 from ffdr.util.errors import UserError
 

@@ -15,7 +15,8 @@ from ranked import launch
 
 from ffdr.bench.corpus import make_photos
 from ffdr.config import recipe
-from ffdr.config.learning import EvalOptions, ModelOptions, SuiteOptions
+from ffdr.config.evaluation import EvalOptions, SuiteOptions
+from ffdr.config.learning import ModelOptions
 from ffdr.data.folder import open_folder
 from ffdr.evaluate import evaluator, folders
 from ffdr.evaluate import report as report_module

@@ -8,8 +8,8 @@ import pytest
 import torch
 from painted import Reader, paint, reader_info, write_mappings
 
+from ffdr.config.evaluation import SuiteOptions
 from ffdr.config.files import WriteOptions
-from ffdr.config.learning import SuiteOptions
 from ffdr.evaluate.classes import subset, synsets
 from ffdr.evaluate.evaluator import Evaluator
 from ffdr.evaluate.report import as_text, write_csv

@@ -3,12 +3,8 @@
 import numpy as np
 
 from ffdr.augment.policy import Policy
-from ffdr.config.learning import (
-    DataOptions,
-    ModelOptions,
-    TeacherOptions,
-    TrainOptions,
-)
+from ffdr.config.learning import DataOptions, ModelOptions, TeacherOptions
+from ffdr.config.training import TrainOptions
 from ffdr.config.verbs import TrainRecipe
 
 VIEWS, TOPK = 4, 3

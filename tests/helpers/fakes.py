@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from ffdr.config.learning import ModelOptions, TrainOptions
+from ffdr.config.learning import ModelOptions
+from ffdr.config.training import TrainOptions
 from ffdr.loader.targets import SparseTargets
 from ffdr.train.fit import DataInfo, Trainer
 from ffdr.train.student import build_student

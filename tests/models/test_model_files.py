@@ -6,7 +6,8 @@ import pytest
 import torch
 from betons import student_recipe
 
-from ffdr.config.learning import EvalOptions, ModelOptions, TeacherOptions
+from ffdr.config.evaluation import EvalOptions
+from ffdr.config.learning import ModelOptions, TeacherOptions
 from ffdr.evaluate.run import run as evaluate_run
 from ffdr.models.build import build_model, load_model, load_named
 from ffdr.models.files import read_info, read_weights

@@ -14,9 +14,9 @@ from ffdr.config.learning import DataOptions, ModelOptions
 from ffdr.train.dry_run import summary as module
 from ffdr.train.dry_run.estimate import Costs
 from ffdr.train.dry_run.summary import KnownData, TrainingWork, dry_run, plan_work
-from ffdr.train.optim import build_optimizer
-from ffdr.train.step import AveragedWeights
 from ffdr.train.student import build_student
+from ffdr.train.update.optim import build_optimizer
+from ffdr.train.update.step import AveragedWeights
 from ffdr.util.errors import UserError
 
 

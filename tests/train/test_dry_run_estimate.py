@@ -7,7 +7,8 @@ import pytest
 import torch
 from betons import student_recipe
 
-from ffdr.config.learning import ModelOptions, TeacherOptions, TrainOptions
+from ffdr.config.learning import ModelOptions, TeacherOptions
+from ffdr.config.training import TrainOptions
 from ffdr.train.build import build_trainer
 from ffdr.train.dry_run import estimate
 from ffdr.train.dry_run.estimate import Costs, measure

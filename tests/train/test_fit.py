@@ -12,7 +12,7 @@ from fakes import CLASSES, DATA, MEAN, STD, FakeLoader, FakeTeacher, same, train
 
 from ffdr.config.learning import ModelOptions
 from ffdr.models.build import load_model
-from ffdr.train.step import FiniteGuard
+from ffdr.train.update.step import FiniteGuard
 from ffdr.util.errors import UserError
 
 

@@ -6,7 +6,7 @@ from fakes import FakeLoader, options, trainer, weights
 
 from ffdr.config.learning import ModelOptions
 from ffdr.models.build import load_model
-from ffdr.train.optim import resolution_at
+from ffdr.train.update.optim import resolution_at
 from ffdr.util.errors import UserError
 from ffdr.util.ranks import Ranks
 

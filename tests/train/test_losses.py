@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from ffdr.beton.header import UNUSED
 from ffdr.loader.targets import SparseTargets
-from ffdr.train.losses import SparseTargetLoss
+from ffdr.train.update.losses import SparseTargetLoss
 
 
 def densify(ids, probs, C, residual):

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from ffdr.config.learning import TrainOptions
-from ffdr.train.optim import build_optimizer, build_schedule
+from ffdr.config.training import TrainOptions
+from ffdr.train.update.optim import build_optimizer, build_schedule
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from timm.models import save_for_hf
 
 from ffdr.cli import main
-from ffdr.config.learning import EvalOptions, ModelOptions, TeacherOptions
+from ffdr.config.evaluation import EvalOptions
+from ffdr.config.learning import ModelOptions, TeacherOptions
 from ffdr.config.recipe import parse
 from ffdr.evaluate.run import run as evaluate_run
 from ffdr.models.build import build_model, load_model, read_info

@@ -8,7 +8,8 @@ import pytest
 from ranked import finish, launch
 from safetensors.numpy import load_file
 
-from ffdr.config.learning import EvalOptions, ModelOptions
+from ffdr.config.evaluation import EvalOptions
+from ffdr.config.learning import ModelOptions
 from ffdr.evaluate.run import run as evaluate_run
 
 MODEL = "test_vit"  # batch statistics would differ between ranks; this model has none

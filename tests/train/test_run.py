@@ -10,8 +10,9 @@ import torch
 from betons import student_recipe
 
 from ffdr.config import recipe
+from ffdr.config.evaluation import EvalOptions
 from ffdr.config.files import SubsetOptions
-from ffdr.config.learning import EvalOptions, ModelOptions, TeacherOptions
+from ffdr.config.learning import ModelOptions, TeacherOptions
 from ffdr.evaluate.run import run as evaluate_run
 from ffdr.models.build import (
     build_model,

@@ -10,7 +10,8 @@ from betons import student_recipe
 from ffdr import cli
 from ffdr.augment.policy import Policy
 from ffdr.config import recipe
-from ffdr.config.learning import DataOptions, ModelOptions, TeacherOptions, TrainOptions
+from ffdr.config.learning import DataOptions, ModelOptions, TeacherOptions
+from ffdr.config.training import TrainOptions
 from ffdr.config.verbs import TrainRecipe
 from ffdr.train.build import build_trainer
 from ffdr.train.run import run

@@ -7,7 +7,7 @@ from fakes import CLASSES, MEAN, STD, FakeLoader, options, trainer, weights
 from timm.utils import ModelEmaV3
 
 from ffdr.config.learning import ModelOptions
-from ffdr.train.step import AveragedWeights
+from ffdr.train.update.step import AveragedWeights
 
 
 class StreamingImageWriter(FakeLoader):

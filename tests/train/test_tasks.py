@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ffdr.config.learning import TrainOptions
+from ffdr.config.training import TrainOptions
 from ffdr.loader.targets import SparseTargets
 from ffdr.train.identity import Normalisation
-from ffdr.train.losses import SparseTargetLoss
-from ffdr.train.tasks import build_task
+from ffdr.train.update.losses import SparseTargetLoss
+from ffdr.train.update.tasks import build_task
 from ffdr.util.errors import UserError
 
 B, C = 6, 5

@@ -13,8 +13,8 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from ffdr.beton.read import ImageBeton
-from ffdr.config.learning import TrainOptions
 from ffdr.config.model_names import FOLDER, split_prefix
+from ffdr.config.training import TrainOptions
 from ffdr.config.verbs import TrainRecipe
 from ffdr.loader.loader import ReinforcedLoader
 from ffdr.loader.targets import SparseTargets
@@ -23,10 +23,10 @@ from ffdr.reinforce.functions import FunctionTeacher, without_functions
 from ffdr.reinforce.teacher import Teacher, parse_models
 from ffdr.train.build import build_loader, build_teacher, build_val_loader, open_data
 from ffdr.train.identity import Normalisation
-from ffdr.train.optim import resolutions
-from ffdr.train.step import Step
 from ffdr.train.stopwatch import wait
-from ffdr.train.tasks import ErmTask, Task, build_task
+from ffdr.train.update.optim import resolutions
+from ffdr.train.update.step import Step
+from ffdr.train.update.tasks import ErmTask, Task, build_task
 from ffdr.util.machine import machine_memory
 from ffdr.util.ranks import Ranks
 

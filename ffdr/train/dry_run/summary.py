@@ -13,8 +13,9 @@ from torch import nn
 from ffdr.augment.policy import Policy
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.config.learning import DataOptions, ModelOptions, TrainOptions
+from ffdr.config.learning import DataOptions, ModelOptions
 from ffdr.config.model_names import is_given
+from ffdr.config.training import TrainOptions
 from ffdr.config.verbs import TrainRecipe
 from ffdr.models.build import (
     architecture_of,
@@ -33,9 +34,9 @@ from ffdr.models.timm_options import on_meta
 from ffdr.reinforce.functions import FunctionTeacher
 from ffdr.train.build import check_policy
 from ffdr.train.dry_run.estimate import Costs, measure
-from ffdr.train.optim import resolutions
 from ffdr.train.run_folder import recipe_yaml
 from ffdr.train.student import Trial, build_student
+from ffdr.train.update.optim import resolutions
 from ffdr.util.errors import UserError
 from ffdr.util.ranks import Ranks
 from ffdr.util.text import duration, say

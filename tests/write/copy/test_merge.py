@@ -19,8 +19,9 @@ from ffdr.beton.fields import FIELDS, BlockDecoder, custom_fields
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.tables import read_tables
+from ffdr.config.evaluation import EvalOptions
 from ffdr.config.files import PackOptions, SplitOptions, SubsetOptions
-from ffdr.config.learning import EvalOptions, ModelOptions
+from ffdr.config.learning import ModelOptions
 from ffdr.loader.dataset import ReinforcedDataset
 from ffdr.util.errors import UserError, WriteError
 from ffdr.write import partial

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ffdr.config.learning import TrainOptions
+from ffdr.config.training import TrainOptions
 from ffdr.loader.targets import SparseTargets
 from ffdr.train.identity import Normalisation
-from ffdr.train.losses import SparseTargetLoss
+from ffdr.train.update.losses import SparseTargetLoss
 from ffdr.util.errors import UserError
 
 

@@ -9,7 +9,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
-from ffdr.config.learning import TrainOptions
+from ffdr.config.training import TrainOptions
 
 
 def build_optimizer(options: TrainOptions, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:

@@ -16,12 +16,12 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ffdr.config.learning import TrainOptions
+from ffdr.config.training import TrainOptions
 from ffdr.loader.targets import SparseTargets
 from ffdr.models.compiling import CUDA_GRAPHS, Compiled, train_mode
 from ffdr.train.identity import Normalisation
-from ffdr.train.optim import build_optimizer, build_schedule, has_fused
-from ffdr.train.tasks import Task
+from ffdr.train.update.optim import build_optimizer, build_schedule, has_fused
+from ffdr.train.update.tasks import Task
 from ffdr.util.errors import UserError
 from ffdr.util.ranks import Ranks
 

@@ -1,0 +1,1 @@
+"""A trained model for other tools: ONNX, torch.export, the Hugging Face hub."""

@@ -1,0 +1,1 @@
+"""One update of the weights: what is learned from, the loss, the optimiser, the step."""
