@@ -15,7 +15,7 @@ set -euo pipefail
 caller=$PWD
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=$(realpath -m "${FFDR_VENV:-$here/.venv}")
-constraints=constraints.txt extras=dev,lint
+constraints=constraints.txt extras=dev,lint,trackio
 pythons="between 3.10 and 3.12" newest=12  # the minor version
 cd "$here"
 
@@ -173,6 +173,7 @@ case $verb in
   demo) setup; cd "$caller"; exec "$venv/bin/ffdr" demo "$@" ;;
   test)
     if [ "${1:-}" = --lowest ]; then use_lowest; shift; fi
+    command -v chromium >/dev/null || install_packages chromium  # a page is looked at in it
     setup; exec "$venv/bin/python" -m pytest --numprocesses=2 --dist=loadfile "$@" ;;
   lint) setup; lint ;;
   wheels) wheels "$@" ;;

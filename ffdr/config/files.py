@@ -255,9 +255,13 @@ class InspectOptions(Options, section="inspect"):
     json: bool = False
     """print JSON instead of a table"""
     grid: str = ""
-    """PNG file to draw: images with their views and the teacher's top-3"""
+    """picture (.png) of images with their views and the teacher's top-3, or page for a browser (.html) to look through
+    more of them, by class, disagreement and entropy"""
+    samples: Annotated[int, Between(1, 10_000)] = 300
+    """images on the page, evenly spaced; each with ten views takes about 50 kB"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.need("file")
 
 

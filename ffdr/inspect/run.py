@@ -1,4 +1,4 @@
-"""``ffdr inspect``: what a file holds, as a table, as JSON, and as a picture."""
+"""``ffdr inspect``: what a file holds, as a table, as JSON, as a picture, and as a page for the browser."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def inspect(options: InspectOptions) -> None:
         "reinforced": None if reinforced is None else reinforced_facts(reinforced, images),
     }
     if options.grid and images is not None:
-        _draw(Path(options.grid), images, reinforced)
+        _draw(Path(options.grid), images, reinforced, options.samples)
     if options.json:
         print(json.dumps(facts, indent=2))
         return
@@ -58,20 +58,24 @@ def inspect(options: InspectOptions) -> None:
 
 
 def _check_grid(grid: str) -> None:
-    """Refuse a picture that could not be written, before anything slow."""
-    if not grid.endswith(".png"):
-        raise UserError(f"inspect.grid: {grid} does not end in .png")
+    """Refuse a picture or page that could not be written, before anything slow."""
+    if not grid.endswith((".png", ".html")):
+        raise UserError(f"inspect.grid: {grid} ends neither in .png nor in .html")
     if not Path(grid).parent.is_dir():
         raise UserError(f"inspect.grid: there is no folder {Path(grid).parent}")
     check_final(Path(grid))
 
 
-def _draw(file: Path, images: ImageBeton, reinforced: ReinforcedBeton | None) -> None:
+def _draw(file: Path, images: ImageBeton, reinforced: ReinforcedBeton | None, samples: int) -> None:
     from ffdr.inspect import grid  # imports matplotlib
-
-    if reinforced is None:
-        grid.draw_images(file, images)
-        return
+    from ffdr.inspect.page import write_page
     from ffdr.loader.dataset import ReinforcedDataset  # imports torch
 
-    grid.draw_views(file, ReinforcedDataset(images, reinforced), reinforced.header.resolution or RESOLUTION)
+    dataset = None if reinforced is None else ReinforcedDataset(images, reinforced)
+    resolution = RESOLUTION if reinforced is None else reinforced.header.resolution or RESOLUTION
+    if file.suffix == ".html":
+        write_page(file, images, dataset, resolution, samples)
+    elif dataset is None:
+        grid.draw_images(file, images)
+    else:
+        grid.draw_views(file, dataset, resolution)

@@ -126,7 +126,7 @@ def reinforced_facts(reinforced: ReinforcedBeton, images: ImageBeton | None) -> 
         ids, log_probs = (np.stack(parts) for parts in zip(*map(reinforced.logits, index.tolist()), strict=True))
         tally.damaged += sum(not reinforced.is_intact(i) for i in index.tolist())
         tally.count_views(views)
-        tally.count_teacher(ids, log_probs, header.num_classes)
+        tally.count_teacher(log_probs, header.num_classes)
         if images is not None:
             tally.count_agreement(index, views, ids, images.labels)
     return {
@@ -144,6 +144,29 @@ def reinforced_facts(reinforced: ReinforcedBeton, images: ImageBeton | None) -> 
         "view_statistics": tally.view_facts(),
         "teacher_statistics": tally.teacher_facts(),
     }
+
+
+def entropy_and_residual(log_probs: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of teacher entries (…, T): entropy in nats of the distribution that they stand for, the probability that they
+    leave out spread over all other classes, and that probability; (…) float64 each."""
+    used = log_probs > UNUSED
+    logs = np.where(used, log_probs, 0).astype(np.float64)
+    probs = np.where(used, np.exp(logs), 0)
+    total = probs.sum(axis=-1)
+    residual = np.maximum(1 - total, 0)
+    left = num_classes - used.sum(axis=-1)
+    scale = np.where((left == 0) | (total > 1), total, 1)  # nobody to give the rest to, or rounding: see targets.py
+    residual = np.where(left == 0, 0, residual)
+    entropy = (np.log(scale) * total - (probs * logs).sum(axis=-1)) / scale
+    rest = np.where(residual > 0, residual, 1)
+    return entropy - np.where(residual > 0, residual * np.log(rest / np.maximum(left, 1)), 0), residual
+
+
+def expected_classes(index: np.ndarray, views: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The label of each view (n, K) of the images ``index`` (n,); of two mixed images, of the one that shows more."""
+    wanted = np.repeat(labels[index][:, None], views.shape[1], axis=1)
+    mix = views["mix"] if "mix" in (views.dtype.names or ()) else None
+    return wanted if mix is None else np.where(share_of_first(mix) >= 0.5, wanted, labels[mix["partner"]])
 
 
 @dataclass
@@ -181,28 +204,15 @@ class _Tally:
             different = {raw[at : at + size] for at in range(0, len(raw), size)}
             self.counts["duplicate"] += views.shape[1] - len(different)
 
-    def count_teacher(self, ids: np.ndarray, log_probs: np.ndarray, num_classes: int) -> None:
+    def count_teacher(self, log_probs: np.ndarray, num_classes: int) -> None:
         """Entropy and residual mass of teacher entries (n, K, T)."""
-        used = log_probs > UNUSED
-        logs = np.where(used, log_probs, 0).astype(np.float64)
-        probs = np.where(used, np.exp(logs), 0)
-        total = probs.sum(axis=2)
-        residual = np.maximum(1 - total, 0)
-        left = num_classes - used.sum(axis=2)
-        scale = np.where((left == 0) | (total > 1), total, 1)  # nobody to give the rest to, or rounding: see targets.py
-        residual = np.where(left == 0, 0, residual)
-        entropy = (np.log(scale) * total - (probs * logs).sum(axis=2)) / scale
-        rest = np.where(residual > 0, residual, 1)
-        entropy -= np.where(residual > 0, residual * np.log(rest / np.maximum(left, 1)), 0)
+        entropy, residual = entropy_and_residual(log_probs, num_classes)
         self.entropies.append(entropy.astype(np.float32).ravel())
         self.residuals.append(residual.astype(np.float32).ravel())
 
     def count_agreement(self, index: np.ndarray, views: np.ndarray, ids: np.ndarray, labels: np.ndarray) -> None:
-        """Compare the teacher's best class (n, K) with the label; of two mixed images, of the one that shows more."""
-        wanted = np.repeat(labels[index][:, None], views.shape[1], axis=1)
-        if self.mixes:
-            mix = views["mix"]
-            wanted = np.where(share_of_first(mix) >= 0.5, wanted, labels[mix["partner"]])
+        """Compare the teacher's best class (n, K) with the label."""
+        wanted = expected_classes(index, views, labels)
         self.agreeing += int((ids[..., 0] == wanted).sum())
         self.compared += wanted.size
 

@@ -221,7 +221,7 @@ def test_names_are_cut_by_their_width():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--grid=x.jpg"], "does not end in .png"),
+        (["--grid=x.jpg"], "ends neither in .png nor in .html"),
         (["--grid=nowhere/x.png"], "there is no folder nowhere"),
         (["--grid=x.png"], "give the images with --images"),
         (["--images={photos}"], "made for 100 images"),
