@@ -173,8 +173,9 @@ case $verb in
   demo) setup; cd "$caller"; exec "$venv/bin/ffdr" demo "$@" ;;
   test)
     if [ "${1:-}" = --lowest ]; then use_lowest; shift; fi
+    setup
     command -v chromium >/dev/null || install_packages chromium  # a page is looked at in it
-    setup; exec "$venv/bin/python" -m pytest --numprocesses=2 --dist=loadfile "$@" ;;
+    exec "$venv/bin/python" -m pytest --numprocesses=2 --dist=loadfile "$@" ;;
   lint) setup; lint ;;
   wheels) wheels "$@" ;;
   ffdr) setup; cd "$caller"; exec "$venv/bin/ffdr" "$@" ;;
