@@ -120,6 +120,13 @@ def evaluate(recipe: verbs.EvalRecipe) -> None:
     run(recipe.eval, recipe.model, recipe.suite)
 
 
+def export_model(recipe: verbs.ExportModelRecipe) -> None:
+    """Turn a trained model into ONNX, a torch.export archive or a folder for the Hugging Face hub."""
+    from ffdr.deploy.run import run
+
+    run(recipe.export_model, recipe.model)
+
+
 def bench(options: measuring.BenchOptions, what: str) -> None:
     """Measure: loader, kernels, files, epoch (DR : ERM), train, eval, doctor (what limits it), gpu (all of it)."""
     modules = {
@@ -143,7 +150,7 @@ def ablate(options: ablation.AblateOptions) -> int:
 
 
 def report(options: ablation.ReportOptions) -> None:
-    """Compare a run with the published results for its model."""
+    """Compare a run with the published results for its model, or any runs with each other."""
     from ffdr.ablate.reference import report
 
     report(options)
@@ -165,6 +172,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "verify": verify,
     "train": train,
     "eval": evaluate,
+    "export-model": export_model,
     "bench": bench,
     "ablate": ablate,
     "report": report,
@@ -204,6 +212,6 @@ def _run(verb: str, words: list[str]) -> int | None:
 
 def _overview() -> str:
     lines = ["ffdr VERB [--config-file RECIPE.yaml] [--section.name=value ...]", ""]
-    lines += [f"  {name:10s} {function.__doc__}" for name, function in VERBS.items()]
+    lines += [f"  {name:13s} {function.__doc__}" for name, function in VERBS.items()]
     lines += ["", "ffdr VERB --help lists the options of a verb; --name=value without a section is the verb's own."]
     return "\n".join(lines)

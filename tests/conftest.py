@@ -1,7 +1,6 @@
 """Small real betons that many tests share: handwritten digits (raw), photographs (JPEG), and reinforced versions."""
 
 import os
-from dataclasses import asdict
 
 if len(os.sched_getaffinity(0)) < 2:  # tests ask for two decoding threads; Numba reads it when it is imported
     os.environ.setdefault("NUMBA_NUM_THREADS", "2")
@@ -9,11 +8,11 @@ if len(os.sched_getaffinity(0)) < 2:  # tests ask for two decoding threads; Numb
 import numpy as np
 import pytest
 import torch
-from betons import PLAIN, TOPK, VIEWS, put
+from betons import PLAIN, TOPK, VIEWS, put, stored_of
 from stock import make_pictures, write_stock
 
 from ffdr.bench.corpus import make_photos
-from ffdr.beton.header import ReinforcedHeader
+from ffdr.beton.header import ReinforcedHeader, effects_of
 from ffdr.beton.read import ImageBeton
 from ffdr.config.files import WriteOptions
 from ffdr.config.learning import ModelOptions
@@ -99,7 +98,8 @@ def reinforce(folder):
     """Function (image beton, policy) → reinforced beton with real draws and made-up teacher outputs."""
 
     def make(path, policy, seed=3):
-        out = folder / f"{path.stem}_{'mixing' if policy.mixes else 'plain'}_{seed}.beton"
+        more = {None: "", False: "_flipped", True: "_effects"}[effects_of(policy)]
+        out = folder / f"{path.stem}_{'mixing' if policy.mixes else 'plain'}{more}_{seed}.beton"
         if not out.exists():
             _write_reinforced(ImageBeton.open(path), policy, seed, out)
         return out
@@ -124,7 +124,7 @@ def teacher(folder):
 
 def _write_reinforced(images, policy, seed, out):
     from ffdr.augment.draw import draw
-    from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
+    from ffdr.augment.view import record_dtype
 
     rng = np.random.default_rng(seed)
     header = ReinforcedHeader(
@@ -133,16 +133,17 @@ def _write_reinforced(images, policy, seed, out):
         topk=TOPK,
         num_classes=images.num_classes,
         mixes=policy.mixes,
-        policy=asdict(policy),
+        policy=policy.settings(),
         teachers=("made-up",),
         resolution=32,
         seed=seed,
+        effects=effects_of(policy),
         fingerprint=images.fingerprint,
     )
     with ReinforcedWriter(out, header, images) as writer:
         for i in range(images.num_images):
-            mixed = np.array([draw(policy, seed, k, i, images.original_sizes) for k in range(VIEWS)], MIXED_DTYPE)
-            views = mixed if policy.mixes else np.ascontiguousarray(mixed["first"]).astype(VIEW_DTYPE)
+            drawn = [draw(policy, seed, k, i, images.original_sizes) for k in range(VIEWS)]
+            views = stored_of(np.array(drawn, record_dtype(True, policy.has_effects)), header.record_dtype)
             ids = np.array([rng.permutation(images.num_classes)[:TOPK] for _ in range(VIEWS)], np.uint16)
             probs = -np.sort(-rng.dirichlet(np.ones(TOPK + 1), VIEWS)[:, :TOPK], axis=1)
             put(writer, i, views, ids, np.log(probs).astype(np.float16))

@@ -59,7 +59,15 @@ def test_the_tutorial_runs_as_it_stands(pictures, monkeypatch, capsys):
         assert there in text
         text = text.replace(there, here)
     lines = commands(text)
-    assert [line[1] for line in lines] == ["write", "write", "train", "reinforce", "train", "eval"]
+    assert [line[1] for line in lines] == [
+        "write",
+        "write",
+        "train",
+        "reinforce",
+        "train",
+        "eval",
+        *["export-model"] * 2,
+    ]
     for line in lines:
         assert cli.main([*line[1:], *(["--batch_size=8"] if line[1] == "train" else [])]) == 0, line
     assert Path("report.json").is_file() and Path("reliability.png").is_file()

@@ -15,7 +15,7 @@ from ffdr.config.verbs import TrainRecipe
 from ffdr.util.errors import UserError
 
 ROOT = Path(__file__).parent.parent
-VERBS = ["evaluate", "reinforce", "train", "write"]
+VERBS = ["evaluate", "export_model", "reinforce", "train", "write"]
 SCRIPT = """
 from ffdr import Policy, ReinforcedDataset, ReinforcedLoader, SparseTargetLoss, SparseTargets
 from ffdr import evaluate, reinforce, train, write
@@ -61,6 +61,7 @@ def test_a_name_that_is_none():
         ("write", "from ffdr.write import receipt"),
         ("evaluate", "import ffdr.evaluate.metrics"),
         ("reinforce", "from ffdr.reinforce import shards"),
+        ("export_model", "import ffdr.deploy.run"),
     ],
 )
 def test_a_verb_is_a_function_before_and_after_its_modules_are_imported(verb, before):

@@ -25,7 +25,9 @@ from ffdr.config.files import ExportOptions, PackOptions, WriteOptions
 from ffdr.demo import run as demo
 from ffdr.mldr.exporting import export_archive
 from ffdr.train.checkpoint import _KEYS, Checkpoints
-from ffdr.train.run_folder import RunLog, sole_run
+from ffdr.train.run_folder import sole_run
+from ffdr.train.tracking.callbacks import Run
+from ffdr.train.tracking.tensorboard import TensorBoard
 from ffdr.util.errors import UserError
 from ffdr.write.copy.merge import pack
 from ffdr.write.images import write_images
@@ -46,7 +48,9 @@ VERBS = {
     "subset": "subset --file=v1.beton --views=2 --out=x.beton --overwrite",
     "concat": "concat --files=v1.beton,v3.beton --out=x.beton --overwrite",
     "inspect": "inspect d.beton --grid=x.png",
-    "eval": "eval --checkpoint=t.safetensors --data=d.beton --json=x.json --csv=x.csv --plot=x.png --workers=1",
+    "eval": (
+        "eval --checkpoint=t.safetensors --data=d.beton --json=x.json --csv=x.csv --plot=x.png --results=r --workers=1"
+    ),
     "train": (
         "train --data.train=d.beton --train.out=run --model.name=test_efficientnet --train.batch_size=10 "
         "--train.resolution=32 --train.epochs=1 --data.workers=1 --train.tensorboard --data.val=d.beton"
@@ -91,7 +95,10 @@ def cell_of_a_study(path):
 
 def tensorboard(path):
     with sole_run(path.with_name("run")):
-        RunLog(path.with_name("run"), tensorboard=True).append({"epoch": 1, "loss": 0.5})
+        tracker = TensorBoard(path.with_name("run"))
+        tracker.on_start(Run(path.with_name("run"), {}, epochs=1, resumed=False))
+        tracker.on_epoch_end({"epoch": 1, "loss": 0.5})
+        tracker.close()
 
 
 def checkpoints(path):
@@ -105,7 +112,7 @@ CALLS = {name: write for name, write in WRITERS.items() if name != "checkpoint"}
     "a cell of a study": cell_of_a_study,
     "tensorboard": tensorboard,
 }
-GIVEN = {"train": {"run"}, "tensorboard": {"run"}, "a cell of a study": {"work"}}
+GIVEN = {"train": {"run"}, "eval": {"r"}, "tensorboard": {"run"}, "a cell of a study": {"work"}}
 """Folders that the user names: they may be links."""
 
 

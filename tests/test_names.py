@@ -1,5 +1,6 @@
 """Names that are not UTF-8, of folders, files and classes, go through every verb; printing survives every terminal."""
 
+import csv
 import io
 import json
 import os
@@ -20,9 +21,9 @@ from ffdr.models.build import (
     read_info,
     save_model,
 )
-from ffdr.train.run_folder import RunLog
+from ffdr.train.tracking.tensorboard import TensorBoard
 from ffdr.util.errors import UserError
-from ffdr.util.text import readable
+from ffdr.util.text import printable, readable
 from ffdr.write.images import write_images
 
 CLASSES = [os.fsdecode(name) for name in (b"a", b"caf\xe9", "\N{SNOWMAN}".encode())]
@@ -101,9 +102,12 @@ def test_every_verb_takes_them(place, images, monkeypatch, capfd):
     ffdr("subset", str(out), "--views=1", f"--out={place / 'fewer.beton'}")
     ffdr("export", f"--reinforced={out}", f"--images={images}", f"--out={place / 'archive.tar.gz'}")
     ffdr("import", f"--archive={place / 'archive.tar.gz'}", f"--images={images}", f"--out={place / 'z.beton'}")
+    for file in ("m.onnx", "m.pt2"):
+        ffdr("export-model", f"--checkpoint={model}", f"--out={place / file}")
     report = [
         f"--eval.{key}={place / f'report.{end}'}" for key, end in (("json", "json"), ("csv", "csv"), ("plot", "png"))
     ]
+    report.append(f"--eval.results={place / 'results'}")
     for bad in place.glob("data/*/bad*"):
         bad.unlink()
     for data in (images, place / "data"):
@@ -111,11 +115,13 @@ def test_every_verb_takes_them(place, images, monkeypatch, capfd):
     found = json.loads((place / "report.json").read_text(encoding="utf-8"))
     assert found["data"] == str(place / "data")
     assert set(found["per_class"]) == set(CLASSES)
+    with open(place / "results" / "classes.csv", newline="", encoding="utf-8") as file:
+        assert [row["class"] for row in csv.DictReader(file)] == [printable(name) for name in CLASSES]
 
 
 def test_tensorboard_which_can_not_write_there_is_refused(place):
     with pytest.raises(UserError, match=r"^train\.tensorboard: .* is not UTF-8; leave it out$"):
-        RunLog(place, tensorboard=True)
+        TensorBoard(place, "train.tensorboard")
 
 
 def test_digests_of_ordinary_names_stay():

@@ -22,6 +22,9 @@ from ffdr.config.files import (
     WriteOptions,
 )
 from ffdr.evaluate import report as evaluation
+from ffdr.evaluate.confusion import PairCounts
+from ffdr.evaluate.results.pictures import draw_confusion, draw_mistakes
+from ffdr.evaluate.results.tables import ClassResult, write_classes
 from ffdr.mldr.exporting import export_archive
 from ffdr.models.build import ModelInfo, save_weights
 from ffdr.train.checkpoint import _KEYS, Checkpoints
@@ -62,6 +65,9 @@ WRITERS = {
     "text": lambda path: atomic_write(path, "x" * 9999),
     "evaluation's table": lambda path: evaluation.write_csv(path, SCORES),
     "evaluation's plot": lambda path: evaluation.plot(path, SCORES),
+    "evaluation's classes": lambda path: write_classes(path, [ClassResult(1, 1, 1.0, 1.0, 1.0, None, 0)], ["x" * 99]),
+    "evaluation's confusion": lambda path: draw_confusion(path, PairCounts.of(*np.array([[0, 1], [1, 1]])), "ab"),
+    "evaluation's mistakes": lambda path: draw_mistakes(path, [], 0, 1),
     "training's report": lambda path: write_report(path.parent, "title", [RECORD]),
     "bench's figures": lambda path: Report("title", ["x" * 999], [], {}, {}).store(str(path.with_suffix(".json"))),
     "bench's plot": lambda path: plot_bytes(path, {"x": Estimate(1.0, 0.5, 2.0, ())}, {"x": 9.0}),

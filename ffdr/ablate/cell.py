@@ -8,14 +8,14 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ffdr.augment.policy import Policy
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.config.model_names import split_checkpoint
-from ffdr.config.options import Options
 from ffdr.config.verbs import TrainRecipe
 from ffdr.evaluate.settings import run_options, validation_settings
 from ffdr.util.atomic import atomic_write, own_lock
@@ -61,7 +61,7 @@ def make_job(recipe: TrainRecipe, work: str | Path, test: str, corruptions: bool
     if test and ImageBeton.open(test).class_names != ImageBeton.open(recipe.data.train).class_names:
         raise UserError(f"ablate.test: the classes of {test} are not those of {recipe.data.train}")
     identity: dict[str, Any] = {
-        section.name: part.identity() if isinstance(part, Options) else asdict(part)
+        section.name: part.settings() if isinstance(part, Policy) else part.identity()
         for section in fields(recipe)
         for part in [getattr(recipe, section.name)]
     }

@@ -154,7 +154,7 @@ def _name(figure: Picture, axes: Axes, ladder: _Ladder, curves: Mapping[str, Seq
         name: (points[-1].place, points[-1].mean, colour_of(name, number))
         for number, (name, points) in enumerate(curves.items())
     }
-    label_ends(figure, axes, ends)
+    label_ends(figure, {axes: ends})
 
 
 def _dress(axes: Axes, ladder: _Ladder, places: Sequence[float]) -> None:

@@ -1,4 +1,4 @@
-"""``ffdr report``: a run beside the published results for its model, at the nearest budget."""
+"""``ffdr report``: a run beside the published results for its model, at the nearest budget; or runs side by side."""
 
 from __future__ import annotations
 
@@ -91,11 +91,20 @@ class Training:
 
 
 def report(options: ReportOptions) -> None:
-    """Print the table, and write it as Markdown if asked.
+    """Print the table, and write it as Markdown if asked; several runs, and one on data of which nothing is published,
+    go to ``comparison.compare``.
 
     Raises:
-        UserError: no run, no results for its model, or data that are not ImageNet.
+        UserError: no run, no results for its model.
     """
+    if options.runs or _is_of_other_data(options):
+        from ffdr.ablate.comparison import compare
+
+        compare(options)
+        return
+    for name in ("csv", "json", "plot"):
+        if getattr(options, name):
+            raise UserError(f"report.{name}: shows runs without published results; give --report.runs={options.file}")
     ours = read_training(options)
     reference = options.reference or str(references() / f"{ours.dataset}.csv")
     published = select(read_reference(reference), ours, reference)
@@ -104,6 +113,13 @@ def report(options: ReportOptions) -> None:
     if options.out:
         atomic_write(Path(options.out), text)
     say(f"{options.out or options.file}: set beside published results; next: {_next(options, ours.dataset)}")
+
+
+def _is_of_other_data(options: ReportOptions) -> bool:
+    """Whether it is a run on data without published results, and none were given."""
+    data = run_options(Path(options.file)).get("data", {})
+    given = (options.reference, options.model, options.task, options.epochs, options.averaged)
+    return bool(data) and not any(given) and data.get("classes") != DIGITS and data.get("num_classes") != _CLASSES
 
 
 def _next(options: ReportOptions, dataset: str) -> str:

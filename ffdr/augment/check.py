@@ -1,6 +1,7 @@
 """Is this record safe to replay? Statuses instead of exceptions, because the answer is needed inside kernels.
 
-A record is any 24 (or 62) bytes: whatever they say, it is either replayed within the bounds of all arrays or refused.
+A record is any 24 (or 62) bytes, and 32 for the effects of a view: whatever they say, they are either replayed within
+the bounds of all arrays or refused.
 """
 
 from __future__ import annotations
@@ -8,7 +9,21 @@ from __future__ import annotations
 import numpy as np
 
 from ffdr.augment.geometry import MAX_SIDE
-from ffdr.augment.view import CENTER, FLIP, FRACTION, OPS, PLACED, WIDE, MixRecord, ViewRecord
+from ffdr.augment.view import (
+    CENTER,
+    EFFECTS,
+    FLIP,
+    FRACTION,
+    LARGEST_VALUES,
+    MOST_EFFECTS,
+    OPS,
+    PLACED,
+    SMALLEST_VALUES,
+    VERTICAL_FLIP,
+    WIDE,
+    MixRecord,
+    ViewRecord,
+)
 from ffdr.jit.kernel import kernel
 
 OK = 0
@@ -25,6 +40,7 @@ PARTNER_MISSING = 10
 CUT_OUTSIDE = 11
 WRONG_REGION = 12
 SHORT_SCRATCH = 13
+BAD_EFFECT = 14
 
 STATUS_TEXT = {
     OK: "fine",
@@ -41,13 +57,15 @@ STATUS_TEXT = {
     CUT_OUTSIDE: "box taken from the partner reaches beyond the output",
     WRONG_REGION: "the decoded pixels do not hold what the view reads",
     SHORT_SCRATCH: "scratch memory is too small",
+    BAD_EFFECT: f"effect's number is not below {len(EFFECTS)}, its value out of range, or one stands behind none",
 }
 """What each status means, for messages."""
 
 # A start and a size, each rounded to the nearest fraction, may exceed the whole by one unit; the replay clamps.
 _WHOLE = FRACTION + 1
-_FLAGS = FLIP | CENTER | WIDE | PLACED
+_FLAGS = FLIP | CENTER | WIDE | PLACED | VERTICAL_FLIP
 _OP_COUNT = len(OPS)
+_EFFECT_COUNT = len(EFFECTS)
 _MOST_BYTES = 2**31 - 4  # kernels hold offsets into an output in int32
 
 
@@ -89,6 +107,20 @@ def check_view(view: ViewRecord, width: int, height: int, out_h: int, out_w: int
     if status == OK and view.erase_h != 0 and outside:
         return ERASE_OUTSIDE
     return status
+
+
+@kernel
+def check_effects(effects: np.ndarray) -> int:
+    """Whether effects, (``MOST_EFFECTS``,) ``EFFECT_DTYPE``, can be replayed: ``OK`` or ``BAD_EFFECT``."""
+    ended = False
+    for i in range(MOST_EFFECTS):
+        kind, value = np.int64(effects[i].kind), np.int64(effects[i].value)
+        if kind >= _EFFECT_COUNT or (ended and kind != 0):
+            return BAD_EFFECT
+        if value < SMALLEST_VALUES[kind] or value > LARGEST_VALUES[kind]:
+            return BAD_EFFECT
+        ended = kind == 0
+    return OK
 
 
 @kernel

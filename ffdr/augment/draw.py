@@ -11,23 +11,48 @@ The numbers of an image's view in a row, by their place in its stream::
     20,   21    where the crop lies                  28 .. 30   erase: whether, and where
     22          flip                                 32 .. 51   two for each erased box that is tried
     23          operations: whether                  52 .. 54   level; whether each of AutoAugment's operations
+
+and, where the policy has any use for them::
+
+    55          vertical flip                        64         greyscale: whether
+    56          colour jitter: whether               65,   66   blur: whether, and its deviation
+    57 .. 59    its order                            67         solarise: whether
+    60 .. 63    its strengths                        68,   69   which of three-augment, deviation of its blur
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import fields
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from ffdr.augment.autoaugment import BINS as AUTOAUGMENT_BINS
-from ffdr.augment.autoaugment import sub_policies
+from ffdr.augment.draw_effects import (
+    AUGMENTED,
+    FIRST_NUMBER,
+    FLIPPED,
+    MOST_NUMBERS,
+    THREE_OPS,
+    clear_effects,
+    draw_effects,
+)
 from ffdr.augment.geometry import whole_pixels
-from ffdr.augment.magnitude import SHARPNESS, SHEAR_X
+from ffdr.augment.ops.magnitude import SHARPNESS, SHEAR_X
+from ffdr.augment.packed import PackedPolicy, pack_policy
 from ffdr.augment.policy import AUGMENTS, CROPS, Policy
-from ffdr.augment.random import CUTMIX_SHARE, MIX, MIXUP_WEIGHT, PARTNER_VIEW, VIEW, beta, uniform
-from ffdr.augment.view import FLIP, FRACTION, MIX_DTYPE, MIXED_DTYPE, OPS, VIEW_DTYPE, WIDE, MixRecord, ViewRecord
+from ffdr.augment.random import CUTMIX_SHARE, MIX, MIXUP_WEIGHT, PARTNER_VIEW, VIEW, below, beta, uniform
+from ffdr.augment.view import (
+    FLIP,
+    FRACTION,
+    MIX_DTYPE,
+    OPS,
+    VERTICAL_FLIP,
+    VIEW_DTYPE,
+    WIDE,
+    MixRecord,
+    ViewRecord,
+    blank_effects,
+    record_dtype,
+)
 from ffdr.jit.kernel import kernel
 
 _TRIES = 10
@@ -37,13 +62,11 @@ _TRIES = 10
 _CROP_TRY = 0  # two numbers a try
 _CROP_X, _CROP_Y = 20, 21
 _FLIP = 22
-_RANDAUGMENT = 23
 _OP0, _SIGN0, _OP1, _SIGN1 = 24, 25, 26, 27
 _ERASE, _ERASE_X, _ERASE_Y = 28, 29, 30
 _ERASE_TRY = 32  # two numbers a try
 _LEVEL = _ERASE_TRY + 2 * _TRIES
 _APPLY0, _APPLY1 = _LEVEL + 1, _LEVEL + 2
-_VIEW_NUMBERS = _LEVEL + 3
 
 # Numbers of the draws in the stream MIX.
 _MIXUP, _CUTMIX, _PARTNER, _CUT_X, _CUT_Y = 0, 1, 2, 3, 4
@@ -52,51 +75,6 @@ _MIX_NUMBERS = 5
 _RESIZED, _PADDED = CROPS.index("resized"), CROPS.index("padded")
 _RANDAUGMENT_OPS, _TRIVIAL_OPS = AUGMENTS.index("randaugment"), AUGMENTS.index("trivialaugment")
 _OP_COUNT = len(OPS)
-
-
-class PackedPolicy(NamedTuple):
-    """A ``Policy`` as kernels take it; numbers are float64."""
-
-    crop: int
-    """place in ``CROPS``"""
-    scale: tuple[float, float]
-    ratio: tuple[float, float]
-    padding: float
-    flip: float
-    augment: int
-    """place in ``AUGMENTS``"""
-    randaugment: float
-    ops: int
-    magnitude: int
-    bins: int
-    table: np.ndarray
-    """(S, 2, 3) AutoAugment's sub-policies: number, probability and level of each operation; else (0, 2, 3)"""
-    erase: float
-    erase_scale: tuple[float, float]
-    erase_ratio: tuple[float, float]
-    mixup: float
-    mixup_alpha: float
-    cutmix: float
-    cutmix_alpha: float
-
-
-def pack_policy(policy: Policy) -> PackedPolicy:
-    """A policy as ``draw_batch`` takes it."""
-    kind, _, data_set = policy.augment.partition("_")
-    values = {field.name: _of_kind(field.default, getattr(policy, field.name)) for field in fields(policy)}
-    values |= {
-        "crop": CROPS.index(policy.crop),
-        "augment": AUGMENTS.index(policy.augment),
-        "table": np.empty((0, 2, 3)),
-    }
-    if kind == "autoaugment":
-        values |= {"bins": AUTOAUGMENT_BINS, "table": sub_policies(data_set)}
-    return PackedPolicy(**values)
-
-
-def _of_kind(default: Any, value: Any) -> Any:
-    """A value as the default's type, since kernels are compiled anew for each type: 1 where floats belong is 1.0."""
-    return tuple(map(float, value)) if isinstance(default, tuple) else type(default)(value)
 
 
 @kernel
@@ -119,12 +97,6 @@ def _fill(numbers: np.ndarray, seed: np.uint64, stream: int, epoch: int, image: 
 
 
 @kernel
-def _below(number: float, count: int) -> int:
-    """A number in [0, 1) as an integer in [0, count)."""
-    return min(np.int64(number * count), np.int64(count) - 1)
-
-
-@kernel
 def _box_size(area: float, scale: tuple, ratio: tuple, numbers: np.ndarray, n: int) -> tuple[int, int]:
     """Sides of a random box: sqrt(a * r) and sqrt(a / r) for a share a of ``area`` and a log-uniform ratio r.
 
@@ -143,7 +115,7 @@ def _resized_crop(policy: PackedPolicy, numbers: np.ndarray, width: int, height:
     for attempt in range(_TRIES):
         w, h = _box_size(area, policy.scale, policy.ratio, numbers, _CROP_TRY + 2 * attempt)
         if 0 < w <= width and 0 < h <= height:
-            return _below(numbers[_CROP_X], width - w + 1), _below(numbers[_CROP_Y], height - h + 1), w, h
+            return below(numbers[_CROP_X], width - w + 1), below(numbers[_CROP_Y], height - h + 1), w, h
     # The largest centred box of an allowed shape. torchvision does not keep its sides above 0; a crop must have some.
     w, h = np.int64(width), np.int64(height)
     narrowest, widest = policy.ratio
@@ -164,7 +136,7 @@ def _draw_crop(policy: PackedPolicy, numbers: np.ndarray, width: int, height: in
     if policy.crop == _PADDED:
         pad = np.int64(np.rint(policy.padding * FRACTION))
         border_x, border_y = whole_pixels(pad, width), whole_pixels(pad, height)
-        x, y = _below(numbers[_CROP_X], 2 * border_x + 1), _below(numbers[_CROP_Y], 2 * border_y + 1)
+        x, y = below(numbers[_CROP_X], 2 * border_x + 1), below(numbers[_CROP_Y], 2 * border_y + 1)
         canvas_w, canvas_h = width + 2 * border_x, height + 2 * border_y
         view.pad = pad
         view.crop_x, view.crop_w = _to_fraction(x, canvas_w), _size_to_fraction(width, canvas_w)
@@ -187,7 +159,7 @@ def _signed(op: int, level: int, number: float) -> int:
 @kernel
 def _draw_ops(policy: PackedPolicy, numbers: np.ndarray, view: ViewRecord) -> None:
     """The operations of RandAugment, TrivialAugmentWide or AutoAugment, as torchvision draws them."""
-    op0, op1 = _below(numbers[_OP0], _OP_COUNT), _below(numbers[_OP1], _OP_COUNT)
+    op0, op1 = below(numbers[_OP0], _OP_COUNT), below(numbers[_OP1], _OP_COUNT)
     if policy.augment == _RANDAUGMENT_OPS:
         level = np.int64(policy.magnitude)
         if policy.ops >= 1:
@@ -197,10 +169,10 @@ def _draw_ops(policy: PackedPolicy, numbers: np.ndarray, view: ViewRecord) -> No
         return
     if policy.augment == _TRIVIAL_OPS:
         view.flags |= WIDE
-        level = _below(numbers[_LEVEL], np.int64(policy.bins))
+        level = below(numbers[_LEVEL], np.int64(policy.bins))
         view.op0, view.level0 = op0, _signed(op0, level, numbers[_SIGN0])
         return
-    row = _below(numbers[_OP0], len(policy.table))
+    row = below(numbers[_OP0], len(policy.table))
     first, second = policy.table[row, 0], policy.table[row, 1]
     if numbers[_APPLY0] < first[1]:
         op0 = np.int64(first[0])
@@ -219,8 +191,8 @@ def _draw_erase(policy: PackedPolicy, numbers: np.ndarray, view: ViewRecord) -> 
     for attempt in range(_TRIES):
         h, w = _box_size(area, policy.erase_scale, policy.erase_ratio, numbers, _ERASE_TRY + 2 * attempt)
         if 0 < h < FRACTION and 0 < w < FRACTION:
-            view.erase_x = _below(numbers[_ERASE_X], FRACTION - w + 1)
-            view.erase_y = _below(numbers[_ERASE_Y], FRACTION - h + 1)
+            view.erase_x = below(numbers[_ERASE_X], FRACTION - w + 1)
+            view.erase_y = below(numbers[_ERASE_Y], FRACTION - h + 1)
             view.erase_w = w
             view.erase_h = h
             return
@@ -243,7 +215,9 @@ def _draw_view(policy: PackedPolicy, numbers: np.ndarray, width: int, height: in
     _draw_crop(policy, numbers, width, height, view)
     if numbers[_FLIP] < policy.flip:
         view.flags = FLIP
-    if numbers[_RANDAUGMENT] < policy.randaugment:
+    if policy.vertical_flip > 0 and numbers[FLIPPED] < policy.vertical_flip:
+        view.flags |= VERTICAL_FLIP
+    if policy.augment != THREE_OPS and numbers[AUGMENTED] < policy.randaugment:
         _draw_ops(policy, numbers, view)
     _draw_erase(policy, numbers, view)
 
@@ -252,7 +226,7 @@ def _draw_view(policy: PackedPolicy, numbers: np.ndarray, width: int, height: in
 def _draw_cut(share: float, numbers: np.ndarray, mix: MixRecord) -> None:
     """CutMix's box: ``share`` of the area stays the first image's, the centre is uniform, the rest is clipped."""
     half = np.int64(np.rint(FRACTION * math.sqrt(1.0 - share))) // 2
-    x, y = _below(numbers[_CUT_X], FRACTION), _below(numbers[_CUT_Y], FRACTION)
+    x, y = below(numbers[_CUT_X], FRACTION), below(numbers[_CUT_Y], FRACTION)
     x0, x1 = max(x - half, 0), min(x + half, FRACTION)
     y0, y1 = max(y - half, 0), min(y + half, FRACTION)
     if x1 > x0 and y1 > y0:
@@ -274,7 +248,7 @@ def _draw_mix(
         _draw_cut(beta(policy.cutmix_alpha, seed, CUTMIX_SHARE, epoch, image), numbers, mix)
     if mix.mixup == FRACTION and mix.cut_h == 0:
         return False
-    other = _below(numbers[_PARTNER], images - 1)
+    other = below(numbers[_PARTNER], images - 1)
     mix.partner = other + 1 if other >= image else other
     return True
 
@@ -288,6 +262,7 @@ def draw_batch(
     sizes: np.ndarray,
     views: np.ndarray,
     mixes: np.ndarray,
+    effects: np.ndarray,
 ) -> None:
     """Draw the views of a batch: a pure function of (policy, seed, epoch, image) and the images' sizes.
 
@@ -305,33 +280,45 @@ def draw_batch(
         (B, 2) ``VIEW_DTYPE``, written: the image's own view and its partner's, all zero where there is no partner.
     mixes
         (B,) ``MIX_DTYPE``, written.
+    effects
+        (B, 2, ``MOST_EFFECTS``) ``EFFECT_DTYPE``, written: of both views; all zero where there are none.
     """
     count = sizes.shape[0]
     key = np.uint64(seed)
-    own, other, mixing = np.empty(_VIEW_NUMBERS), np.empty(_VIEW_NUMBERS), np.empty(_MIX_NUMBERS)
+    numbers = MOST_NUMBERS if policy.draws_more else FIRST_NUMBER
+    own, other, mixing = np.empty(numbers), np.empty(numbers), np.empty(_MIX_NUMBERS)
     for row in range(images.shape[0]):
         image = np.int64(images[row])
         # Constants are given as int64: Numba would compile a version of its own for every literal.
         _fill(own, key, np.int64(VIEW), epoch, image)
         _draw_view(policy, own, np.int64(sizes[image, 0]), np.int64(sizes[image, 1]), views[row, 0])
+        draw_effects(policy, own, effects[row, 0])
         _fill(mixing, key, np.int64(MIX), epoch, image)
         if _draw_mix(policy, mixing, key, epoch, image, count, mixes[row]):
             partner = np.int64(mixes[row].partner)
             _fill(other, key, np.int64(PARTNER_VIEW), epoch, image)
             width, height = np.int64(sizes[partner, 0]), np.int64(sizes[partner, 1])
             _draw_view(policy, other, width, height, views[row, 1])
+            draw_effects(policy, other, effects[row, 1])
         else:
             _clear_view(views[row, 1])
+            clear_effects(effects[row, 1])
 
 
 def draw(policy: Policy, seed: int, epoch: int, image: int, sizes: np.ndarray) -> np.void:
-    """The view of one image as a scalar of ``MIXED_DTYPE``; ``sizes`` as for ``draw_batch``."""
+    """The view of one image as a scalar of ``MIXED_DTYPE``; of a policy with effects, of ``record_dtype(True, True)``.
+
+    ``sizes`` as for ``draw_batch``.
+    """
     if not 0 <= image < len(sizes):
         raise IndexError(f"image {image} of {len(sizes)}")
     views = np.zeros((1, 2), VIEW_DTYPE)
     mixes = np.zeros(1, MIX_DTYPE)
     sizes = np.ascontiguousarray(sizes, np.int32)
-    draw_batch(pack_policy(policy), np.uint64(seed % 2**64), epoch, np.array([image]), sizes, views, mixes)
-    drawn = np.zeros(1, MIXED_DTYPE)
+    effects = blank_effects(1)
+    draw_batch(pack_policy(policy), np.uint64(seed % 2**64), epoch, np.array([image]), sizes, views, mixes, effects)
+    drawn = np.zeros(1, record_dtype(True, policy.has_effects))
     drawn["first"], drawn["mix"], drawn["second"] = views[:, 0], mixes, views[:, 1]
+    if policy.has_effects:
+        drawn["first_effects"], drawn["second_effects"] = effects[:, 0], effects[:, 1]
     return drawn[0]

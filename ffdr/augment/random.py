@@ -76,6 +76,12 @@ def uniform(seed: np.uint64, stream: int, epoch: int, image: int, n: int) -> flo
 
 
 @kernel
+def below(number: float, count: int) -> int:
+    """A number in [0, 1) as an integer in [0, count)."""
+    return min(np.int64(number * count), np.int64(count) - 1)
+
+
+@kernel
 def _log_gamma_variate(alpha: float, seed: np.uint64, stream: int, epoch: int, image: int, n: int) -> tuple[float, int]:
     """Logarithm of a Gamma(alpha, 1) variate, and the next unused place of the stream.
 

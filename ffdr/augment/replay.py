@@ -1,6 +1,7 @@
 """Replay: an image's pixels and a view record become the pixels of the view.
 
-Order: crop-resize with flip, first operation, second operation, erase; then mixup and cutmix with the partner's view.
+Order: crop-resize with flips, first operation, second operation, effects, erase; then mixup and cutmix with the
+partner's view.
 Nothing is drawn and nothing is allocated here; equal inputs give equal bytes on every machine.
 """
 
@@ -8,14 +9,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from ffdr.augment.check import BAD_SIZE, OK, SHORT_SCRATCH, STATUS_TEXT, WRONG_REGION, check_view
+from ffdr.augment.check import BAD_SIZE, OK, SHORT_SCRATCH, STATUS_TEXT, WRONG_REGION, check_effects, check_view
 from ffdr.augment.geometry import output_span, view_region
 from ffdr.augment.laps import ERASE, OPERATIONS, RESIZE, lap
-from ffdr.augment.magnitude import OpStep
-from ffdr.augment.ops import IMAGE_SLACK, apply_op, op_bytes
+from ffdr.augment.ops.apply import IMAGE_SLACK, apply_op, op_bytes
+from ffdr.augment.ops.effects import apply_effect, effect_count
+from ffdr.augment.ops.magnitude import OpStep
 from ffdr.augment.picture import ImagePart, Output
 from ffdr.augment.resize import ALIGNMENT, padded, resize_bytes, resize_view
-from ffdr.augment.view import FRACTION, WIDE, MixRecord, ViewRecord
+from ffdr.augment.view import EFFECT_DTYPE, FRACTION, MOST_EFFECTS, WIDE, MixRecord, ViewRecord, blank_effects
 from ffdr.jit.kernel import address_of, bytes_at, kernel
 
 _MIX_BITS = 15
@@ -49,43 +51,62 @@ def erase(view: ViewRecord, out: np.ndarray) -> None:
 
 
 @kernel
-def apply_ops(view: ViewRecord, first: np.uint64, second: np.uint64, out: Output, work: np.uint64) -> None:
-    """The operations of a view on the picture at ``first``, to ``out``; nothing where both are Identity.
+def step_count(view: ViewRecord, effects: np.ndarray) -> int:
+    """Operations and effects of a view, Identity not counted."""
+    return effect_count(effects) + np.int64(view.op0 != 0) + np.int64(view.op1 != 0)
+
+
+@kernel
+def apply_ops(
+    view: ViewRecord, effects: np.ndarray, first: np.uint64, second: np.uint64, out: Output, work: np.uint64
+) -> None:
+    """The operations of a view, then its effects, on the picture at ``first``, to ``out``; without any, nothing.
 
     Parameters
     ----------
     view
         ``VIEW_DTYPE``; has passed ``check_view``.
+    effects
+        (``MOST_EFFECTS``,) ``EFFECT_DTYPE``; have passed ``check_effects``.
     first, second
-        Addresses of pictures of the size of ``out``, each followed by ``IMAGE_SLACK`` bytes; both are overwritten. The
-        second one holds what the first of two operations makes; the last operation writes to ``out``, without a copy.
+        Addresses of pictures of the size of ``out``, each followed by ``IMAGE_SLACK`` bytes; both are overwritten. They
+        take turns in holding what a step makes; the last one writes to ``out``, without a copy.
     work
         Address of ``op_bytes`` bytes.
     """
-    bins, wide = np.int64(view.bins), view.flags & WIDE != 0
-    step0 = OpStep(np.int64(view.op0), np.int64(view.level0), bins, wide)
-    step1 = OpStep(np.int64(view.op1), np.int64(view.level1), bins, wide)
-    if step0.op == 0:
-        if step1.op != 0:
-            apply_op(step1, first, out, work)
-    elif step1.op == 0:
-        apply_op(step0, first, out, work)
-    else:
-        apply_op(step0, first, Output(second, out.height, out.width), work)
-        apply_op(step1, second, out, work)
+    left, place = step_count(view, effects), np.int64(0)
+    source, spare = first, second
+    while left > 0:
+        op, level = (view.op0, view.level0) if place == 0 else (view.op1, view.level1)
+        if place >= 2 or op != 0:
+            left -= 1
+            target = Output(out.address if left == 0 else spare, out.height, out.width)
+            if place < 2:
+                step = OpStep(np.int64(op), np.int64(level), np.int64(view.bins), view.flags & WIDE != 0)
+                apply_op(step, source, target, work)
+            else:
+                effect = effects[place - 2]
+                apply_effect(np.int64(effect.kind), np.int64(effect.value), source, target, work)
+            source, spare = target.address, source
+        place += 1
 
 
 @kernel
 def replay_view(
-    part: ImagePart, view: ViewRecord, out: np.ndarray, scratch: np.ndarray, laps: np.ndarray | None
+    part: ImagePart,
+    view: ViewRecord,
+    effects: np.ndarray,
+    out: np.ndarray,
+    scratch: np.ndarray,
+    laps: np.ndarray | None,
 ) -> int:
     """Make a view of an image.
 
     Scratch memory, from the first aligned address on::
 
         ├ picture, slack ─────┼ picture, slack ─────┼ work ─────────────────────────┤
-          resized               after the first       tables and rows of the resize;
-                                of two operations     afterwards, of an operation
+          resized; after the    after the first       tables and rows of the resize;
+          second step …         step, the third …     afterwards, of an operation
 
     Parameters
     ----------
@@ -93,6 +114,8 @@ def replay_view(
         At least the pixels that ``view_region`` names.
     view
         ``VIEW_DTYPE``, any bytes.
+    effects
+        (``MOST_EFFECTS``,) ``EFFECT_DTYPE``, any bytes.
     out
         (out_h, out_w, 3) uint8, C-contiguous. Untouched unless the status is ``OK``.
     scratch
@@ -109,6 +132,8 @@ def replay_view(
     if part.pixels.shape[2] != 3 or out.shape[2] != 3:
         return BAD_SIZE
     status = check_view(view, part.width, part.height, out_h, out_w)
+    if status == OK:
+        status = check_effects(effects)
     if status != OK:
         return status
     if scratch.size < scratch_bytes(part.width, part.height, out_h, out_w):
@@ -123,10 +148,10 @@ def replay_view(
     work = second + np.uint64(_picture_bytes(out_h, out_w))
     target = Output(address_of(out), out_h, out_w)
     # Every step but the last one writes to scratch, so that the last one needs no copy.
-    resized = target if view.op0 == 0 and view.op1 == 0 else Output(first, out_h, out_w)
+    resized = target if step_count(view, effects) == 0 else Output(first, out_h, out_w)
     resize_view(part, region, view, resized, work)
     lap(laps, RESIZE)
-    apply_ops(view, first, second, target, work)
+    apply_ops(view, effects, first, second, target, work)
     lap(laps, OPERATIONS)
     erase(view, out)
     lap(laps, ERASE)
@@ -189,22 +214,27 @@ def mix_into(out: np.ndarray, partner: np.ndarray, mix: MixRecord) -> int:
     return OK
 
 
-def render(image: np.ndarray, view: np.ndarray, resolution: int | tuple[int, int]) -> np.ndarray:
+def render(
+    image: np.ndarray, view: np.ndarray, resolution: int | tuple[int, int], effects: np.ndarray | None = None
+) -> np.ndarray:
     """One view of a whole image, uint8 (height, width, 3) to uint8 (resolution or (h, w), 3); for notebooks and tests.
 
-    ``view`` is a scalar or 0-d array of ``VIEW_DTYPE``.
+    ``view`` is a scalar or 0-d array of ``VIEW_DTYPE``, ``effects`` (``MOST_EFFECTS``,) ``EFFECT_DTYPE``; None: none.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image: uint8 (height, width, 3) wanted, got {image.dtype} {image.shape}")
     out_h, out_w = (resolution, resolution) if isinstance(resolution, int) else resolution
     height, width, _ = image.shape
     record = np.asarray(view)[()]
+    row = np.ascontiguousarray(blank_effects(1)[0, 0] if effects is None else effects)
+    if row.shape != (MOST_EFFECTS,) or row.dtype != EFFECT_DTYPE:
+        raise ValueError(f"effects: {MOST_EFFECTS} of EFFECT_DTYPE wanted, got {row.dtype} {row.shape}")
     status = check_view(record, width, height, out_h, out_w)
     if status == OK:
         out = np.empty((out_h, out_w, 3), np.uint8)
         scratch = np.empty(scratch_bytes(width, height, out_h, out_w), np.uint8)
         part = ImagePart(np.ascontiguousarray(image), 0, 0, width, height)
-        status = replay_view(part, record, out, scratch, None)
+        status = replay_view(part, record, row, out, scratch, None)
     if status != OK:
         raise ValueError(f"view cannot be replayed: {STATUS_TEXT[status]}")
     return out

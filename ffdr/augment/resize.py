@@ -1,4 +1,4 @@
-"""Antialiased bilinear crop-resize, the flip folded in: uint8 HWC to uint8 HWC, within one grey level of Pillow.
+"""Antialiased bilinear crop-resize, the flips folded in: uint8 HWC to uint8 HWC, within one grey level of Pillow.
 
 The reference is ``image.crop(box).resize((w, h), BILINEAR)``, what torchvision's RandomResizedCrop does on PIL images:
 a triangle filter as wide as the shrink factor (one source pixel when enlarging), clamped to the crop's own pixels.
@@ -17,7 +17,7 @@ import numpy as np
 from ffdr.augment.geometry import axis_plans
 from ffdr.augment.picture import ImagePart, Output
 from ffdr.augment.taps import Taps, build_taps, double_weights, most_spread, most_weights, spread_weights, tap_count
-from ffdr.augment.view import FLIP, ViewRecord
+from ffdr.augment.view import FLIP, VERTICAL_FLIP, ViewRecord
 from ffdr.jit.kernel import address_of, bytes_at, int16_at, int32_at, kernel
 from ffdr.jit.simd import GROUP, LANES, blend_columns, blend_rows
 
@@ -299,7 +299,7 @@ def resize_view(part: ImagePart, region: tuple, view: ViewRecord, out: Output, s
     one_x = np.int64(_COLUMN_ONE if is_fast else 1 << _EXACT_BITS)
     one_y = np.int64(_ROW_ONE if is_fast else 1 << _EXACT_BITS)
     build_taps(plan_x, out.width, source.x, source.columns, one_x, view.flags & FLIP != 0, across)
-    build_taps(plan_y, out.height, source.y, source.rows, one_y, False, down)
+    build_taps(plan_y, out.height, source.y, source.rows, one_y, view.flags & VERTICAL_FLIP != 0, down)
     if is_fast:
         _resize_fast(source, across, down, out, scratch)
     else:

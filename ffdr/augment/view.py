@@ -30,6 +30,8 @@ The resized image has a border of ``pad`` of the output's side around it; crop_x
 output lies, 0: upper left, FRACTION: lower right."""
 WIDE = 4
 """Levels count in TrivialAugmentWide's ranges instead of RandAugment's."""
+VERTICAL_FLIP = 16
+"""Mirror top to bottom after the crop."""
 
 VIEW_DTYPE = np.dtype(
     [
@@ -71,6 +73,26 @@ MIX_DTYPE = np.dtype(
 MIXED_DTYPE = np.dtype([("first", VIEW_DTYPE), ("mix", MIX_DTYPE), ("second", VIEW_DTYPE)])
 """A stored view of a policy that mixes images, 62 bytes; without mixing only ``VIEW_DTYPE`` is stored."""
 
+
+EFFECTS = ("None", "Brightness", "Contrast", "Saturation", "Hue", "Grayscale", "Blur", "Solarize")
+"""Effects by number, for ever: torchvision's functions of these names. None: no effect, and none behind it."""
+
+EFFECT_NUMBER = {name: number for number, name in enumerate(EFFECTS)}
+"""Effect number by name."""
+
+# What the value of an effect counts in; that of None and Grayscale is 0.
+FACTOR_ONE = 8192
+"""Brightness, contrast, saturation: the factor 1. Factors lie in [0, 4)."""
+HUE_TURN = 65534
+"""Hue: a whole turn of the colour circle. Turns lie in [-1/2, 1/2]."""
+SIGMA_ONE = 4096
+"""Blur: a standard deviation of one pixel of a view whose shorter side is ``SIGMA_SIDE``; it grows with that side.
+Above 0, below 8 pixels."""
+SIGMA_SIDE = 224
+"""Shorter side, in pixels, of the views that the standard deviation of a blur is given for."""
+SMALLEST_VALUES = (0, 0, 0, 0, -32767, 0, 1, 0)
+LARGEST_VALUES = (0, 32767, 32767, 32767, 32767, 0, 32767, 255)
+"""Of each kind. That of Solarize is the threshold, in grey levels: levels from it on are inverted."""
 
 MOST_EFFECTS = 8
 """Of one view."""
@@ -114,6 +136,13 @@ class ViewRecord(Protocol):
     erase_y: int
     erase_w: int
     erase_h: int
+
+
+class EffectRecord(Protocol):
+    """One record of ``EFFECT_DTYPE``, likewise."""
+
+    kind: int
+    value: int
 
 
 class MixRecord(Protocol):
@@ -168,6 +197,11 @@ def box_to_fractions(start: np.ndarray | int, size: np.ndarray | int, length: np
     """
     units = np.asarray(size, np.float64) / np.asarray(length, np.float64) * FRACTION
     return to_fraction(start, length), np.clip(np.ceil(units - 0.5), 0, FRACTION).astype(np.uint16)
+
+
+def blank_effects(count: int) -> np.ndarray:
+    """No effects, for ``count`` views and their partners': (count, 2, ``MOST_EFFECTS``) ``EFFECT_DTYPE``."""
+    return np.zeros((count, 2, MOST_EFFECTS), EFFECT_DTYPE)
 
 
 def plain_view() -> np.ndarray:

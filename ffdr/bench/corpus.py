@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -16,11 +15,10 @@ from sklearn.datasets import load_sample_images
 
 from ffdr.augment.draw import draw_batch, pack_policy
 from ffdr.augment.policy import Policy
-from ffdr.augment.view import MIXED_DTYPE
-from ffdr.beton.header import ReinforcedHeader
+from ffdr.beton.header import ReinforcedHeader, effects_of
 from ffdr.beton.read import ImageBeton
+from ffdr.beton.records import Records, stored_records
 from ffdr.config.files import WriteOptions
-from ffdr.loader.decode import blank_views
 from ffdr.util.workers import start_context
 from ffdr.write.images import write_images
 from ffdr.write.reinforced import ReinforcedWriter
@@ -117,16 +115,17 @@ def reinforce_untaught(beton: Path, out: Path, policy: Policy, views: int, seed:
         num_images=count,
         fingerprint=images.fingerprint,
         mixes=policy.mixes,
-        policy=asdict(policy),
+        policy=policy.settings(),
         teachers=("made-up",),
         resolution=0,
         seed=seed,
+        effects=effects_of(policy),
     )
-    records = np.empty((count, views), MIXED_DTYPE)
+    records = np.empty((count, views), header.record_dtype)
     for k in range(views):
-        drawn, mixes = blank_views(count)
-        draw_batch(pack_policy(policy), np.uint64(seed), k, index, images.original_sizes, drawn, mixes)
-        records["first"][:, k], records["mix"][:, k], records["second"][:, k] = drawn[:, 0], mixes, drawn[:, 1]
+        drawn = Records.blank(count)
+        draw_batch(pack_policy(policy), np.uint64(seed), k, index, images.original_sizes, *drawn)
+        records[:, k] = stored_records(drawn, header.record_dtype)
     rng = np.random.default_rng(seed)
     topk = header.topk
     probs = -np.sort(-rng.dirichlet(np.ones(topk), (count, views)))
@@ -134,7 +133,7 @@ def reinforce_untaught(beton: Path, out: Path, policy: Policy, views: int, seed:
     with ReinforcedWriter(out, header, images) as writer:
         writer.put(
             index,
-            records if policy.mixes else np.ascontiguousarray(records["first"]),
+            records,
             ids,
             np.log(np.maximum(probs, 1e-4)).astype(np.float16),
         )

@@ -100,7 +100,7 @@ class AugParamsField(_BlockField):
 
     @property
     def block_bytes(self) -> int:
-        """K × 24 or K × 62."""
+        """K × 24, 56, 62 or 126."""
         return self.header.view_bytes
 
 

@@ -2,11 +2,13 @@
 
 Two custom fields (FFCV type id 255), in the order of the image beton:
 
-- ``aug_params``: pointer to K view records, ``MIXED_DTYPE`` if the policy mixes images, else ``VIEW_DTYPE``;
+- ``aug_params``: pointer to K view records, of ``record_dtype``;
 - ``logits``: pointer to K times T uint16 class ids followed by T float16 natural log-probabilities, best first. An
   entry that is not used has id 0 and log-probability -65504.
 
-Both field descriptors hold the header: 8 bytes magic, uint16 length, JSON.
+Both field descriptors hold the header: 8 bytes magic, uint16 length, JSON. Views with effects or vertical flips are of
+layout version 2, which an earlier ffdr refuses when it opens the file; all others are of version 1, byte for byte as
+they always were.
 
 N images, K views per image, T stored teacher entries per view (top-k).
 """
@@ -21,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
+from ffdr.augment.policy import Policy
+from ffdr.augment.view import EFFECTS, LARGEST_VALUES, SMALLEST_VALUES, record_dtype
 from ffdr.beton import layout
 from ffdr.beton.layout import CUSTOM, FieldSpec
 from ffdr.beton.tables import is_deep, refuse
@@ -30,6 +33,8 @@ from ffdr.util.text import brief, reason
 
 HEADER_MAGIC = b"FFDRRNF1"
 """Its last character is the layout version."""
+HEADER_MAGIC_2 = b"FFDRRNF2"
+"""Of views that may have effects or be flipped vertically: the JSON has ``effects``, too."""
 UNUSED = -65504.0
 """Log-probability of an unused entry: the lowest finite float16, so that no file and no kernel meets an infinity."""
 _UNUSED_BITS = np.float16(UNUSED).view(np.uint16)
@@ -52,13 +57,15 @@ class ReinforcedHeader:
     fingerprint: str
     """of the image beton"""
     mixes: bool
-    """whether records are ``MIXED_DTYPE``"""
+    """whether records hold a partner's view, too"""
     policy: dict[str, Any]
     """what the views were drawn from, as plain JSON data"""
     teachers: tuple[str, ...]
     resolution: int
     """pixels per side that the teachers saw; 0: each its own"""
     seed: int
+    effects: bool | None = None
+    """whether records hold effects; None: of layout version 1, which knows neither effects nor vertical flips"""
 
     def __post_init__(self) -> None:
         given = vars(self)  # out of a file: of any type
@@ -81,6 +88,8 @@ class ReinforcedHeader:
             raise UserError(f"reinforced header: fingerprint {brief(text)} is not 32 hexadecimal digits")
         if type(given["mixes"]) is not bool or not isinstance(given["policy"], dict):
             raise UserError("reinforced header: mixes must be true or false, policy a dictionary")
+        if given["effects"] is not None and type(given["effects"]) is not bool:
+            raise UserError(f"reinforced header: effects is {brief(given['effects'])}, not true or false")
         if isinstance(given["teachers"], str) or not all(isinstance(name, str) for name in self.teachers):
             raise UserError("reinforced header: teachers must be a list of names")
         if is_deep(self.policy, _LEVELS):
@@ -96,9 +105,14 @@ class ReinforcedHeader:
         self.pack()  # refuses what does not fit
 
     @property
+    def record_dtype(self) -> np.dtype:
+        """Of a stored view: see ``augment.view.record_dtype``."""
+        return record_dtype(self.mixes, bool(self.effects))
+
+    @property
     def view_bytes(self) -> int:
         """Bytes of the records of one image."""
-        return self.views * (MIXED_DTYPE if self.mixes else VIEW_DTYPE).itemsize
+        return self.views * self.record_dtype.itemsize
 
     @property
     def logit_bytes(self) -> int:
@@ -107,11 +121,16 @@ class ReinforcedHeader:
 
     def pack(self) -> bytes:
         """The arguments of both field descriptors, at most 1024 bytes."""
-        text = json.dumps(asdict(self), separators=(",", ":")).encode()
+        given = asdict(self)
+        magic = HEADER_MAGIC_2
+        if given["effects"] is None:
+            magic = HEADER_MAGIC
+            del given["effects"]
+        text = json.dumps(given, separators=(",", ":")).encode()
         if len(text) > _MOST_TEXT:
             most = f"the most is {_MOST_TEXT}; shorten the teachers' names"
             raise UserError(f"reinforced header: {len(text)} bytes, {most}")
-        return HEADER_MAGIC + len(text).to_bytes(2, "little") + text
+        return magic + len(text).to_bytes(2, "little") + text
 
     @classmethod
     def unpack(cls, arguments: bytes) -> ReinforcedHeader:
@@ -120,16 +139,20 @@ class ReinforcedHeader:
         Raises:
             UserError: it is not one.
         """
-        if not arguments.startswith(HEADER_MAGIC):
+        start = len(HEADER_MAGIC)
+        magic = arguments[:start]
+        if magic not in (HEADER_MAGIC, HEADER_MAGIC_2):
             raise UserError("reinforced header: not written by ffdr, or by a newer version")
-        start = len(HEADER_MAGIC) + 2
-        length = int.from_bytes(arguments[start - 2 : start], "little")
+        length = int.from_bytes(arguments[start : start + 2], "little")
         try:
-            return cls(**json.loads(arguments[start : start + length]))
+            found = cls(**json.loads(arguments[start + 2 : start + 2 + length]))
         except UserError:
             raise
         except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"reinforced header: unreadable: {reason(error)}") from None
+        if (found.effects is None) != (magic == HEADER_MAGIC):
+            raise UserError(f"reinforced header: effects is {brief(found.effects)} in layout version {chr(magic[-1])}")
+        return found
 
     @classmethod
     def of_fields(cls, path: Path, specs: Sequence[FieldSpec]) -> ReinforcedHeader:
@@ -150,10 +173,36 @@ class ReinforcedHeader:
         return FieldSpec("aug_params", CUSTOM, self.pack()), FieldSpec("logits", CUSTOM, self.pack())
 
 
+def effects_of(policy: Policy) -> bool | None:
+    """What the header of views that are drawn from a policy says of effects."""
+    return True if policy.has_effects else False if policy.vertical_flip > 0 else None
+
+
 def check_views(views: np.ndarray, header: ReinforcedHeader) -> str:
-    """What is wrong with records, (K,) or (n, K), or an empty string."""
+    """What is wrong with records, (K,) or (n, K), or an empty string.
+
+    All else is checked where it is replayed (``augment.check``).
+    """
     if header.mixes and (views["mix"]["partner"] >= header.num_images).any():
         return f"a view's partner is not one of the {header.num_images} images"
+    if header.effects:
+        names = ("first_effects", "second_effects") if header.mixes else ("first_effects",)
+        return next(filter(None, (_check_effects(views[name]) for name in names)), "")
+    return ""
+
+
+def _check_effects(effects: np.ndarray) -> str:
+    """What is wrong with effects, (…, 8) ``EFFECT_DTYPE``, or an empty string."""
+    kinds, values = effects["kind"], effects["value"]
+    if (kinds >= len(EFFECTS)).any():
+        return f"effect {kinds.max()} of a view is not below {len(EFFECTS)}"
+    low, high = np.array(SMALLEST_VALUES)[kinds], np.array(LARGEST_VALUES)[kinds]
+    bad = (values < low) | (values > high)
+    if bad.any():
+        kind, value = int(kinds[bad][0]), int(values[bad][0])
+        return f"{EFFECTS[kind]} {value} of a view is not from {SMALLEST_VALUES[kind]} to {LARGEST_VALUES[kind]}"
+    if ((kinds[..., :-1] == 0) & (kinds[..., 1:] != 0)).any():
+        return "a view has an effect behind one that is none"
     return ""
 
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
 from ffdr.beton import layout
 from ffdr.beton.header import ReinforcedHeader, check_logits, check_views
 from ffdr.beton.layout import DCT, JPG, RAW
@@ -304,14 +303,14 @@ class ReinforcedBeton(Reopened):
 
     @property
     def record_dtype(self) -> np.dtype:
-        """Dtype of a stored view: ``MIXED_DTYPE`` or ``VIEW_DTYPE``."""
-        return MIXED_DTYPE if self.header.mixes else VIEW_DTYPE
+        """Dtype of a stored view: the header's."""
+        return self.header.record_dtype
 
     def views(self, i: int) -> np.ndarray:
-        """The records of image i: (K,) ``MIXED_DTYPE`` if the policy mixes, else ``VIEW_DTYPE``; read-only.
+        """The records of image i: (K,) of ``record_dtype``, read-only.
 
         Raises:
-            UserError: a partner that does not exist.
+            UserError: a partner or an effect that does not exist.
         """
         views = self._bytes(self.view_ptr, i, self.header.view_bytes).view(self.record_dtype)
         text = check_views(views, self.header)

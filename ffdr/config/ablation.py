@@ -60,10 +60,12 @@ class AblateOptions(Options, section="ablate"):
 
 @dataclass(frozen=True)
 class ReportOptions(Options, section="report"):
-    """``ffdr report``: a run compared with the published results for its model."""
+    """``ffdr report``: a run compared with the published results for its model, or any runs with each other."""
 
     file: str = ""
     """folder of a run, or the JSON report of ffdr eval"""
+    runs: tuple[str, ...] = ()
+    """folders of runs on any data, which are compared with each other: ffdr report runs/erm runs/kd"""
     reference: str = ""
     """table of published results; empty: the one that comes with ffdr, of ImageNet or of the digits"""
     model: str = ""
@@ -76,14 +78,26 @@ class ReportOptions(Options, section="report"):
     """yes or no: whether the weights are averaged ones (train.ema); empty: what the run says"""
     out: str = ""
     """Markdown file to write; empty: none"""
+    csv: str = ""
+    """CSV file to write, a row per run; empty: none"""
+    json: str = ""
+    """JSON file to write, of runs; empty: none"""
+    plot: str = ""
+    """PNG file to draw the curves of the runs to; empty: none"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.need("file", what="give the folder of a run, or the JSON report of ffdr eval")
+        if not self.runs:
+            self.need("file", what="give the folder of a run, several of them, or the JSON report of ffdr eval")
+        for name in ("file", "reference", "model", "task", "epochs", "averaged"):
+            if self.runs and getattr(self, name):
+                raise UserError(f"report.{name}: is for one run beside published results; leave it or report.runs out")
         averaged = {"on": "yes", "off": "no"}.get(switched(self.averaged), self.averaged)
         object.__setattr__(self, "averaged", averaged)
         one_of("report.averaged", averaged, ("", "yes", "no"))
-        if self.out and not self.out.endswith(".md"):
-            raise UserError(f"report.out: {self.out} does not end in .md")
-        if self.out and not Path(self.out).parent.is_dir():
-            raise UserError(f"report.out: there is no folder {Path(self.out).parent}")
+        for name, ending in (("out", ".md"), ("csv", ".csv"), ("json", ".json"), ("plot", ".png")):
+            path = getattr(self, name)
+            if path and not path.endswith(ending):
+                raise UserError(f"report.{name}: {path} does not end in {ending}")
+            if path and not Path(path).parent.is_dir():
+                raise UserError(f"report.{name}: there is no folder {Path(path).parent}")

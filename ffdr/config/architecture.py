@@ -1,10 +1,10 @@
-"""Options of timm's models as they stand in recipes, on the command line and in files of weights: NAME=VALUE texts."""
+"""Options as NAME=VALUE texts in recipes, on the command line and in files of weights: of models, and others."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import yaml
@@ -49,6 +49,11 @@ def read_options(texts: Sequence[str], key: str = "model.options") -> dict[str, 
         UserError: a text of another form, a name that no model's architecture has, one that stands twice, or a value
             that is no short text, no number up to ``MOST_NUMBER``, and no flat list of them.
     """
+    return read_values(texts, key, _check_option)
+
+
+def read_values(texts: Sequence[str], key: str, check_name: Callable[[str, str], None]) -> dict[str, Any]:
+    """The same with names of another kind. check_name: raises UserError for one that is none, given where it stands."""
     if len(texts) > _MOST_OPTIONS:
         raise UserError(f"{key}: {len(texts)} options, but at most {_MOST_OPTIONS} are read")
     found: dict[str, Any] = {}
@@ -56,13 +61,18 @@ def read_options(texts: Sequence[str], key: str = "model.options") -> dict[str, 
         name, equals, value = (part.strip() for part in text.partition("="))
         if not (name and equals and value):
             raise UserError(f"{key}: {brief(text, 80)} is not NAME=VALUE")
-        if is_no_option(name):
-            remedy = f": {_OTHERWISE[name]}" if name in _OTHERWISE else ""
-            raise UserError(f"{key}: {printable(text, 80)} is not an option of a model{remedy}")
+        where = f"{key}: {printable(text, 80)}"
+        check_name(name, where)
         if name in found:
             raise UserError(f"{key}: {name} is given twice")
-        found[name] = _value(text, value, f"{key}: {printable(text, 80)}")
+        found[name] = _value(text, value, where)
     return found
+
+
+def _check_option(name: str, where: str) -> None:
+    if is_no_option(name):
+        remedy = f": {_OTHERWISE[name]}" if name in _OTHERWISE else ""
+        raise UserError(f"{where} is not an option of a model{remedy}")
 
 
 def is_no_option(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ffdr.config.learning import Batch, Classes
-from ffdr.config.options import Options, Precision, Resolution, Switch, Threads
+from ffdr.config.options import Options, Precision, Resolution, Switch, Threads, added
 from ffdr.util.errors import UserError
 
 
@@ -41,8 +41,16 @@ class EvalOptions(Options, section="eval"):
     plot: str = ""
     """PNG file to draw reliability and confidence to"""
 
+    results: str = added("")
+    """folder for the confusion matrix, a table of the classes, the prediction of each image and a picture of the worst
+    mistakes; of a suite a folder for each set"""
+    paths: str = added("")
+    """folder of images that a beton was written of, so that eval.results names its images by path"""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.paths and not self.results:
+            raise UserError("eval.paths: they are for the tables of eval.results; give it, too")
         if self.plot and not self.plot.endswith(".png"):
             raise UserError(f"eval.plot: {self.plot} does not end in .png")
 

@@ -7,8 +7,19 @@ from dataclasses import fields
 from typing import Any
 
 from ffdr.augment.policy import Policy
+from ffdr.config.optimizers import has_momentum
+from ffdr.config.training import TrainOptions
 from ffdr.config.verbs import TrainRecipe
 
+_OF_SCHEDULERS = {
+    "decay_epochs": ("step",),
+    "decay_milestones": ("multistep",),
+    "decay_rate": ("step", "multistep", "plateau"),
+    "patience_epochs": ("plateau",),
+    "power": ("poly",),
+    "min_lr": ("cosine", "linear", "poly", "tanh", "plateau"),
+}
+"""Options of the learning rate, and the schedulers that heed them."""
 Idle = Iterator[tuple[str, Any, tuple[str, ...], str]]
 """section, its options, the names of those that do nothing, why"""
 
@@ -39,8 +50,7 @@ def is_set(options: Any, name: str) -> bool:
 
 def _of_training(recipe: TrainRecipe) -> Idle:
     train, task, weight = recipe.train, recipe.train.task, recipe.train.teacher_weight
-    if train.optimizer != "sgd":
-        yield "train", train, ("momentum",), f"it is sgd's, and train.optimizer is {train.optimizer}"
+    yield from _of_rates(train)
     if train.min_resolution in (0, train.resolution):
         yield (
             "train",
@@ -48,6 +58,8 @@ def _of_training(recipe: TrainRecipe) -> Idle:
             ("ramp",),
             "views grow from a train.min_resolution below train.resolution, which is not given",
         )
+    if not {"wandb", "trackio"} & {*train.trackers}:
+        yield "train", train, ("project",), "wandb and trackio file runs under it, and train.trackers has neither"
     if task != "dr":
         yield "train", train, ("residual",), f"task {task} learns from no stored top-k"
     if task != "kd":
@@ -59,10 +71,29 @@ def _of_training(recipe: TrainRecipe) -> Idle:
         why = "train.teacher_weight=0 gives the teacher no part in the loss"
         yield "train", train, ("temperature", *(["residual"] if task == "dr" else [])), why
         yield "teacher", recipe.teacher, ("models",), why
+    if not train.bce_loss:
+        yield "train", train, ("bce_sum", "bce_target_thresh"), "train.bce_loss is off"
     if task == "dr" and train.reinforced_share == 0:
         yield "data", recipe.data, ("reinforced",), "train.reinforced_share=0 shows no stored view"
     if task != "dr" or train.reinforced_share < 1:
         yield from _of_policy(recipe.policy)
+
+
+def _of_rates(train: TrainOptions) -> Idle:
+    if not has_momentum(train.optimizer):
+        yield "train", train, ("momentum",), f"it is sgd's and others', and {train.optimizer} has none"
+    if train.weight_decay == 0:
+        yield "train", train, ("decay_norms",), "train.weight_decay is 0"
+    if train.layer_decay == 1:
+        yield "train", train, ("layer_decay",), "a factor of 1 leaves every layer the same rate"
+    if train.warmup_epochs == 0:
+        yield "train", train, ("warmup_lr",), "train.warmup_epochs is 0"
+    for name, schedulers in _OF_SCHEDULERS.items():
+        if train.scheduler not in schedulers:
+            why = f"it is for {' and '.join(schedulers)}, and train.scheduler is {train.scheduler}"
+            yield "train", train, (name,), why
+    if train.linear_probe:
+        yield "train", train, ("grad_checkpointing",), "a linear probe keeps no activations below the head"
 
 
 def _of_policy(policy: Policy) -> Idle:
@@ -75,6 +106,14 @@ def _of_policy(policy: Policy) -> Idle:
         yield "policy", policy, ("magnitude", "bins"), "policy.ops is 0"
     if policy.erase == 0:
         yield "policy", policy, ("erase_scale", "erase_ratio"), "policy.erase is 0"
+    if not any(policy.color_jitter):
+        yield "policy", policy, ("color_jitter_prob",), "policy.color_jitter, its strengths, is 0"
+    elif policy.color_jitter_prob == 0:
+        yield "policy", policy, ("color_jitter",), "policy.color_jitter_prob is 0"
+    has_three = policy.augment == "three_augment" and policy.randaugment > 0
+    for effect, name in (("blur", "blur_sigma"), ("solarize", "solarize_threshold")):
+        if getattr(policy, effect) == 0 and not has_three:
+            yield "policy", policy, (name,), f"policy.{effect}, its probability, is 0"
     for mix in ("mixup", "cutmix"):
         if getattr(policy, mix) == 0:
             yield "policy", policy, (f"{mix}_alpha",), f"policy.{mix}, its probability, is 0"

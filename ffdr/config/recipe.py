@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from decimal import Decimal
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -21,11 +22,11 @@ from fastargs.config import Config
 from fastargs.validation import Checker
 
 from ffdr.config.settings import UNFIT, Files, Settings, known_keys, recipe_path, require_known, require_value
-from ffdr.config.verbs import RECIPES, sections
+from ffdr.config.verbs import RECIPES, own_section, sections
 from ffdr.config.yaml_file import Text, without_marks
 from ffdr.util.errors import UserError
 from ffdr.util.shipped import recipe_file
-from ffdr.util.text import brief, split_list
+from ffdr.util.text import brief, join_list, split_list
 
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _PREFIXED = re.compile(r"[-+]?0[xob][0-9a-f_]+", re.IGNORECASE)
@@ -95,7 +96,8 @@ class _Typed(Checker):
             return names[self.kind]
         element, *others = get_args(self.kind)
         count = "" if Ellipsis in others else f"{1 + len(others)} "
-        return f"{count}{names[element].split()[-1]}s, such as {'128,224' if element is int else '0.5,1.0'}"
+        example = "128,224" if element is int else "0.4,0.4,0.4,0.1" if count == "4 " else "0.5,1.0"
+        return f"{count}{names[element].split()[-1]}s, such as {example}"
 
 
 def _integer(text: str) -> int:
@@ -152,7 +154,7 @@ def from_call(verb: str, config_file: str | os.PathLike[str], options: Mapping[s
     also: list[tuple[str, Any]] = []
     for name, value in options.items():
         if name not in classes:
-            also.append((f"{verb}.{name}", value))
+            also.append((f"{own_section(verb)}.{name}", value))
         elif isinstance(value, Mapping):
             also += [(f"{name}.{key}", part) for key, part in value.items()]
         elif isinstance(value, classes[name]):
@@ -170,21 +172,24 @@ def _split(arguments: Sequence[str], verb: str, known: dict[str, Field]) -> tupl
     """Recipe files and (key, value) pairs of a command line.
 
     A flag without a dot is one of the verb's own section (``--json``); true or false needs no value; dashes inside a
-    name stand for underscores; a first word without dashes is the verb's file.
+    name stand for underscores; a first word without dashes is the verb's file, several are its runs.
     """
     files: list[str] = []
     flags: list[tuple[str, str]] = []
-    rest = iter(arguments)
+    words = list(takewhile(lambda word: not word.startswith("-"), arguments))
+    if len(words) > 1 and f"{verb}.runs" in known:
+        arguments = [f"--runs={join_list(words)}", *arguments[len(words) :]]
+    rest, own = iter(arguments), own_section(verb)
     for number, given in enumerate(rest):
         word = "--config-file" if given == "-C" else given
         if not word.startswith("--"):
-            if number > 0 or f"{verb}.file" not in known:
+            if number > 0 or f"{own}.file" not in known:
                 raise UserError(f"{brief(word)}: options are written --section.name=value")
             word = f"--file={word}"
         key, equals, value = word[2:].partition("=")
         key = key.replace("-", "_")
         if key != "config_file":
-            key = key if "." in key else f"{verb}.{key}"
+            key = key if "." in key else f"{own}.{key}"
             require_known(key, known, "command line", verb)
         if not equals:
             following = "true" if key in known and known[key].type == "bool" else next(rest, None)
@@ -222,7 +227,7 @@ def _build(verb: str, settings: Settings) -> Any:
         section: options(**{f.name: config[section, f.name] for f in fields(options)})
         for section, options in classes.items()
     }
-    return found[verb] if len(found) == 1 else RECIPES[verb](**found)
+    return found[own_section(verb)] if len(found) == 1 else RECIPES[verb](**found)
 
 
 def _octal_hint(value: Any) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated
 
-from ffdr.config.choices import OPTIMIZERS, RESIDUALS, SCHEDULERS, TASKS, TRACKERS
+from ffdr.config.choices import RESIDUALS, SCHEDULERS, TASKS, TRACKERS
 from ffdr.config.learning import Batch, Epochs
+from ffdr.config.optimizers import check_form, read_optimizer_options
 from ffdr.config.options import Between, CompileMode, OneOf, Options, Precision, Resolution, Seed, Share, added
 from ffdr.util.errors import UserError, between
 
@@ -23,16 +25,16 @@ class TrainOptions(Options, section="train"):
     """images per step, over all ranks"""
     accumulate: int = 1
     """parts in which a rank's share of a batch goes through the model, to save memory"""
-    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "sgd"
-    """sgd (Nesterov) or adamw"""
+    optimizer: str = "sgd"
+    """sgd (Nesterov), adamw, or any other of timm's: lamb, lion, muon, adopt,…"""
     lr: Annotated[float, Between(0, 1e3)] = 0.1
     """peak learning rate"""
     momentum: Annotated[float, Between(0, 0.9999)] = 0.9
-    """momentum of sgd"""
+    """momentum of sgd, and of others that have one"""
     weight_decay: Annotated[float, Between(0, 10)] = 1e-4
     """decay of weights with two or more dimensions; biases and norms are left alone"""
     warmup_epochs: Annotated[float, Between(0, 10**6)] = 1.0
-    """linear warm-up, in epochs; a cosine per step follows"""
+    """linear warm-up, in epochs; train.scheduler follows"""
     label_smoothing: Annotated[float, Between(0, 0.999)] = 0.0
     """share of the target spread over all classes (erm, and the label part of kd)"""
     temperature: Annotated[float, Between(1e-2, 1e3)] = 1.0
@@ -48,7 +50,7 @@ class TrainOptions(Options, section="train"):
     clip_grad: Annotated[float, Between(0, 1e9)] = 0.0
     """largest gradient norm; 0: no clipping"""
     resolution: Annotated[int, Between(1, 4096)] = 224
-    """pixels of the training views"""
+    """pixels of the training views; with train.resolutions only what the model is made for, and evaluated at"""
     min_resolution: int = 0
     """pixels of the training views at the start, which grow over train.ramp; 0: as train.resolution throughout"""
     ramp: tuple[float, float] = (0.74, 0.86)
@@ -73,7 +75,7 @@ class TrainOptions(Options, section="train"):
     keep: Annotated[int, Between(1, 10**6)] = 2
     """newest checkpoints to keep"""
     tensorboard: bool = False
-    """also log for TensorBoard"""
+    """also log for TensorBoard, as train.trackers=tensorboard does"""
     out: str = ""
     """folder of the run"""
     resume: bool = True
@@ -88,11 +90,13 @@ class TrainOptions(Options, section="train"):
     warmup_lr: Annotated[float, Between(0, 1e3)] = added(0.0)
     """learning rate of the first step; 0: the peak's share of one warm-up step"""
     decay_epochs: Annotated[float, Between(0, 10**6)] = added(30.0)
-    """epochs between two decays (step)"""
+    """epochs from one decay to the next, counted from the start (step)"""
     decay_milestones: tuple[Annotated[float, Between(0, 10**6)], ...] = added(())
-    """epochs at which the rate decays (multistep)"""
+    """EPOCH,… of the run after which the rate decays (multistep)"""
     decay_rate: Annotated[float, Between(0, 1)] = added(0.1)
     """factor of each decay (step, multistep, plateau)"""
+    power: Annotated[float, Between(1e-3, 100)] = added(0.5)
+    """exponent of the decay (poly), timm's --decay-rate"""
     patience_epochs: Annotated[int, Between(0, 10**6)] = added(10)
     """epochs without a better validation top-1 that a decay waits for (plateau)"""
     betas: tuple[Annotated[float, Between(0, 0.999999)], ...] = added(())
@@ -100,7 +104,7 @@ class TrainOptions(Options, section="train"):
     eps: Annotated[float, Between(0, 1)] = added(0.0)
     """the optimiser's epsilon; 0: its own"""
     nesterov: bool = added(True)
-    """Nesterov's momentum (sgd)"""
+    """Nesterov's momentum where the optimiser has it by itself, such as sgd; false: classical"""
     decay_norms: bool = added(False)
     """weight_decay for norms and biases, too"""
     layer_decay: Share = added(0.0)
@@ -114,22 +118,27 @@ class TrainOptions(Options, section="train"):
     linear_probe: bool = added(False)
     """train the head alone"""
     bce_loss: bool = added(False)
-    """binary cross-entropy for each class in place of softmax's (Wightman et al., 2021)"""
-    bce_target_thresh: Share = added(0.0)
+    """binary cross-entropy per class, of labels and teacher alike, in place of softmax's (Wightman et al., 2021)"""
+    bce_sum: bool = added(False)
+    """sum the binary cross-entropy over the classes, instead of their mean"""
+    bce_target_thresh: Annotated[float, Between(0, 0.9999)] = added(0.0)
     """targets above it become 1, others 0 (bce_loss); 0: they stay soft"""
     drop_last: bool = added(True)
     """leave out the last images of an epoch, which fill no batch"""
     resolutions: tuple[Annotated[int, Between(1, 4096)], ...] = added(())
-    """pixels of the views, of which each batch has one, drawn anew; empty: train.resolution throughout"""
+    """pixels of the training views, of which each batch has one, drawn anew; empty: train.resolution throughout"""
     trackers: tuple[Annotated[str, OneOf(TRACKERS)], ...] = added(())
-    """where epochs are also logged: tensorboard, wandb, trackio,…"""
+    """where epochs are also logged, in the run's folder: tensorboard, wandb (offline unless WANDB_MODE says otherwise),
+    trackio,…"""
     project: str = added("ffdr")
     """the project that wandb and trackio file the run under"""
     live: bool = added(False)
-    """show the run as a live view in the terminal"""
+    """show the run as a live view in the terminal (needs rich)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_form("train.optimizer", self.optimizer)
+        read_optimizer_options(self.optimizer_options)
         between("train.accumulate", self.accumulate, 1, self.batch_size)
         between("train.min_resolution", self.min_resolution, 0, self.resolution)
         if self.warmup_epochs > self.epochs:
@@ -145,5 +154,38 @@ class TrainOptions(Options, section="train"):
             raise UserError("train.label_smoothing: task dr does not smooth labels; leave it out")
         if self.task == "erm" and (self.temperature, self.teacher_weight) != (1, 1):
             raise UserError("train.temperature, train.teacher_weight: task erm has no teacher; leave them out")
+        if self.resolutions and self.min_resolution:
+            raise UserError("train.min_resolution: views grow or, by train.resolutions, have any size; leave one out")
+        if len({*self.resolutions}) < len(self.resolutions):
+            raise UserError(f"train.resolutions: {','.join(map(str, self.resolutions))} has a size twice")
+        if self.bce_loss and self.temperature != 1:
+            raise UserError(
+                f"train.temperature: {self.temperature:g} softens a softmax, and train.bce_loss has none; leave it out"
+            )
         if not self.out and not self.dry_run:
             raise UserError("train.out: give the folder of the run, for example --train.out=runs/erm")
+        self._check_rates()
+        if self.linear_probe and self.freeze:
+            raise UserError("train.freeze, train.linear_probe: a linear probe freezes all but the head; leave out one")
+
+    def _check_rates(self) -> None:
+        """Raise UserError for learning rates that contradict each other, or decay never."""
+        if self.min_lr > self.lr:
+            raise UserError(f"train.min_lr: {self.min_lr:g}, the lowest rate, exceeds the peak, train.lr={self.lr:g}")
+        if self.warmup_lr > self.lr:
+            raise UserError(f"train.warmup_lr: a warm-up from {self.warmup_lr:g} would fall to train.lr={self.lr:g}")
+        if self.scheduler == "step" and not 0 < self.decay_epochs < self.epochs:
+            raise UserError(
+                f"train.decay_epochs: every {self.decay_epochs:g} epochs the rate decays, which is not within "
+                f"train.epochs={self.epochs}"
+            )
+        if self.scheduler == "multistep":
+            marks = [self.warmup_epochs, *self.decay_milestones, self.epochs]
+            if len(marks) == 2 or any(right <= left for left, right in pairwise(marks)):
+                listed = ",".join(f"{mark:g}" for mark in self.decay_milestones) or "none"
+                raise UserError(
+                    f"train.decay_milestones: {listed} are not rising epochs behind the warm-up of "
+                    f"{self.warmup_epochs:g} and before the end, {self.epochs}"
+                )
+        if self.scheduler == "plateau" and not 0 < self.decay_rate < 1:
+            raise UserError(f"train.decay_rate: plateau needs a factor between 0 and 1, not {self.decay_rate:g}")

@@ -7,6 +7,7 @@ from typing import get_type_hints
 
 from ffdr.augment.policy import Policy
 from ffdr.config import ablation, files, measuring
+from ffdr.config.deploying import ExportModelOptions
 from ffdr.config.evaluation import EvalOptions, SuiteOptions
 from ffdr.config.learning import DataOptions, ModelOptions, ReinforceOptions, TeacherOptions
 from ffdr.config.model_names import is_given
@@ -46,6 +47,8 @@ class TrainRecipe:
             raise UserError(f"data.reinforced: task {task} does not read it; use --train.task=dr or leave it out")
         if task == "kd" and not self.teacher.models:
             raise UserError("teacher.models: task kd asks a live teacher; name it")
+        if self.train.scheduler == "plateau" and not self.data.val:
+            raise UserError("train.scheduler: plateau watches the validation top-1; give data.val")
         if not self.model.name:
             raise UserError("model.name: name a model, for example --model.name=resnet50 (timm's)")
         if task != "kd" and self.teacher.models:
@@ -63,16 +66,34 @@ class EvalRecipe:
     def __post_init__(self) -> None:
         if bool(self.eval.data) == (self.suite != SuiteOptions()):
             raise UserError("eval.data: give an image beton or a folder of images, or instead a recipe with a suite")
+        if self.eval.paths and not self.eval.data:
+            raise UserError("eval.paths: they are of the images of eval.data, not of a suite")
         if self.eval.corruptions and not self.eval.data:
             raise UserError("eval.corruptions: they are made of eval.data, not of a suite, which has ImageNet-C")
-        settled = replace(self.model, module=()) != ModelOptions() and not is_given(self.model.name)
-        if self.eval.checkpoint and settled:
-            raise UserError("model: eval.checkpoint already says what the model is; give one of both")
-        if not self.eval.checkpoint and not self.model.name:
-            raise UserError("eval.checkpoint: give a trained model, or name one with --model.name")
+        _check_one_model("eval", self.eval.checkpoint, self.model)
 
 
-RECIPES: dict[str, type[Options | ReinforceRecipe | TrainRecipe | EvalRecipe]] = {
+@dataclass(frozen=True)
+class ExportModelRecipe:
+    """What ``ffdr export-model`` needs."""
+
+    export_model: ExportModelOptions
+    model: ModelOptions
+
+    def __post_init__(self) -> None:
+        _check_one_model("export_model", self.export_model.checkpoint, self.model)
+
+
+def _check_one_model(section: str, checkpoint: str, model: ModelOptions) -> None:
+    """Raise UserError unless either a checkpoint of ours or a name says which trained model is meant."""
+    settled = replace(model, module=()) != ModelOptions() and not is_given(model.name)
+    if checkpoint and settled:
+        raise UserError(f"model: {section}.checkpoint already says what the model is; give one of both")
+    if not checkpoint and not model.name:
+        raise UserError(f"{section}.checkpoint: give a trained model, or name one with --model.name")
+
+
+RECIPES: dict[str, type[Options | ReinforceRecipe | TrainRecipe | EvalRecipe | ExportModelRecipe]] = {
     "demo": measuring.DemoOptions,
     "write": files.WriteOptions,
     "adopt": files.AdoptOptions,
@@ -88,6 +109,7 @@ RECIPES: dict[str, type[Options | ReinforceRecipe | TrainRecipe | EvalRecipe]] =
     "verify": files.VerifyOptions,
     "train": TrainRecipe,
     "eval": EvalRecipe,
+    "export-model": ExportModelRecipe,
     "bench": measuring.BenchOptions,
     "ablate": ablation.AblateOptions,
     "report": ablation.ReportOptions,
@@ -95,7 +117,12 @@ RECIPES: dict[str, type[Options | ReinforceRecipe | TrainRecipe | EvalRecipe]] =
 """The verbs of the command line."""
 
 
+def own_section(verb: str) -> str:
+    """The name, in recipes and flags, of the section that a verb has to itself."""
+    return verb.replace("-", "_")
+
+
 def sections(verb: str) -> dict[str, type[Options | Policy]]:
     """The classes of a verb's sections, by their names in recipes and flags."""
     needed = RECIPES[verb]
-    return {verb: needed} if issubclass(needed, Options) else get_type_hints(needed)
+    return {own_section(verb): needed} if issubclass(needed, Options) else get_type_hints(needed)

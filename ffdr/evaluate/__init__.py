@@ -24,7 +24,8 @@ def evaluate(*, config_file: str | PathLike[str] = "", **options: Any) -> Report
             object is moved to the device and left in evaluation mode.
 
     Returns:
-        The report, which is printed, too, and written where ``json``, ``csv`` or ``plot`` say.
+        The report, which is printed, too, and written where ``json``, ``csv``, ``plot`` or ``results``
+        say.
 
     Raises:
         UserError: an unknown option or wrong value; a model and data that don't fit together.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -66,7 +67,7 @@ def check_classes(info: ModelInfo, names: Sequence[str], where: object, key: str
     if info.classes:
         if info.classes != class_digest(names):
             known = [how for how, order in _ORDERS.items() if class_digest(order(names)) == info.classes]
-            order = f": the same names, but {known[0]}" if known else ""
+            order = f": the same names, but {known[0]}" if known else _first_other(info.class_names, names)
             raise UserError(
                 f"{where}: its class names are not those that {info.name} was trained with{order} "
                 f"({key}=any if class N still means the same)"
@@ -86,6 +87,13 @@ def check_classes(info: ModelInfo, names: Sequence[str], where: object, key: str
         )
 
 
+def _first_other(known: Sequence[str], names: Sequence[str]) -> str:
+    """The first class whose name is not the model's, for a message; empty where the model's names are unknown."""
+    differ = (number for number, (ours, theirs) in enumerate(zip(known, names, strict=False)) if ours != theirs)
+    number = next(differ, None)
+    return "" if number is None else f": class {number} is {brief(names[number])}, not {brief(known[number])}"
+
+
 @cache
 def synsets() -> tuple[str, ...]:
     """The synsets of ImageNet's 1,000 classes, by class number."""
@@ -96,6 +104,22 @@ def synsets() -> tuple[str, ...]:
 def subset(name: str) -> tuple[int, ...]:
     """The 200 class numbers, ascending, of ImageNet-A ("a") or ImageNet-R ("r")."""
     return tuple(map(int, _timm_table(f"imagenet_{name}_indices.txt").split()))
+
+
+@cache
+def _lemmas() -> dict[str, str]:
+    """What people call the classes of ImageNet, by synset."""
+    return dict(line.split("\t") for line in _timm_table("imagenet_synset_to_lemma.txt").splitlines())
+
+
+def spoken_names(names: Sequence[str]) -> list[str]:
+    """Names of classes as people say them: of synsets the first of their words, with the synset where two classes
+    have the same one (crane); other names, and numbers, as they are."""
+    if not all(name in _lemmas() for name in names):
+        return list(names)
+    words = [_lemmas()[name].partition(",")[0] for name in names]
+    twice = {word for word, count in Counter(words).items() if count > 1}
+    return [f"{word} ({name})" if word in twice else word for word, name in zip(words, names, strict=True)]
 
 
 def class_numbers(names: Sequence[str], where: object) -> np.ndarray:

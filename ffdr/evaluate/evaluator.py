@@ -14,6 +14,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from ffdr.augment.replay import render
+from ffdr.augment.view import center_view
+from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton
 from ffdr.data.folder import open_folder
 from ffdr.data.source import FileSource
@@ -117,6 +120,17 @@ class Evaluator:
             rank=rank,
             world_size=ranks,
         )
+
+    def view(self, images: Images, number: int, border: int = 0) -> np.ndarray:
+        """One image as a pass shows it, (H, W, 3) uint8, not normalised. border: as in ``loader``.
+
+        Raises:
+            UserError: it can't be read.
+        """
+        pixels = decode_image(images, number) if isinstance(images, ImageBeton) else np.asarray(images.read(number))
+        inner = pixels[border : len(pixels) - border, border : pixels.shape[1] - border]
+        share = center_share(self.info.resolution, self.info.center)
+        return render(np.ascontiguousarray(inner), center_view(share), self.info.resolution)
 
     def pixel_loader(self, pixels: np.ndarray, labels: np.ndarray) -> EvaluationLoader:
         """Batches of views that are made already, not shared by ranks. pixels: (N, H, W, 3) uint8; labels: (N,)."""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +36,13 @@ class Result:
     """(15, 3) float64, a row for each bin of confidence: images, sum of their confidences, correct predictions"""
     classes: np.ndarray
     """(C, 2) float64, a row for each class: images, correct predictions"""
+
+    def reliability(self) -> list[dict[str, Any]]:
+        """The bins as plain data: of each its images, their mean confidence and accuracy (None without images)."""
+        return [
+            {"images": int(n), "confidence": sure / n if n else None, "accuracy": right / n if n else None}
+            for n, sure, right in self.bins.tolist()
+        ]
 
 
 class EvaluationLoader(Protocol):
@@ -100,13 +107,13 @@ class Scores:
     def _parts(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return self._sums, self._bins, self._classes
 
-    def result(self) -> Result:
-        """All that was counted, over all ranks.
+    def result(self, alone: bool = False) -> Result:
+        """All that was counted, over all ranks. alone: by this rank only, which asks no other.
 
         Raises UserError without images or for outputs that are not finite.
         """
         total = torch.cat([part.flatten() for part in self._parts()])
-        if dist.is_available() and dist.is_initialized():
+        if not alone and dist.is_available() and dist.is_initialized():
             dist.all_reduce(total)
         sums, bins, classes = np.split(total.cpu().numpy(), np.cumsum([self._sums.numel(), self._bins.numel()]))
         images, bins = round(sums[0]), bins.reshape(-1, 3)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ffdr.evaluate.metrics import ECE_BINS
 from ffdr.evaluate.settings import settings_text
 from ffdr.util.atomic import atomic_write
 from ffdr.util.text import MOST_LINE, printable, readable, warn
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Report = dict[str, Any]
 """Settings (``settings.KEYS``; model, parameters, compiled); then the scores of one data set and ``data``,
@@ -106,25 +109,34 @@ def plot(path: Path, report: Report) -> bool:
 
     Returns whether the picture was written.
     """
-    from ffdr.util.pictures import COLOURS, NEUTRAL, drawing  # half a second, and only where a plot is asked for
+    from ffdr.util.pictures import drawing  # half a second, and only where a plot is asked for
 
     drawn = {name: scores for name, scores in rows(report).items() if "reliability" in scores}
     if not drawn:
         warn(f"{path}: no set has confidences to draw; not written")
         return False
-    places = [100 * (number + 0.5) / ECE_BINS for number in range(ECE_BINS)]
-    bars = {"width": 100 / ECE_BINS, "edgecolor": "white", "linewidth": 0.5}
     with drawing(path, 0.6 + 2.1 * len(drawn), 3.4) as figure:
         panels = figure.subplots(2, len(drawn), squeeze=False, sharex=True, sharey="row", height_ratios=(2, 1))
         for (above, below), (name, scores) in zip(panels.T, drawn.items(), strict=True):
-            accuracy = [100 * (part["accuracy"] or 0) for part in scores["reliability"]]
-            above.bar(places, accuracy, **bars, color=COLOURS[0])
-            above.plot([0, 100], [0, 100], color="#222222", linewidth=0.8, linestyle="--")
-            above.set(title=f"{readable(Path(name).name)}, ECE {scores['ece']:.2%}", xlim=(0, 100), ylim=(0, 100))
-            share = [100 * part["images"] / scores["images"] for part in scores["reliability"]]
-            below.bar(places, share, **bars, color=NEUTRAL)
-            below.set(xlabel="confidence, %", ylim=(0, None))
+            draw_reliability(
+                above, below, scores["reliability"], f"{readable(Path(name).name)}, ECE {scores['ece']:.2%}"
+            )
         panels[0, 0].set_ylabel("accuracy, %")
         panels[1, 0].set_ylabel("images, %")
         figure.suptitle(report["model"])
     return True
+
+
+def draw_reliability(above: Axes, below: Axes, reliability: Sequence[dict[str, Any]], title: str) -> None:
+    """Accuracy over confidence, and below how many images have it. reliability: as ``metrics.Result`` has it."""
+    from ffdr.util.pictures import COLOURS, NEUTRAL
+
+    places = [100 * (number + 0.5) / ECE_BINS for number in range(ECE_BINS)]
+    bars: dict[str, Any] = {"width": 100 / ECE_BINS, "edgecolor": "white", "linewidth": 0.5}
+    accuracy = [100 * (part["accuracy"] or 0) for part in reliability]
+    above.bar(places, accuracy, **bars, color=COLOURS[0])
+    above.plot([0, 100], [0, 100], color="#222222", linewidth=0.8, linestyle="--")
+    above.set(title=title, xlim=(0, 100), ylim=(0, 100))
+    images = sum(part["images"] for part in reliability)
+    below.bar(places, [100 * part["images"] / images for part in reliability], **bars, color=NEUTRAL)
+    below.set(xlabel="confidence, %", ylim=(0, None))

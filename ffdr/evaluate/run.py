@@ -20,14 +20,15 @@ from ffdr.evaluate.classes import check_classes, synsets
 from ffdr.evaluate.corruptions import NAMES, SEVERITIES
 from ffdr.evaluate.evaluator import Evaluator, Images, open_images
 from ffdr.evaluate.report import Report, as_text, plot, write_csv
+from ffdr.evaluate.results.folder import ResultsFolder
 from ffdr.evaluate.robustness import evaluate_corruptions
 from ffdr.evaluate.scoring import Scorer
 from ffdr.evaluate.settings import INTERPOLATION, KEYS, run_of, run_options, validation_settings
 from ffdr.evaluate.suite import OpenedSuite, check_model, open_suite, run_suite
-from ffdr.models.build import ModelInfo, autocast_dtype, best_device, load_model, load_named, read_info
+from ffdr.models.build import ModelInfo, autocast_dtype, best_device, load_model, load_named
 from ffdr.models.catalog import config_of, library_of
 from ffdr.models.compiling import pays, set_backends
-from ffdr.models.given import class_count, load_into
+from ffdr.models.given import describe_given
 from ffdr.models.modules import import_modules
 from ffdr.models.timm_names import eval_size
 from ffdr.util.atomic import atomic_write
@@ -62,8 +63,11 @@ def run(
             raise UserError(f"eval.{key}: there is no folder {Path(file).parent}")
         if file:
             check_final(Path(file))
+    results = ResultsFolder(options.results, options.paths) if options.results else None
     with Ranks.join() as ranks:
         opened = open_images(options.data, "eval.data") if options.data else open_suite(suite)
+        if results:
+            results.check(opened)
         if isinstance(opened, OpenedSuite):
             count = opened.num_images
             for remark in opened.remarks() if ranks.rank == 0 else ():
@@ -82,12 +86,15 @@ def run(
             _warn_of_other_view(evaluator.info)
         if isinstance(opened, OpenedSuite):
             check_model(evaluator.info, any_names=options.classes == "any")
+            if results:
+                results.watch_suite(opened)
             scores = run_suite(evaluator, opened)
         else:
-            scores = {"data": options.data, **_on_data(evaluator, opened, options, ranks.rank)}
+            scores = {"data": options.data, **_on_data(evaluator, opened, options, ranks.rank, results)}
+        lines = results.write(evaluator, ranks.rank) if results else []
         report = _settings(evaluator, options.checkpoint or model_options.checkpoint) | scores
         if ranks.rank == 0:
-            say(as_text(report))
+            say("\n".join([as_text(report), *lines]))
             written = []
             if options.json:
                 atomic_write(Path(options.json), json.dumps(report, indent=2) + "\n")
@@ -95,6 +102,8 @@ def run(
             if options.csv:
                 write_csv(Path(options.csv), report)
                 written.append(options.csv)
+            if options.results:
+                written.append(options.results)
             if options.plot and plot(Path(options.plot), report):
                 written.append(options.plot)
             say(_closing(report, written, options, model_options, suite))
@@ -117,17 +126,8 @@ def _describe_given(given: nn.Module, name: str, options: EvalOptions, images: I
     Raises:
         UserError: weights that aren't the module's; no size; outputs that are no logits.
     """
-    info = read_info(options.checkpoint) if options.checkpoint else None
-    side = options.resolution or (info.resolution if info else 0)
-    if not side:
-        raise UserError("eval.resolution: give the size of the images, in pixels; a module does not say it")
-    if options.checkpoint:
-        load_into(given, options.checkpoint, name)
-    count = class_count(given, name, side)
-    if info is not None:
-        return replace(info, name=name, num_classes=count, resolution=side, options=())
     fed = images if isinstance(images, ImageBeton) else config_of("")
-    return ModelInfo(name, count, side, tuple(fed.mean), tuple(fed.std))
+    return describe_given(given, name, options.checkpoint, options.resolution, fed, "eval.resolution")
 
 
 def _make_evaluator(
@@ -178,11 +178,16 @@ def _warn_of_other_view(info: ModelInfo) -> None:
         )
 
 
-def _on_data(evaluator: Evaluator, images: Images, options: EvalOptions, rank: int) -> Report:
+def _on_data(
+    evaluator: Evaluator, images: Images, options: EvalOptions, rank: int, results: ResultsFolder | None
+) -> Report:
     """Scores on one data set of the model's own classes, and under corruptions made of it if asked for."""
     info = evaluator.info
     _check_classes(info, images, options.data, any_names=options.classes == "any")
     scorer = Scorer(images.labels, images.class_names, info.num_classes)
+    if results:
+        has_names = images.manifest is not None if isinstance(images, ImageBeton) else True
+        results.watch("", images, scorer, images.class_names if has_names else info.class_names)
     evaluator.score(evaluator.loader(images), {"data": scorer}, Path(options.data).name)
     report = scorer.report()
     if options.corruptions and rank == 0:  # small sets, in memory: not worth sharing

@@ -7,12 +7,20 @@ that stand for one of the set's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from ffdr.evaluate.metrics import NO_LABEL, Scores
+
+
+class Watcher(Protocol):
+    """What else is handed the outputs on the images that a ``Scorer`` counts."""
+
+    def update(self, logits: torch.Tensor, index: torch.Tensor) -> None:
+        """Take a batch. logits: (B, P) of the set's classes on any device; index: (B,) int64 numbers of the images, on
+        the CPU."""
 
 
 class Scorer:
@@ -34,6 +42,7 @@ class Scorer:
         self.labels, self.class_names, self.published = labels, class_names, published
         self._columns = None if columns is None else torch.from_numpy(columns.reshape(len(columns), -1))
         self._scores = Scores(num_classes if columns is None else len(columns))
+        self.watchers: list[Watcher] = []
 
     @property
     def count(self) -> int:
@@ -46,13 +55,15 @@ class Scorer:
         counted = labels.reshape(len(labels), -1)[:, 0] != NO_LABEL
         if not counted.all():  # known without a look at the device
             rows = torch.from_numpy(np.flatnonzero(counted)).to(logits.device, non_blocking=True)
-            logits, labels = logits[rows], labels[counted]
+            logits, labels, index = logits[rows], labels[counted], index[torch.from_numpy(counted)]
         if not len(labels):
             return
         if self._columns is not None:
             self._columns = self._columns.to(logits.device)
             logits = logits[:, self._columns].amax(2)
         self._scores.update(logits, torch.from_numpy(labels).to(logits.device, non_blocking=True))
+        for watcher in self.watchers:
+            watcher.update(logits, index)
 
     def report(self) -> dict[str, Any]:
         """Scores over all ranks (``metrics.Scores``), and behind them as plain data:
@@ -65,10 +76,7 @@ class Scorer:
         """
         result = self._scores.result()
         report: dict[str, Any] = dict(result.scores)
-        report["reliability"] = [
-            {"images": int(n), "confidence": sure / n if n else None, "accuracy": right / n if n else None}
-            for n, sure, right in result.bins.tolist()
-        ]
+        report["reliability"] = result.reliability()
         if self.labels.ndim > 1:
             del report["nll"], report["brier"]
         else:

@@ -241,7 +241,7 @@ class ReplayImageDecoder(StoredDecoder):
     def fill(self, batch: ViewBatch, index: np.ndarray, out: np.ndarray) -> None:
         """Replay; of a resolution and in as many threads as the pass began with."""
         replayer = self._replayer_of(out.shape[1], get_num_threads())
-        replayer(replayer.spans(index), batch.views, batch.mixes, out)
+        replayer(replayer.spans(index), batch.records, out)
 
 
 class TargetIdsDecoder(StoredDecoder):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import textwrap
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 
-from ffdr.augment.view import FLIP, FRACTION, OPS
+from ffdr.augment.view import EFFECTS, FLIP, FRACTION, OPS, VERTICAL_FLIP
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton
-from ffdr.util.pictures import PAGE, drawing, legible
+from ffdr.beton.records import EFFECT_UNITS, first_effects, first_views
+from ffdr.util.pictures import PAGE, drawing, legible, shortened
 from ffdr.util.text import MOST_SHOWN
 
 if TYPE_CHECKING:
@@ -61,12 +61,18 @@ def draw_images(file: Path, images: ImageBeton, shown: int = 30) -> None:
 def describe(record: np.void) -> str:
     """A view record in words, such as ``flipped, Rotate -9, erased, mixup 80 %``."""
     mix = record["mix"] if "mix" in (record.dtype.names or ()) else None
-    record = record if mix is None else record["first"]
-    words = ["flipped"] if record["flags"] & FLIP else []
-    for op, level in ((record["op0"], record["level0"]), (record["op1"], record["level1"])):
+    effects, view = first_effects(record), first_views(record)
+    words = ["flipped"] if view["flags"] & FLIP else []
+    if view["flags"] & VERTICAL_FLIP:
+        words.append("flipped vertically")
+    for op, level in ((view["op0"], view["level0"]), (view["op1"], view["level1"])):
         if op:
             words.append(f"{OPS[op]} {level}" if level else OPS[op])
-    if record["erase_h"]:
+    for kind, value in effects.tolist():
+        if kind:
+            name = EFFECTS[kind]
+            words.append(f"{name} {value / EFFECT_UNITS[name]:.3g}" if name in EFFECT_UNITS else name)
+    if view["erase_h"]:
         words.append("erased")
     if mix is not None and mix["mixup"] != FRACTION:
         words.append(f"mixup {100 * int(mix['mixup']) / FRACTION:.0f} %")
@@ -97,14 +103,4 @@ def _name(names: tuple[str, ...], number: int) -> str:
     name = names[number][:MOST_SHOWN].replace("\n", " ") if number < len(names) else str(number)
     if legible(name) != name:
         return f"class {number}"
-    return name if _width(name) <= _NAME else _cut(name) + "…"
-
-
-def _cut(name: str) -> str:
-    """As many characters as leave room for an ellipsis."""
-    return next(name[:end] for end in range(len(name), -1, -1) if _width(name[:end]) < _NAME)
-
-
-def _width(text: str) -> int:
-    """In Latin characters: those of Chinese, Japanese and Korean are twice as wide."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+    return shortened(name, _NAME)

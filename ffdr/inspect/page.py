@@ -19,7 +19,7 @@ from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton
 from ffdr.inspect.grid import describe
 from ffdr.inspect.statistics import entropy_and_residual, expected_classes
-from ffdr.util.atomic import atomic_write
+from ffdr.util.atomic import atomic_path
 from ffdr.util.text import MOST_SHOWN, readable
 
 if TYPE_CHECKING:
@@ -50,24 +50,31 @@ def write_page(
     side = min(resolution, _MOST_SIDE)
     number_N = np.unique(np.linspace(0, len(images) - 1, min(samples, len(images))).astype(int)).tolist()
     bar = tqdm(number_N, desc="images on the page", unit="image", disable=None)
-    shown = [_image(images, dataset, image, side) for image in bar]
     content = {
         "title": readable((images if dataset is None else dataset.reinforced).path.name),
-        "about": _about(images, dataset, len(shown)),
+        "about": _about(images, dataset, len(number_N)),
         "classes": [readable(name[:MOST_SHOWN]) for name in images.class_names],
         "side": side,
         "format": "image/png" if side <= _LOSSLESS_SIDE else "image/webp",
         "taught": dataset is not None,
-        "images": shown,
     }
-    # Within a script element only "</script" and "<!--" mean anything to HTML.
-    text = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
     template = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    atomic_write(file, template.replace("__DATA__", text))
+    above, below = template.split("__IMAGES__")
+    with atomic_path(file) as page:
+        page.write(above.replace("__DATA__", _json(content)).encode())
+        for image in bar:
+            text = _json(_image(images, dataset, image, side))
+            page.write(f'<script type="application/json" class="image">{text}</script>\n'.encode())
+        page.write(below.encode())
+
+
+def _json(value: Any) -> str:
+    """For a script element, within which only "</script" and "<!--" mean anything to HTML."""
+    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _about(images: ImageBeton, dataset: ReinforcedDataset | None, shown: int) -> str:
-    parts = [f"{shown:,} of {len(images):,} images of {readable(str(images.path))}"]
+    parts = [f"{shown:,} of {len(images):,} images of {readable(images.path.name)}"]
     if dataset is not None:
         views, teachers = min(dataset.num_views, _MOST_VIEWS), dataset.reinforced.header.teachers
         parts += [f"{views} of {dataset.num_views} views each", f"labelled by {readable(', '.join(teachers))}"]

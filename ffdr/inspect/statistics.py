@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ffdr.augment.view import CENTER, FLIP, FRACTION, OPS, share_of_first
+from ffdr.augment.view import CENTER, EFFECTS, FLIP, FRACTION, OPS, VERTICAL_FLIP, share_of_first
 from ffdr.beton.header import UNUSED
 from ffdr.beton.layout import DCT, JPG, RAW
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.beton.records import EFFECT_UNITS, first_effects, first_views
 from ffdr.beton.tables import BetonTables
 from ffdr.codec.dct.coding import Coding
 from ffdr.codec.dct.format import INLINE, RECORD_DTYPE, SAMPLING_NAMES
@@ -120,7 +121,7 @@ def reinforced_facts(reinforced: ReinforcedBeton, images: ImageBeton | None) -> 
     sampled = max(1, min(header.num_images, SAMPLED, _SAMPLED_VIEWS // header.views))
     spaced = np.arange(sampled) * header.num_images // sampled
     step = max(1, _CHUNK_VIEWS // header.views)
-    tally = _Tally(header.mixes)
+    tally = _Tally(header.mixes, header.effects)
     for index in (spaced[at : at + step] for at in range(0, sampled, step)):
         views = np.stack([reinforced.views(i) for i in index.tolist()])
         ids, log_probs = (np.stack(parts) for parts in zip(*map(reinforced.logits, index.tolist()), strict=True))
@@ -174,6 +175,8 @@ class _Tally:
     """Counts over all views that were read."""
 
     mixes: bool
+    effects: bool | None
+    """as in the header"""
     views: int = 0
     damaged: int = 0
     """samples whose checksum is wrong"""
@@ -181,6 +184,8 @@ class _Tally:
     """summed over the cropped views, as shares of their images"""
     counts: Counter[str] = field(default_factory=Counter)
     """views that are or have something, by what it is"""
+    ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """smallest and largest value of each effect that occurs"""
     agreeing: int = 0
     compared: int = 0
     entropies: list[np.ndarray] = field(default_factory=list)
@@ -188,14 +193,18 @@ class _Tally:
 
     def count_views(self, views: np.ndarray) -> None:
         """Count records (n, K)."""
-        first = views["first"] if self.mixes else views
+        first = first_views(views)
         cropped = (first["flags"] & CENTER) == 0
         masks = {"crop": cropped, "flip": (first["flags"] & FLIP) != 0, "erase": first["erase_h"] != 0}
         masks |= {name: (first["op0"] == op) | (first["op1"] == op) for op, name in enumerate(OPS)}
         if self.mixes:
             mixup, cutmix = views["mix"]["mixup"] != FRACTION, views["mix"]["cut_h"] != 0
             masks |= {"mixup": mixup, "cutmix": cutmix, "mix": mixup | cutmix}
+        if self.effects is not None:
+            masks["vertical_flip"] = (first["flags"] & VERTICAL_FLIP) != 0
         self.counts.update({name: int(mask.sum()) for name, mask in masks.items()})
+        if self.effects:
+            self._count_effects(first_effects(views))
         self.views += views.size
         areas = first["crop_w"].astype(np.float64) * first["crop_h"] / FRACTION**2
         self.crop_area += float(areas[cropped].sum())
@@ -203,6 +212,16 @@ class _Tally:
         for raw in (image.tobytes() for image in views):
             different = {raw[at : at + size] for at in range(0, len(raw), size)}
             self.counts["duplicate"] += views.shape[1] - len(different)
+
+    def _count_effects(self, effects: np.ndarray) -> None:
+        """Count effects (n, K, 8); what a view has twice counts once."""
+        for number, name in enumerate(EFFECTS):
+            found = effects["kind"] == number
+            values = effects["value"][found]
+            if number and values.size:
+                low, high = self.ranges.get(name, (int(values[0]), int(values[0])))
+                self.ranges[name] = min(low, int(values.min())), max(high, int(values.max()))
+                self.counts[f"effect {name}"] += int(found.any(axis=-1).sum())
 
     def count_teacher(self, log_probs: np.ndarray, num_classes: int) -> None:
         """Entropy and residual mass of teacher entries (n, K, T)."""
@@ -224,9 +243,26 @@ class _Tally:
             "crop_area_mean": self.crop_area / self.counts["crop"] if self.counts["crop"] else None,
             **{f"{name}_share": shares[name] for name in _SHARES},
             "op_share": {name: shares[name] for name in OPS[1:]},
+            **({} if self.effects is None else self._effect_facts()),
             "duplicates": self.counts["duplicate"],
             "duplicate_share": shares["duplicate"],
             "damaged_samples": self.damaged,
+        }
+
+    def _effect_facts(self) -> dict[str, Any]:
+        """What views of layout version 2 may have; only of such files, so that reports on others stay as they were.
+
+        Values: factors; turns of the colour circle; pixels of a view of 224; grey levels.
+        """
+        effects: dict[str, dict[str, float]] = {}
+        for name in EFFECTS[1:]:
+            effects[name] = {"share": self.counts[f"effect {name}"] / self.views}
+            if name in self.ranges and name in EFFECT_UNITS:
+                low, high = self.ranges[name]
+                effects[name] |= {"min": low / EFFECT_UNITS[name], "max": high / EFFECT_UNITS[name]}
+        return {
+            "vertical_flip_share": self.counts["vertical_flip"] / self.views,
+            "effects": effects if self.effects else {},
         }
 
     def teacher_facts(self) -> dict[str, Any]:

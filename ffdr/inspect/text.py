@@ -103,8 +103,21 @@ def _views(facts: Mapping[str, Any]) -> Section:
         ("erased", _share(facts["erase_share"])),
         ("mixed", f"{_share(facts['mix_share'])} ({mixes})"),
         ("operations", ", ".join(f"{name} {_share(share)}" for name, share in ops if share) or "none"),
+        *(_effects(facts) if "effects" in facts else ()),
         ("duplicates", f"{duplicates} ({_share(facts['duplicate_share'])})"),
         ("samples whose checksum is wrong", f"{facts['damaged_samples']:,}"),
+    ]
+
+
+def _effects(facts: Mapping[str, Any]) -> Section:
+    found = [(name, about) for name, about in facts["effects"].items() if about["share"]]
+    shown = [
+        f"{name} {_share(about['share'])}" + (f" ({about['min']:.3g} to {about['max']:.3g})" if "min" in about else "")
+        for name, about in found
+    ]
+    return [
+        ("flipped vertically", _share(facts["vertical_flip_share"])),
+        ("effects", ", ".join(shown) or "none"),
     ]
 
 

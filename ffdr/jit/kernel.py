@@ -47,7 +47,7 @@ def kernel(function: Callable[..., Any], parallel: bool = False, inlined: bool =
         numba.config.CACHE_DIR = private_folder()  # type: ignore[attr-defined] # Numba sets its names at run time
         compiled = njit(function)
     own = Path(function.__code__.co_filename).parent
-    keep_well(compiled, _SHARED[:2] if own == _AUGMENT else [*dict.fromkeys([*_SHARED, own])])
+    keep_well(compiled, _SHARED[:2] if own.is_relative_to(_AUGMENT) else [*dict.fromkeys([*_SHARED, own])])
     return compiled
 
 
@@ -108,6 +108,12 @@ def int32_at(address: np.uint64, count: int) -> np.ndarray:
 def float32_at(address: np.uint64, count: int) -> np.ndarray:
     """A float32 array (count,) over foreign memory."""
     return numba.carray(_pointer(np.uint64(address)), (count,), np.float32)
+
+
+@kernel
+def uint64_at(address: np.uint64, count: int) -> np.ndarray:
+    """A uint64 array (count,) over foreign memory."""
+    return numba.carray(_pointer(np.uint64(address)), (count,), np.uint64)
 
 
 @kernel

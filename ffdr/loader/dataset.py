@@ -173,7 +173,7 @@ class ReinforcedDataset(Dataset[Item]):
     def _replayed(self, image: int, record: ViewBatch, resolution: int) -> tuple[np.ndarray, SparseTargets]:
         """Pixels and targets of one view."""
         with self._replayer(resolution) as replayer:
-            pixels = replayer.one(image, record.views, record.mixes)
+            pixels = replayer.one(image, record.records)
         labels = self.images.labels
         parts = [record.ids.astype(np.int64), record.log_probs, labels[[image]]]
         if self._source.has_mixes:

@@ -9,16 +9,17 @@ with a row table (``codec/jpeg/splice.py``), only the part that a view reads is 
                  └─ coefficients ────────────────────────────► canvas ──┼─► replay_view ─► out, or the partner's
                  └─ raw ────────────────────────────────────────────────┘                  view, which is mixed in
 
-**Any bytes.** A file may hold anything, and a record any 24 bytes. So before memory is handed over: a raw image has
-as many bytes as its size says, a JPEG's frame header states the size that the canvas was made for (libjpeg writes as
-many pixels as the header says), ``decode_coefficients`` compares the sizes itself, and ``check_view`` comes before
-``view_region``, which holds only for records that have passed it.
+**Any bytes.** A file may hold anything, and a record any 24 bytes, its effects any 32. So before memory is handed over:
+a raw image has as many bytes as its size says, a JPEG's frame header states the size that the canvas was made for
+(libjpeg writes as many pixels as the header says), ``decode_coefficients`` compares the sizes itself, and
+``check_view`` comes before ``view_region``, which holds only for records that have passed it.
 
 Shapes: B images in the batch, H×W output, T threads.
 """
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -29,28 +30,17 @@ from ffdr.augment.geometry import view_region
 from ffdr.augment.laps import DECODE, MIX, OTHER, SPLICE, STAGES, lap, new_laps
 from ffdr.augment.picture import ImagePart
 from ffdr.augment.replay import mix_into, replay_view, scratch_bytes, visible
-from ffdr.augment.view import MIX_DTYPE, VIEW_DTYPE, MixRecord, ViewRecord
+from ffdr.augment.view import MixRecord, ViewRecord
 from ffdr.beton.layout import DCT, JPG, RAW
 from ffdr.beton.read import ImageBeton
+from ffdr.beton.records import Records
 from ffdr.codec.crop import Crop
 from ffdr.codec.dct.blocks import DecodingTables, make_tables
 from ffdr.codec.dct.decode import CANVAS_SLACK, decode_coefficients
 from ffdr.codec.dct.decode import scratch_bytes as coefficient_scratch_bytes
-from ffdr.codec.jpeg.libjpeg import (
-    FUNCTION,
-    decompress,
-    frame_size,
-    make_handles,
-)
+from ffdr.codec.jpeg.libjpeg import FUNCTION, decompress, frame_size, make_handles
 from ffdr.codec.jpeg.splice import splice
-from ffdr.jit.kernel import (
-    address_of,
-    bytes_at,
-    kernel,
-    numba_threads,
-    parallel_kernel,
-    take_number,
-)
+from ffdr.jit.kernel import address_of, bytes_at, kernel, numba_threads, parallel_kernel, take_number
 from ffdr.util.arguments import integer
 from ffdr.util.errors import UserError
 from ffdr.util.machine import machine_memory
@@ -163,7 +153,9 @@ def _decode_region(
 
 
 @kernel
-def _replay_stored(stored: _Stored, span: _Span, view: ViewRecord, out: np.ndarray, scratch: _Scratch) -> int:
+def _replay_stored(
+    stored: _Stored, span: _Span, view: ViewRecord, effects: np.ndarray, out: np.ndarray, scratch: _Scratch
+) -> int:
     """Pixels of one view of one stored image. Returns a status, ``OK`` for success."""
     data = bytes_at(span.address, span.size)
     width, height = np.int64(stored.sizes[span.image, 0]), np.int64(stored.sizes[span.image, 1])
@@ -173,7 +165,7 @@ def _replay_stored(stored: _Stored, span: _Span, view: ViewRecord, out: np.ndarr
         if span.size != width * height * 3:
             return BAD_RAW_SIZE
         part = ImagePart(data.reshape((height, width, 3)), np.int64(0), np.int64(0), width, height)
-        return replay_view(part, view, out, scratch.replay, scratch.laps)
+        return replay_view(part, view, effects, out, scratch.replay, scratch.laps)
     if mode == JPG and frame_size(data) != (width, height):
         return BAD_JPEG
     status = check_view(view, width, height, out.shape[0], out.shape[1])
@@ -184,16 +176,23 @@ def _replay_stored(stored: _Stored, span: _Span, view: ViewRecord, out: np.ndarr
     if status != OK:
         return status
     pixels = scratch.canvas[: crop.height * crop.width * 3].reshape((crop.height, crop.width, 3))
-    return replay_view(ImagePart(pixels, crop.left, crop.top, width, height), view, out, scratch.replay, scratch.laps)
+    part = ImagePart(pixels, crop.left, crop.top, width, height)
+    return replay_view(part, view, effects, out, scratch.replay, scratch.laps)
 
 
 @kernel
 def _replay_sample(
-    stored: _Stored, span: np.ndarray, pair: np.ndarray, mix: MixRecord, out: np.ndarray, scratch: _Scratch
+    stored: _Stored,
+    span: np.ndarray,
+    pair: np.ndarray,
+    effects: np.ndarray,
+    mix: MixRecord,
+    out: np.ndarray,
+    scratch: _Scratch,
 ) -> int:
     """One row of a batch: the image's view, mixed with its partner's; what can't be seen is not decoded.
 
-    span: (3,) of ``Replayer.spans``. pair: (2,) the views of both. Returns a status.
+    span: (3,) of ``Replayer.spans``. pair: (2,) the views of both, and effects, (2, 8), theirs. Returns a status.
     """
     status = check_mix(mix, len(stored.modes))
     if status != OK:
@@ -201,14 +200,14 @@ def _replay_sample(
     first, second = visible(mix)
     if first:
         own = _Span(np.int64(span[0]), span[1], np.int64(span[2]))
-        status = _replay_stored(stored, own, pair[0], out, scratch)
+        status = _replay_stored(stored, own, pair[0], effects[0], out, scratch)
     if status != OK or not second:
         return status
     partner = np.int64(mix.partner)
     address = np.uint64(stored.base) + stored.data_ptr[partner]
     other = _Span(partner, address, np.int64(stored.data_size[partner]))
     other_out = scratch.partner if first else out
-    status = _replay_stored(stored, other, pair[1], other_out, scratch)
+    status = _replay_stored(stored, other, pair[1], effects[1], other_out, scratch)
     if status == OK and first:
         lap(scratch.laps, OTHER)
         mix_into(out, other_out, mix)
@@ -220,8 +219,7 @@ def _replay_sample(
 def _replay_batch(
     stored: _Stored,
     spans: np.ndarray,
-    views: np.ndarray,
-    mixes: np.ndarray,
+    records: Records,
     out: np.ndarray,
     workspace: _Workspace,
     status: np.ndarray,
@@ -229,6 +227,7 @@ def _replay_batch(
     """Each thread owns one row of the workspace and takes the next sample when it is done with one: crops differ in
     cost, and a batch is only done when its last thread is."""
     counter = np.zeros(1, np.int64)
+    views, mixes, effects = records
     handles, canvas, jpeg, samples, replay, partner = workspace
     for thread in prange(len(handles)):
         t = np.int64(thread)  # unsigned here, signed elsewhere: Numba would compile all below for either
@@ -236,18 +235,17 @@ def _replay_batch(
         place = address_of(counter)
         i = take_number(place)
         while i < len(spans):
-            status[i] = _replay_sample(stored, spans[i], views[i], mixes[i], out[i], scratch)
+            status[i] = _replay_sample(stored, spans[i], views[i], effects[i], mixes[i], out[i], scratch)
             i = take_number(place)
 
 
 @kernel
-def _time_batch(
-    stored: _Stored, spans: np.ndarray, views: np.ndarray, mixes: np.ndarray, scratch: _Scratch, status: np.ndarray
-) -> None:
+def _time_batch(stored: _Stored, spans: np.ndarray, records: Records, scratch: _Scratch, status: np.ndarray) -> None:
     """``_replay_batch`` in one thread, with laps, one view over the other."""
     out = np.empty_like(scratch.partner)
+    views, mixes, effects = records
     for i in range(len(spans)):
-        status[i] = _replay_sample(stored, spans[i], views[i], mixes[i], out, scratch)
+        status[i] = _replay_sample(stored, spans[i], views[i], effects[i], mixes[i], out, scratch)
 
 
 class Replayer(OneProcess):
@@ -314,14 +312,13 @@ class Replayer(OneProcess):
         address = self.images.data_ptr[index] + self._stored.base
         return np.stack([index.astype(np.uint64), address, self.images.data_size[index]], axis=1)
 
-    def __call__(self, spans: np.ndarray, views: np.ndarray, mixes: np.ndarray, out: np.ndarray) -> None:
+    def __call__(self, spans: np.ndarray, records: Records, out: np.ndarray) -> None:
         """Replay one batch.
 
         Args:
             spans: (B, 3) uint64: index, address of the stored bytes, their number.
-            views: (B, 2) ``VIEW_DTYPE``, each image's view and its partner's.
-            mixes: (B,) ``MIX_DTYPE``.
-            out: (B, H, W, 3) uint8, filled.
+            records: B of them.
+            out: (B, H, W, 3) uint8, filled; of this replayer's resolution, or smaller.
 
         Raises:
             ReplayError: naming the first sample that could not be replayed.
@@ -331,8 +328,10 @@ class Replayer(OneProcess):
         self.images.file.check_size()
         status = np.zeros(len(spans), np.int32)
         set_num_threads(self.threads)  # of the calling thread; Numba keeps it per thread
+        *scratch, partner = self._workspace
+        partner = partner.ravel()[: self.threads * prod(out.shape[1:])].reshape(-1, *out.shape[1:])
         with numba_threads():
-            _replay_batch(self._stored, spans, views, mixes, out, self._workspace, status)
+            _replay_batch(self._stored, spans, records, out, (*scratch, partner), status)
         self._check_status(spans, status)
 
     def _check_status(self, spans: np.ndarray, status: np.ndarray) -> None:
@@ -340,11 +339,11 @@ class Replayer(OneProcess):
         if len(bad):
             raise ReplayError(self.images.path, int(spans[bad[0], 0]), int(status[bad[0]]))
 
-    def time_stages(self, spans: np.ndarray, views: np.ndarray, mixes: np.ndarray) -> dict[str, float]:
+    def time_stages(self, spans: np.ndarray, records: Records) -> dict[str, float]:
         """Replay a batch by the calling thread alone, for the time it takes; the pixels are lost.
 
         Args:
-            spans, views, mixes: as for a batch.
+            spans, records: as for a batch.
 
         Returns:
             Seconds by stage (``ffdr.augment.laps.STAGES``), of all views together. The checks are in none of them.
@@ -354,14 +353,14 @@ class Replayer(OneProcess):
         """
         self.images.file.check_size()
         laps, status = new_laps(), np.zeros(len(spans), np.int32)
-        _time_batch(self._stored, spans, views, mixes, self._first_scratch(laps), status)
+        _time_batch(self._stored, spans, records, self._first_scratch(laps), status)
         self._check_status(spans, status)
         return dict(zip(STAGES, (laps[: len(STAGES)] / 1e9).tolist(), strict=True))
 
-    def one(self, image: int, views: np.ndarray, mixes: np.ndarray) -> np.ndarray:
+    def one(self, image: int, records: Records) -> np.ndarray:
         """One view, by the calling thread alone, so that a fork can have it, too: (H, W, 3) uint8.
 
-        views, mixes: as in a batch of one.
+        records: a batch of one.
 
         Raises:
             ReplayError: it could not be replayed.
@@ -369,7 +368,9 @@ class Replayer(OneProcess):
         """
         self.images.file.check_size()
         out, span = np.empty(self.shape, np.uint8), self.spans(np.array([image]))[0]
-        status = _replay_sample(self._stored, span, views[0], mixes[0], out, self._first_scratch(None))
+        views, mixes, effects = records
+        scratch = self._first_scratch(None)
+        status = _replay_sample(self._stored, span, views[0], effects[0], mixes[0], out, scratch)
         if status != OK:
             raise ReplayError(self.images.path, image, int(status))
         return out
@@ -382,8 +383,3 @@ def view_side(resolution: object) -> int:
         UserError: it is none.
     """
     return integer("resolution", resolution, 1, MAX_RESOLUTION, "; views are square")
-
-
-def blank_views(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Room for the records of a batch: views (count, 2) ``VIEW_DTYPE`` and mixes (count,) ``MIX_DTYPE``."""
-    return np.zeros((count, 2), VIEW_DTYPE), np.zeros(count, MIX_DTYPE)

@@ -43,6 +43,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,7 +63,8 @@ from ffcv.utils import chunks
 
 from ffdr.augment.view import share_of_first
 from ffdr.beton.read import ImageBeton
-from ffdr.loader.decode import Replayer, blank_views
+from ffdr.beton.records import Records
+from ffdr.loader.decode import Replayer
 from ffdr.loader.order import EpochOrder
 from ffdr.loader.pages import PageCache, PagePlan
 from ffdr.loader.views import ViewBatch, ViewSource
@@ -118,10 +120,10 @@ class Replay(Operation):
 
         def replay(spans: np.ndarray, batch: HostBatch) -> HostBatch:
             batch.image[:] = spans[:, 0]
-            views, mixes = blank_views(len(spans))
-            self.views.fill(self.epoch, batch.image, ViewBatch(views, mixes, batch.ids, batch.log_probs))
-            batch.partner[:], batch.share[:] = mixes["partner"], share_of_first(mixes)
-            self.replayer(spans, views, mixes, batch.pixels)
+            records = Records.blank(len(spans))
+            self.views.fill(self.epoch, batch.image, ViewBatch(*records, batch.ids, batch.log_probs))
+            batch.partner[:], batch.share[:] = records.mixes["partner"], share_of_first(records.mixes)
+            self.replayer(spans, records, batch.pixels)
             return batch
 
         return replay
@@ -234,21 +236,25 @@ class BetonLoader(Loader):
         """Where the bytes of these batches come from, to be entered before the first one is made."""
         return self.memory_manager.schedule_epoch(batches)
 
-    def make(self, number: int, index: np.ndarray, storage: Any, buffers: HostBatch, slot: int) -> HostBatch:
-        """Batch ``number`` of those of ``storage``, whose images are ``index`` (B,), in a slot of the buffers.
+    def make(self, number: int, index: np.ndarray, side: int, storage: Any, buffers: HostBatch, slot: int) -> HostBatch:
+        """Batch ``number`` of those of ``storage``, whose images are ``index`` (B,), in a slot of the buffers; the
+        pixels (B, side, side, 3) at the beginning of theirs.
 
         As FFCV's ``EpochIterator.run_pipeline``.
         """
         storage.start_batch(number)
         stages, (last,) = self.code
         nodes = self.graph.id_to_node
+        batch = HostBatch(*select_buffer(buffers, slot, len(index)))
+        shape = len(index), side, side, 3
+        batch = batch._replace(pixels=batch.pixels.ravel()[: prod(shape)].reshape(shape))
         arguments = {
             "batch_indices": index,
             "metadata": self.reader.metadata,
             "storage_state": storage.state,
             **{f"memory_{node}": None for node in nodes},
             **{f"shared_memory_{node}": None for node in nodes},
-            f"memory_{last}": HostBatch(*select_buffer(buffers, slot, len(index))),
+            f"memory_{last}": batch,
         }
         for stage, results in stages:
             for node, result in zip(results, stage(**arguments), strict=True):

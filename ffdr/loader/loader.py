@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from ffdr.augment.policy import Policy
-from ffdr.loader.decode import Replayer, view_side
+from ffdr.loader.decode import Replayer
 from ffdr.loader.device import Transfer
 from ffdr.loader.order import EpochOrder, OrderSettings, Place
 from ffdr.loader.protocol import Batch
-from ffdr.loader.settings import DeviceSettings, StreamSettings, channels, checked_device, checked_dtype
+from ffdr.loader.settings import DeviceSettings, StreamSettings, channels, checked_device, checked_dtype, checked_sides
 from ffdr.loader.sources import Images, Reinforced, open_images, open_views
 from ffdr.loader.stream import BatchStream, Pass
 from ffdr.util.arguments import integer, switch
@@ -50,6 +50,8 @@ class ReinforcedLoader(OneProcess):
         reinforced: reinforced beton of these images (path or opened); with a merged beton the same file once more.
         batch_size: images per batch, on this rank.
         resolution: side of the square views, in pixels.
+        resolutions: several sides in its place, of which each batch has one (multi-scale training), all equally often;
+            which, is a function of (seed, epoch, batch). Buffers and scratch are of the largest, and serve them all.
         device: where batches go; of "cuda" the GPU that is current at the first pass.
         dtype: torch.uint8 for the pixels as they are, 0..255; a floating dtype normalises them on the device.
         policy: what may be drawn, for training on labels.
@@ -86,6 +88,7 @@ class ReinforcedLoader(OneProcess):
         *,
         batch_size: int,
         resolution: int = 224,
+        resolutions: Sequence[int] = (),
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         policy: Policy | None = None,
@@ -126,7 +129,7 @@ class ReinforcedLoader(OneProcess):
         self._order = EpochOrder(ordering, self.images.data_ptr, self.images.page_size)
         decoding = StreamSettings(
             order=ordering,
-            resolution=view_side(resolution),
+            sides=checked_sides(resolution, resolutions),
             threads=thread_count(integer("workers", workers, 0), gpu=delivery.device.type == "cuda"),
             batches_ahead=integer("batches_ahead", batches_ahead, 1),
             os_cache=switch("os_cache", os_cache),
@@ -201,7 +204,7 @@ class ReinforcedLoader(OneProcess):
             self._next = self._at = at
 
     def set_resolution(self, resolution: int) -> None:
-        """Views of the coming passes have this side, in pixels; nothing is compiled anew. Ends an unfinished pass.
+        """Views of the coming passes all have this side, in pixels; nothing is compiled anew. Ends an unfinished pass.
 
         Raises:
             UserError: no pixel at all, or too many.

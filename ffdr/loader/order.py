@@ -9,6 +9,7 @@ Shapes: N images, P pages of the file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +25,7 @@ BUFFER_PAGES = 128
 """Pages that ``quasi_random`` mixes at any time: 1 GiB of the file at the usual 8 MiB per page."""
 
 # Places of the stream ORDER: what a number is for.
-_SHUFFLE, _PAGE, _WITHIN_PAGE, _JITTER = range(4)
+_SHUFFLE, _PAGE, _WITHIN_PAGE, _JITTER, _SIDE = range(5)
 
 
 class Place:
@@ -151,12 +152,23 @@ class EpochOrder:
         start, stop = self._last_part()
         return np.concatenate([batches, order_N[start:stop]])
 
+    def sides(self, choice: Sequence[int], epoch: int) -> list[int]:
+        """Which of some sides the views of each global batch have: the same on all ranks."""
+        if len(choice) == 1:
+            return [choice[0]] * self.global_batches
+        drawn = _keys(self.settings.seed, epoch, self.global_batches, _SIDE) * len(choice)
+        return [choice[min(int(number), len(choice) - 1)] for number in drawn]
+
     def _last_part(self) -> tuple[int, int]:
         """Where this rank's part of the incomplete last batch starts and stops in the global order."""
         rest = 0 if self.settings.drop_last else self._count % self.global_batch_size
-        start = self._count - rest
-        rank, ranks = self.settings.place.rank, self.settings.place.world_size
-        return start + rest * rank // ranks, start + rest * (rank + 1) // ranks
+        mine = part_of(rest, self.settings.place.rank, self.settings.place.world_size)
+        return self._count - rest + mine.start, self._count - rest + mine.stop
+
+
+def part_of(rest: int, rank: int, ranks: int) -> slice:
+    """A rank's part of a last batch of ``rest`` images, which is shared out as evenly as it goes."""
+    return slice(rest * rank // ranks, rest * (rank + 1) // ranks)
 
 
 def rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ffdr.loader.decode import view_side
 from ffdr.loader.order import OrderSettings
 from ffdr.util.arguments import PerChannel, per_channel, shown
 from ffdr.util.errors import UserError
@@ -21,8 +22,8 @@ class StreamSettings:
     """How batches are decoded."""
 
     order: OrderSettings
-    resolution: int
-    """side of the views, in pixels; of the first pass, see ``BatchStream.set_resolution``"""
+    sides: tuple[int, ...]
+    """of the views, in pixels, of which each batch has one; at first, see ``BatchStream.set_resolution``"""
     threads: int
     """decoding threads"""
     batches_ahead: int = 3
@@ -42,6 +43,20 @@ class DeviceSettings:
     std: PerChannel
     reuse_buffers: bool
     """with uint8 on the CPU, hand out the decoder's own buffer"""
+
+
+def checked_sides(resolution: int, resolutions: Sequence[int]) -> tuple[int, ...]:
+    """The sides that views may have: ``resolutions`` or, if that is empty, ``resolution``.
+
+    Raises:
+        UserError: one of them is no side, or comes twice; no list of them.
+    """
+    if not hasattr(resolutions, "__len__"):
+        raise UserError(f"resolutions: {shown(resolutions)} is no list of sides, such as [128, 224]")
+    sides = tuple(map(view_side, resolutions if len(resolutions) else [resolution]))
+    if len({*sides}) < len(sides):
+        raise UserError(f"resolutions: {shown(sides)} has a side twice; all are drawn equally often")
+    return sides
 
 
 def checked_dtype(dtype: torch.dtype) -> torch.dtype:

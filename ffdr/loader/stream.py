@@ -68,9 +68,11 @@ class BatchStream(OneProcess):
     def __init__(self, images: ImageBeton, views: ViewSource, order: EpochOrder, settings: StreamSettings) -> None:
         super().__init__()
         check_pool()
-        self.images, self.batches_ahead = images, settings.batches_ahead
+        self.images, self.order, self.batches_ahead = images, order, settings.batches_ahead
         self.pages = None if settings.os_cache else PageCache(images)
-        replayer = Replayer(images, settings.resolution, settings.threads)
+        self.sides = settings.sides
+        """Of the views of the coming pass: each batch has one of these."""
+        replayer = Replayer(images, max(self.sides), settings.threads)
         self.replay = Replay(views, self._checked(replayer, settings.order.batch_size))
         self.loader = BetonLoader(images, order, self.replay, self.pages)
         self.lock = threading.RLock()
@@ -83,7 +85,7 @@ class BatchStream(OneProcess):
 
     @property
     def replayer(self) -> Replayer:
-        """Holds the scratch memory; it has the views' resolution."""
+        """Holds the scratch memory; it has the views' resolution, the largest of several."""
         return self.replay.replayer
 
     @property
@@ -124,6 +126,7 @@ class BatchStream(OneProcess):
                 for event in filter(None, self.in_use):
                     event.synchronize()  # a GPU may still copy from the buffers
                 self.buffers = None
+            self.sides = (resolution,)
 
     def begin(self, epoch: int, first_batch: int = 0, device: torch.device | None = None) -> Pass:
         """A pass over the batches of an epoch, from ``first_batch`` on. A pass that is under way ends.
@@ -140,7 +143,8 @@ class BatchStream(OneProcess):
             if self.buffers is None:
                 self.buffers = self._allocate(gpu)
             self.replay.epoch = epoch
-            self._pass = Pass(self, self.loader.batches(epoch, first_batch), gpu)
+            sides = self.order.sides(self.sides, epoch)[first_batch:]
+            self._pass = Pass(self, self.loader.batches(epoch, first_batch), sides, gpu)
             return self._pass
 
     def end(self, error: Exception | None = None) -> None:
@@ -183,9 +187,11 @@ class BatchStream(OneProcess):
 class Pass(threading.Thread):
     """One pass: the thread that decodes ahead, and what its consumer calls."""
 
-    def __init__(self, stream: BatchStream, batches: list[np.ndarray], gpu: torch.device | None) -> None:
+    def __init__(
+        self, stream: BatchStream, batches: list[np.ndarray], sides: list[int], gpu: torch.device | None
+    ) -> None:
         super().__init__(name="ffdr-decode", daemon=True)
-        self.stream, self.batches, self.gpu = stream, batches, gpu
+        self.stream, self.batches, self.sides, self.gpu = stream, batches, sides, gpu
         self.reading = threading.RLock()
         """Held by the consumer while it reads a batch, or waits for one."""
         self.closed = False
@@ -218,7 +224,7 @@ class Pass(threading.Thread):
             copying = in_use[slot]
             if copying is not None:
                 copying.synchronize()
-            batch = self.stream.loader.make(number, index, storage, buffers, slot)
+            batch = self.stream.loader.make(number, index, self.sides[number], storage, buffers, slot)
             if not self._put((slot, batch)):
                 return
 

@@ -17,26 +17,26 @@ from ffdr.augment.draw import draw_batch, pack_policy
 from ffdr.augment.pick import pick_views
 from ffdr.augment.policy import Policy
 from ffdr.augment.random import SHARE, uniform
-from ffdr.augment.view import FRACTION, MIX_DTYPE, VIEW_DTYPE, center_view, share_of_first, unmixed
+from ffdr.augment.view import EFFECTS_DTYPE, FRACTION, MIX_DTYPE, VIEW_DTYPE, center_view, share_of_first
 from ffdr.beton.header import UNUSED
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.beton.records import Records, record_of
 from ffdr.jit.kernel import address_of, bytes_at, kernel, numba_threads, parallel_kernel
-from ffdr.loader.decode import blank_views
 from ffdr.util.errors import UserError
 
 _HALF = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
-_VIEW, _MIX = VIEW_DTYPE.itemsize, MIX_DTYPE.itemsize
+_VIEW, _MIX, _EFFECTS = VIEW_DTYPE.itemsize, MIX_DTYPE.itemsize, EFFECTS_DTYPE.itemsize
 
 
 class ViewBatch(NamedTuple):
     """What the images of a batch show, and what they are learned from."""
 
     views: np.ndarray
-    """(B, 2) ``VIEW_DTYPE``, each image's view and its partner's"""
+    """this and the next two: ``Records``, flat, because Numba hands no nested tuples to its threads"""
     mixes: np.ndarray
-    """(B,) ``MIX_DTYPE``"""
+    effects: np.ndarray
     ids: np.ndarray
     """(B, T) int32 classes"""
     log_probs: np.ndarray
@@ -45,7 +45,13 @@ class ViewBatch(NamedTuple):
     @classmethod
     def blank(cls, count: int, entries: int) -> ViewBatch:
         """Of ``count`` images with T entries, to be filled by a ``ViewSource``."""
-        return cls(*blank_views(count), np.zeros((count, entries), np.int32), np.zeros((count, entries), np.float32))
+        entry = count, entries
+        return cls(*Records.blank(count), np.zeros(entry, np.int32), np.zeros(entry, np.float32))
+
+    @property
+    def records(self) -> Records:
+        """What the images show."""
+        return Records(self.views, self.mixes, self.effects)
 
 
 class ViewSource(Protocol):
@@ -80,6 +86,7 @@ class FixedView:
         batch.mixes[:] = 0
         batch.mixes["partner"] = index
         batch.mixes["mixup"] = FRACTION
+        batch.effects[:] = 0
         batch.ids[:, 0] = self.images.labels[index]
         batch.log_probs[:, 0] = 0.0
 
@@ -106,7 +113,7 @@ class DrawnViews:
     def fill(self, epoch: int, index: np.ndarray, batch: ViewBatch) -> None:
         """Draw them."""
         labels, sizes = self.images.labels, self.images.original_sizes
-        draw_batch(self.policy, self.seed, epoch, index, sizes, batch.views, batch.mixes)
+        draw_batch(self.policy, self.seed, epoch, index, sizes, *batch.records)
         batch.ids[:, 0] = labels[index]
         batch.log_probs[:, 0] = 0.0
         if self.has_mixes:
@@ -142,7 +149,9 @@ class StoredViews:
         """
         file, header = self.reinforced, self.reinforced.header
         file.file.check_size()
-        stored = _StoredViews(file.memmap, file.view_ptr, file.logit_ptr, self.has_mixes, header.num_classes)
+        stored = _StoredViews(
+            file.memmap, file.view_ptr, file.logit_ptr, self.has_mixes, bool(header.effects), header.num_classes
+        )
         with numba_threads():
             bad = _read_stored(stored, index, picked, batch, _HALF)
         if bad >= 0:
@@ -166,14 +175,9 @@ class StoredViews:
 
         No kernel runs in threads, so that a fork can read them, too.
         """
-        views, mixes = np.zeros((1, 2), VIEW_DTYPE), unmixed(image)[None]
-        record = self.reinforced.views(image)[view]
-        if self.has_mixes:
-            views[0, 0], mixes[0], views[0, 1] = record["first"], record["mix"], record["second"]
-        else:
-            views[0, 0] = record
+        records = record_of(self.reinforced.views(image)[view], image)
         ids, log_probs = (part[[view]] for part in self.reinforced.logits(image))
-        return ViewBatch(views, mixes, ids.astype(np.int32), log_probs.astype(np.float32))
+        return ViewBatch(*records, ids.astype(np.int32), log_probs.astype(np.float32))
 
 
 class SomeStored:
@@ -192,7 +196,8 @@ class SomeStored:
         for source, rows in sources:
             part = ViewBatch.blank(int(np.count_nonzero(rows)), source.entries)
             source.fill(epoch, index[rows], part)
-            batch.views[rows], batch.mixes[rows] = part.views, part.mixes
+            for whole, some in zip(batch.records, part.records, strict=True):
+                whole[rows] = some
             batch.ids[rows, : source.entries], batch.log_probs[rows, : source.entries] = part.ids, part.log_probs
 
     def one(self, epoch: int, image: int) -> ViewBatch:
@@ -234,6 +239,7 @@ class _StoredViews(NamedTuple):
     logit_ptr: np.ndarray
     """(N,) uint64"""
     has_mixes: bool
+    has_effects: bool
     num_classes: int
 
 
@@ -246,28 +252,32 @@ def _read_stored(
 
     An image's views and logits lie in the file as::
 
-        view_ptr[i]     record of view 0 | of view 1 | …     a record: view, or view, mix and the partner's view
+        view_ptr[i]     record of view 0 | of view 1 | …     a record: see augment.view.record_dtype
         logit_ptr[i]    T ids, T log-probabilities of view 0 | of view 1 | …     uint16 and float16
 
     half: (65536,) float32, the value of every float16.
     """
-    file, view_ptr, logit_ptr, has_mixes, num_classes = stored
+    file, view_ptr, logit_ptr, has_mixes, has_effects, num_classes = stored
     mixes, ids, log_probs = batch.mixes, batch.ids, batch.log_probs
     views = bytes_at(address_of(batch.views), 2 * _VIEW * len(index)).reshape((len(index), 2, _VIEW))
     mix_bytes = bytes_at(address_of(mixes), _MIX * len(index)).reshape((len(index), _MIX))
+    effects = bytes_at(address_of(batch.effects), 2 * _EFFECTS * len(index)).reshape((len(index), 2 * _EFFECTS))
     entries = ids.shape[1]
-    record = 2 * _VIEW + _MIX if has_mixes else _VIEW
+    plain = 2 * _VIEW + _MIX if has_mixes else _VIEW  # bytes before the effects
+    behind = 0 if not has_effects else 2 * _EFFECTS if has_mixes else _EFFECTS
     bad = np.int64(-1)
     for i in prange(len(index)):
-        at = np.int64(view_ptr[index[i]]) + picked[i] * record
+        at = np.int64(view_ptr[index[i]]) + picked[i] * (plain + behind)
         views[i, 0, :] = file[at : at + _VIEW]
         if has_mixes:
             mix_bytes[i, :] = file[at + _VIEW : at + _VIEW + _MIX]
-            views[i, 1, :] = file[at + _VIEW + _MIX : at + record]
+            views[i, 1, :] = file[at + _VIEW + _MIX : at + plain]
         else:
             mix_bytes[i, :] = 0
             mixes[i]["partner"] = index[i]
             mixes[i]["mixup"] = FRACTION
+        effects[i, :behind] = file[at + plain : at + plain + behind]
+        effects[i, behind:] = 0
         at = np.int64(logit_ptr[index[i]]) + picked[i] * entries * 4
         wrong = np.int64(-1)
         for t in range(entries):

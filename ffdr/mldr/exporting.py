@@ -8,6 +8,7 @@ The format can't hold, and export refuses, naming the first such view:
 - crops that are not whole pixels of the original image; padded crops, unless images are square, of the resolution's
   size, and have one border; views cropped in different ways in one file;
 - levels in TrivialAugmentWide's ranges, or in other bins than the policy's;
+- effects and vertical flips;
 - probabilities of a view that sum to more than 1.001, or one below 1e-323.
 """
 
@@ -16,7 +17,6 @@ from __future__ import annotations
 import gzip
 import os
 import pickle
-import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +31,7 @@ from ffdr.augment.policy import Policy
 from ffdr.augment.view import CENTER, FRACTION, PLACED
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_intact
+from ffdr.beton.records import first_views
 from ffdr.config.files import ExportOptions
 from ffdr.mldr.archive import CONFIG, index_of, name_of
 from ffdr.mldr.entries import Schema, StoredEntries, to_entries
@@ -48,7 +49,15 @@ from ffdr.mldr.format import (
 )
 from ffdr.mldr.sizes import digest_of_other, original_sizes
 from ffdr.mldr.torch_zip import EntryError, zip_around
-from ffdr.util.atomic import lock, os_errors_as_user_errors, partial_path, sync_folder
+from ffdr.util.atomic import (
+    lock,
+    os_errors_as_user_errors,
+    partial_path,
+    put_in_place,
+    remove,
+    replaced_path,
+    sync_folder,
+)
 from ffdr.util.errors import UserError
 from ffdr.util.opening import check_final, open_folder, open_kept, open_new, own_folder
 from ffdr.util.text import byte_size, command, ending, join_list, printable, say
@@ -89,7 +98,7 @@ def export_archive(options: ExportOptions, progress: bool = True) -> Path:
         _check_replaceable(out)
         work.check_beside()
         _write_archive(reinforced, images, sizes, form, work, progress)
-    _remove(_replaced_path(out))  # what this run has replaced, or one that was killed then
+    remove(replaced_path(out))  # what this run has replaced, or one that was killed then
     if progress:
         files = os.scandir(out) if out.is_dir() else [out]
         size = byte_size(sum(file.stat().st_size for file in files))
@@ -138,11 +147,13 @@ def _write_archive(
 def _format_of(reinforced: ReinforcedBeton, sizes: np.ndarray, resolution: int) -> Format:
     """The format of the archive to be: what the first view shows, and what the policy says."""
     header = reinforced.header
+    if header.effects is not None:
+        raise EntryError("its views may have effects or vertical flips, for which the published format has no place")
     side = resolution or header.resolution
     if not side:
         raise EntryError("its teachers saw several resolutions; give export.resolution, at which boxes count in pixels")
     first = reinforced.views(0)[0]
-    view = first["first"] if header.mixes else first
+    view = first_views(first)
     flags, short, padding = int(view["flags"]), 0, 0
     if flags & CENTER:
         crop = PLACED_CROP if flags & PLACED else CENTER_CROP
@@ -233,39 +244,15 @@ def _published(work: Work, descriptor: int) -> Iterator[None]:
 
     On any failure before it is finished the partial is removed; a finished one that can't get its name is kept.
     """
-    out, partial, replaced = work.out, partial_path(work.out), _replaced_path(work.out)
+    out, partial = work.out, partial_path(work.out)
     try:
         lock(descriptor, partial, out)
         try:
             yield
         except BaseException:
-            _remove(partial)
+            remove(partial)
             raise
         work.leave(partial)
-        # No folder can be renamed over anything else, nor anything over a folder: the old one is moved away first.
-        moves = out.is_dir() or (partial.is_dir() and os.path.lexists(out))
-        if moves:
-            _remove(replaced)
-            os.rename(out, replaced)
-        try:
-            os.replace(partial, out)
-        except OSError:
-            if moves:
-                os.rename(replaced, out)
-            raise
-        sync_folder(out.parent)
+        put_in_place(partial, out)
     finally:
         os.close(descriptor)
-
-
-def _replaced_path(out: Path) -> Path:
-    """Where the old archive lies until the new one has its name."""
-    return out.with_name(out.name + ".partial.replaced")
-
-
-def _remove(path: Path) -> None:
-    """Remove a file, a link or a folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ import glob
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +194,7 @@ def _header(surveyed: list[_Surveyed], images: ImageBeton) -> ReinforcedHeader:
         topk=max(one.schema.topk for one in surveyed),
         num_classes=images.num_classes,
         mixes=form.mixes,
-        policy=asdict(form.policy),
+        policy=form.policy.settings(),
         teachers=tuple(dict.fromkeys(name for one in surveyed for name in one.teachers)),
         resolution=form.resolution,
         seed=0,

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from ffdr.augment.magnitude import SHARPNESS, SHEAR_X, OpStep, magnitude
+from ffdr.augment.ops.magnitude import SHARPNESS, SHEAR_X, OpStep, magnitude
 from ffdr.augment.view import OP_NUMBER, OPS
 
 _TOLERANCE = 1e-6

@@ -135,9 +135,9 @@ def save_weights(path: str | Path, state: Mapping[str, torch.Tensor], info: Mode
         file.write(save(state, info.to_metadata()))
 
 
-def load_model(path: str | Path, resolution: int = 0) -> tuple[nn.Module, ModelInfo]:
+def load_model(path: str | Path, resolution: int = 0, size_key: str = "eval.resolution") -> tuple[nn.Module, ModelInfo]:
     """A model that ``save_model`` or a run's checkpoint holds, in evaluation mode; ``resolution`` other than 0 replaces
-    the stored one.
+    the stored one. size_key: the option that gave it, for messages.
 
     Raises:
         UserError: a file that is missing, damaged or not ours.
@@ -148,7 +148,7 @@ def load_model(path: str | Path, resolution: int = 0) -> tuple[nn.Module, ModelI
             f"{path}: not a model written by ffdr train; to load it through timm, give its name, too: "
             f"--model.name=NAME --model.checkpoint={path}"
         )
-    return _load_ours(path, info, resolution, "eval.resolution")
+    return _load_ours(path, info, resolution, size_key)
 
 
 def load_named(

@@ -13,7 +13,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -42,7 +42,8 @@ _OF_RUN = {
 """Where a run's identity has the fields of ``ModelInfo``; the first runs had no options."""
 _OF_HUB = {"name": "model.architecture", "options": "model.architecture_options"}
 """Where they are instead in runs of models that a hub or a folder names."""
-_MOST_TEXT, _MOST_PARTS = 1 << 16, 64
+_MOST_TEXT, _MOST_PARTS = 1 << 22, 64
+"""Characters of a file's metadata, nearly all of which are names of classes; entries of its other lists."""
 MOST_CLASSES, MOST_RESOLUTION = 1 << 16, 4096
 
 
@@ -67,10 +68,27 @@ class ModelInfo:
     """fingerprint of the data that the model was trained on; empty: unknown"""
     options: tuple[str, ...] = ()
     """NAME=VALUE for its factory, as ``ModelOptions.options``"""
+    class_names: tuple[str, ...] = ()
+    """of class 0, 1, …, of which ``classes`` is the digest; empty: unknown"""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for names that are not those of ``num_classes`` and ``classes``."""
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise UserError(f"class_names: {len(self.class_names):,} names of {self.num_classes:,} classes")
+        if self.class_names and class_digest(self.class_names) != self.classes:
+            raise UserError("class_names: not those that classes is the digest of")
 
     def to_metadata(self) -> dict[str, str]:
-        """The fields as one string: safetensors stores several in no particular order, and bytes must not vary."""
-        return {_MARK: json.dumps({"version": 1, **asdict(self)})}
+        """The fields as one string: safetensors stores several in no particular order, and bytes must not vary.
+
+        Names that are unknown, or longer than ``from_metadata`` takes, are left out.
+        """
+        values = {"version": 1, **asdict(replace(self, class_names=()))}
+        text = json.dumps(values | {"class_names": self.class_names})
+        if not self.class_names or len(text) > _MOST_TEXT:
+            del values["class_names"]
+            text = json.dumps(values)
+        return {_MARK: text}
 
     @classmethod
     def from_metadata(cls, text: Mapping[str, str]) -> ModelInfo:
@@ -99,7 +117,8 @@ class ModelInfo:
         missing = [key for key, field in known.items() if field.default is MISSING and key not in values]
         if missing:
             raise UserError(f"{missing[0]} is missing")
-        return cls(**{key: _CHECKS[key](key, _plain(key, value)) for key, value in values.items()})
+        plain = {key: value if key == "class_names" else _plain(key, value) for key, value in values.items()}
+        return cls(**{key: _CHECKS[key](key, value) for key, value in plain.items()})
 
 
 def _json(text: str) -> dict[str, Any]:
@@ -157,6 +176,16 @@ def _options(key: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _names(key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise UserError(f"{key}: {brief(value, 80)} is not a list of names")
+    try:
+        class_digest(value)
+    except UnicodeEncodeError as error:  # half a character that stands for no byte of a name
+        raise UserError(f"{key}: {brief(error.object[error.start : error.end])} is no text") from error
+    return tuple(value)
+
+
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "name": _text(STORED_NAME, "a name of a model"),
     "num_classes": lambda key, value: integer(key, value, 1, MOST_CLASSES),
@@ -167,6 +196,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "classes": _text("[0-9a-f]{0,64}", "a digest in hexadecimal digits"),
     "fingerprint": _text("[0-9a-f]{0,64}", "a digest in hexadecimal digits"),
     "options": _options,
+    "class_names": _names,
 }
 """What a field of a file must be; the ranges are those of the options that decide it in training."""
 

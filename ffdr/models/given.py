@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from timm.models import clean_state_dict
@@ -10,7 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ffdr.models.factory import Blueprint, check_forward, device_of
-from ffdr.models.files import read_weights
+from ffdr.models.files import ModelInfo, read_info, read_weights
 from ffdr.models.tensors import check_finite
 from ffdr.util.errors import UserError, is_out_of_memory
 from ffdr.util.text import printable, reason
@@ -60,8 +62,52 @@ def _check_training(module: nn.Module, num_classes: int, resolution: int, what: 
         raise UserError(f"{what} gives {_shape(output)} for 2 images in training mode {asked}")
 
 
-def class_count(module: nn.Module, name: str, resolution: int) -> int:
-    """How many classes a module tells apart. Raises UserError where it does not give (1, C) logits for an image."""
+class Feeding(Protocol):
+    """What says how images are normalised: a manifest's beton, or a library's configuration of a model."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per-channel mean in [0, 1] that is subtracted."""
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Per-channel standard deviation in [0, 1] that is divided by."""
+
+
+def describe_given(
+    module: nn.Module, name: str, checkpoint: str | Path, resolution: int, fed: Feeding, key: str
+) -> ModelInfo:
+    """How to feed a module, which gets the weights of ``checkpoint``, if there is one, and is left in evaluation mode.
+
+    Args:
+        module: of a caller in Python.
+        name: see ``given_name``.
+        checkpoint: a file of weights, or empty.
+        resolution: pixels; 0: what the checkpoint says.
+        fed: the normalisation where no file of ours says it.
+        key: the option that gave the resolution, for messages.
+
+    Raises:
+        UserError: weights that aren't the module's; no size; outputs that are no logits.
+    """
+    info = read_info(checkpoint) if checkpoint else None
+    side = resolution or (info.resolution if info else 0)
+    if not side:
+        raise UserError(f"{key}: give the size of the images, in pixels; a module does not say it")
+    if checkpoint:
+        load_into(module, checkpoint, name)
+    count = class_count(module, name, side, key)
+    if info is not None:
+        names = info.class_names if count == info.num_classes else ()
+        return replace(info, name=name, num_classes=count, resolution=side, options=(), class_names=names)
+    return ModelInfo(name, count, side, tuple(fed.mean), tuple(fed.std))
+
+
+def class_count(module: nn.Module, name: str, resolution: int, key: str) -> int:
+    """How many classes a module tells apart. Raises UserError where it does not give (1, C) logits for an image.
+
+    key: the option that gave the resolution, for messages.
+    """
     what = f"model: {printable(name)}"
     try:
         with torch.inference_mode():
@@ -69,7 +115,7 @@ def class_count(module: nn.Module, name: str, resolution: int) -> int:
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if is_out_of_memory(error):
             raise
-        raise UserError(f"eval.resolution: {what} can't take images of {resolution} px ({reason(error)})") from error
+        raise UserError(f"{key}: {what} can't take images of {resolution} px ({reason(error)})") from error
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 1:
         raise UserError(f"{what} gives {_shape(output)} for an image instead of (1, classes)")
     return output.shape[1]

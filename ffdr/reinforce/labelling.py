@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from ffdr.augment.policy import Policy
-from ffdr.augment.view import MIXED_DTYPE
 from ffdr.beton.header import ReinforcedHeader
 from ffdr.beton.read import ImageBeton
+from ffdr.beton.records import stored_records
 from ffdr.reinforce.sampling import ViewSampler
 from ffdr.reinforce.shards import LabelledShard
 from ffdr.reinforce.teacher import Teacher
@@ -90,20 +90,12 @@ class Labeller:
         for shard in shards:
             images = np.arange(shard.start, shard.stop)
             index = np.repeat(images, self.header.views)
-            views, mixes = self.sampler.draw(images, self.header.views)
-            stored = self._stored(views, mixes).reshape(len(shard), self.header.views)
+            records = self.sampler.draw(images, self.header.views)
+            stored = stored_records(records, self.header.record_dtype).reshape(len(shard), self.header.views)
             for at in range(0, len(index), self.teacher.batch_size):
                 part = slice(at, at + self.teacher.batch_size)
-                pixels = self.sampler.replay(index[part], views[part], mixes[part], pinned)
+                pixels = self.sampler.replay(index[part], records.rows(part), pinned)
                 yield _ReplayedBatch(shard, stored, pixels, part.stop >= len(index))
-
-    def _stored(self, views: np.ndarray, mixes: np.ndarray) -> np.ndarray:
-        """Views as the file holds them: ``MIXED_DTYPE`` if the policy mixes images, else ``VIEW_DTYPE``."""
-        if not self.header.mixes:
-            return np.ascontiguousarray(views[:, 0])
-        stored = np.empty(len(mixes), MIXED_DTYPE)
-        stored["first"], stored["mix"], stored["second"] = views[:, 0], mixes, views[:, 1]
-        return stored
 
 
 def _ahead(items: Iterator[Item], device: torch.device) -> Iterator[Item]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ffdr.augment.policy import Policy
-from ffdr.beton.header import ReinforcedHeader
+from ffdr.beton.header import ReinforcedHeader, effects_of
 from ffdr.beton.read import ImageBeton
 from ffdr.config.learning import ReinforceOptions, TeacherOptions
 from ffdr.reinforce import shards
@@ -101,7 +101,7 @@ def _known_options(
     known["teacher.models"] = list(teachers)
     if any(members_options):
         known["teacher.options"] = [f"{n}:{text}" for n, texts in enumerate(members_options) for text in texts]
-    return known | {f"policy.{key}": value for key, value in asdict(policy).items()}
+    return known | {f"policy.{key}": value for key, value in policy.settings().items()}
 
 
 def _header(options: ReinforceOptions, policy: Policy, images: ImageBeton, teacher: Teacher) -> ReinforcedHeader:
@@ -112,10 +112,11 @@ def _header(options: ReinforceOptions, policy: Policy, images: ImageBeton, teach
         topk=min(options.topk, images.num_classes),
         num_classes=images.num_classes,
         mixes=policy.mixes,
-        policy=asdict(policy),
+        policy=policy.settings(),
         teachers=teacher.signatures(),
         resolution=sides.pop() if len(sides) == 1 else 0,
         seed=options.seed,
+        effects=effects_of(policy),
         fingerprint=images.fingerprint,
     )
 

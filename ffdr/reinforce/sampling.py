@@ -14,9 +14,10 @@ import torch
 
 from ffdr.augment.draw import draw_batch, pack_policy
 from ffdr.augment.policy import Policy
-from ffdr.augment.view import MIX_DTYPE, VIEW_DTYPE, share_of_first
+from ffdr.augment.view import share_of_first
 from ffdr.beton.read import ImageBeton
-from ffdr.loader.decode import Replayer, blank_views
+from ffdr.beton.records import Records
+from ffdr.loader.decode import Replayer
 from ffdr.reinforce.agreement import Predictions
 from ffdr.reinforce.teacher import Teacher
 from ffdr.util.errors import UserError
@@ -31,24 +32,23 @@ class ViewSampler:
         self._policy = pack_policy(policy)
         self._replayers = {side: Replayer(images, side, threads) for side in sides}
 
-    def draw(self, index: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The first ``count`` views of each image, image after image: views (n·count, 2), mixes (n·count,)."""
-        views, mixes = np.empty((len(index), count, 2), VIEW_DTYPE), np.empty((len(index), count), MIX_DTYPE)
+    def draw(self, index: np.ndarray, count: int) -> Records:
+        """The first ``count`` views of each image, image after image: n·count records."""
+        found = Records.blank(len(index) * count)
         for k in range(count):
-            drawn, mixed = blank_views(len(index))
-            draw_batch(self._policy, self.seed, k, index, self.images.original_sizes, drawn, mixed)
-            views[:, k], mixes[:, k] = drawn, mixed
-        return views.reshape(-1, 2), mixes.ravel()
+            drawn = Records.blank(len(index))
+            draw_batch(self._policy, self.seed, k, index, self.images.original_sizes, *drawn)
+            for whole, some in zip(found, drawn, strict=True):
+                whole[k::count] = some
+        return found
 
-    def replay(
-        self, index: np.ndarray, views: np.ndarray, mixes: np.ndarray, pinned: bool = False
-    ) -> dict[int, torch.Tensor]:
+    def replay(self, index: np.ndarray, records: Records, pinned: bool = False) -> dict[int, torch.Tensor]:
         """(B, R, R, 3) uint8 on the CPU for each resolution R. pinned: in memory that can travel to a GPU while the
         CPU goes on; torch keeps and reuses it."""
         pixels = {}
         for side, replayer in self._replayers.items():
             pixels[side] = torch.empty((len(index), *replayer.shape), dtype=torch.uint8, pin_memory=pinned)
-            replayer(replayer.spans(index), views, mixes, pixels[side].numpy())
+            replayer(replayer.spans(index), records, pixels[side].numpy())
         return pixels
 
     def labels(self, index: np.ndarray, mixes: np.ndarray) -> np.ndarray:
@@ -64,14 +64,14 @@ class ViewSampler:
         """
         last = len(self.images) - 1
         index = np.linspace(0, last, min(count, last + 1)).astype(np.int64)
-        views, mixes = self.draw(index, 1)
+        records = self.draw(index, 1)
         logs = []
         for at in range(0, len(index), teacher.batch_size):
             part = slice(at, at + teacher.batch_size)
-            pixels = self.replay(index[part], views[part], mixes[part])
+            pixels = self.replay(index[part], records.rows(part))
             logs.append(teacher.member_log_probs_at({0: next(iter(pixels.values())), **pixels}))
         sources = tuple(member.source or member.name for member in teacher.members)
-        predictions = Predictions(sources, torch.cat(logs, dim=1), self.labels(index, mixes))
+        predictions = Predictions(sources, torch.cat(logs, dim=1), self.labels(index, records.mixes))
         for source, bad in zip(sources, predictions.log_probs.isnan().any(2).sum(1).tolist(), strict=True):
             if bad:
                 raise UserError(

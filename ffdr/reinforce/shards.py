@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
 from ffdr.beton.header import ReinforcedHeader, check_logits, check_new_logits, check_views
 from ffdr.util.atomic import os_errors_as_user_errors
 from ffdr.util.opening import open_found, open_new, own_folder
@@ -50,7 +49,7 @@ class LabelledShard:
 
     first: int
     views: np.ndarray
-    """(n, K) ``MIXED_DTYPE`` if the policy mixes images, else ``VIEW_DTYPE``"""
+    """(n, K) of the header's ``record_dtype``"""
     ids: np.ndarray
     """(n, K, T) uint16"""
     log_probs: np.ndarray
@@ -116,7 +115,7 @@ class ShardFolder:
 
     def _read(self, path: Path) -> LabelledShard | None:
         K, T = self.header.views, self.header.topk
-        records = np.dtype(MIXED_DTYPE if self.header.mixes else VIEW_DTYPE)
+        records = self.header.record_dtype
         try:
             with open_found(path) as file:
                 size = os.fstat(file.fileno()).st_size

@@ -52,11 +52,13 @@ def build_trainer(
     ranks: Ranks | None = None,
     model: nn.Module | None = None,
     functions: Sequence[FunctionTeacher] = (),
+    callbacks: Sequence[Any] = (),
 ) -> Trainer:
     """Everything that a recipe describes, ready for ``Trainer.fit``; writes nothing.
 
     model: to be trained as it is, in place of one that is built; all ranks begin with the weights of the first.
     functions: teachers for which ``teacher.models`` has labels.
+    callbacks: see ``ffdr.train.tracking.callbacks``.
 
     Raises:
         UserError: files or options that don't fit together.
@@ -74,7 +76,8 @@ def build_trainer(
     student = build_student(train, recipe.model, loader.num_classes, device, model)
     if model is not None:
         ranks.share_first(student.model.state_dict().values())
-    return Trainer(train, student, describe(recipe, data, teacher), loader, val_loader, teacher, progress, ranks)
+    described = describe(recipe, data, teacher)
+    return Trainer(train, student, described, loader, val_loader, teacher, progress, ranks, callbacks)
 
 
 def open_data(recipe: TrainRecipe) -> TrainingData:
@@ -132,6 +135,7 @@ def build_loader(recipe: TrainRecipe, data: TrainingData, device: torch.device, 
         reinforced_share=train.reinforced_share,
         batch_size=train.batch_size // ranks.size,
         resolution=train.resolution,
+        resolutions=train.resolutions,
         mean=data.normalisation.mean,
         std=data.normalisation.std,
         seed=train.seed,
@@ -141,6 +145,7 @@ def build_loader(recipe: TrainRecipe, data: TrainingData, device: torch.device, 
         rank=ranks.rank,
         world_size=ranks.size,
         order=recipe.data.order,
+        drop_last=train.drop_last,
         os_cache=recipe.data.os_cache,
     )
 
@@ -196,12 +201,14 @@ def build_teacher(
     if device.type == "cuda":  # on a CPU the recipe's batch size is part of what identifies earlier runs
         part = -(-train.batch_size // (ranks.size * train.accumulate))
         options = replace(options, batch_size=min(options.batch_size, part))
-    members = function_members(functions, options, images, device, train.resolution)
+    sides = train.resolutions or (train.resolution,)
+    members = function_members(functions, options, images, device, max(sides))
     teacher = Teacher.from_options(options, images.num_classes, device, train.epochs * batches, images, members)
-    _try_teacher(teacher, train.resolution)
+    for side in sides:
+        _try_teacher(teacher, side)
     if ranks.rank == 0 and train.teacher_weight > 0:
         threads = ranks.threads(recipe.data.workers)
-        sampler = ViewSampler(images, recipe.policy, train.seed, (train.resolution,), threads)
+        sampler = ViewSampler(images, recipe.policy, train.seed, (max(sides),), threads)
         agreement.warn(sampler.predictions(teacher, _AGREEMENT_VIEWS))
     return teacher
 
@@ -242,6 +249,7 @@ def describe(recipe: TrainRecipe, data: TrainingData, teacher: Teacher | None) -
         classes=class_digest(data.images.class_names),
         fingerprint=data.images.fingerprint,
         supervision=supervision_id(data.policy, data.reinforced, teacher),
+        class_names=data.images.class_names if data.images.manifest else (),
     )
 
 

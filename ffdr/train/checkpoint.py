@@ -26,17 +26,20 @@ from ffdr.util.text import (
 _VERSION = 2
 _KEYS = (
     "identity", "epoch", "step", "best", "model", "ema", "optimizer", "scaler", "rng", "loader", "totals", "record",
+    "schedule", "ended",
 )  # fmt: skip
-_ADDED: dict[str, Any] = {"record": {}}
+_ADDED: dict[str, Any] = {"record": {}, "schedule": {}, "ended": False}
 """Keys that checkpoints of this version had not from the start, and what they then are."""
+_OPTIONAL = {"schedule", "ended"}
+"""Keys that only some runs have."""
 _COUNT, _MAPPING = (int,), (dict, OrderedDict)
 _KINDS = {
     "identity": _MAPPING, "epoch": _COUNT, "step": _COUNT, "model": _MAPPING, "ema": _MAPPING, "optimizer": _MAPPING,
     "scaler": _MAPPING, "loader": _MAPPING, "totals": _MAPPING, "record": _MAPPING, "best": (float, int),
-    "rng": (list,),
+    "rng": (list,), "schedule": _MAPPING, "ended": (bool,),
 }  # fmt: skip
 """What stands under each key of a state."""
-_PLAIN = (type(None), bool, int, float, str, torch.Tensor)
+_PLAIN = (type(None), bool, int, float, str, torch.Tensor, torch.dtype)
 _MOST_VALUES = 300_000
 """In a state beside its weights; an optimiser has some 20 for each of them."""
 _SHOWN_KEYS = {"data.lessons": "data.supervision"}
@@ -56,7 +59,7 @@ class Checkpoints:
 
         So do those of later steps, which a resumed run found damaged and is about to make again.
         """
-        if set(state) != set(_KEYS):
+        if not set(_KEYS) - _OPTIONAL <= set(state) <= set(_KEYS):
             raise ValueError(f"checkpoint: keys {sorted(state)}, but {sorted(_KEYS)} are needed")
         own_folder(self.folder)
         with atomic_path(self.folder / f"{step:09d}.pt") as file:

@@ -14,6 +14,9 @@ from ffdr.config.verbs import TrainRecipe
 from ffdr.models.build import check_model
 from ffdr.reinforce.functions import FunctionTeacher
 from ffdr.train.build import build_trainer
+from ffdr.train.tracking.build import check_installed_for
+from ffdr.train.tracking.callbacks import checked_callbacks
+from ffdr.train.update.optim import check_optimizer
 from ffdr.util.ranks import Ranks
 from ffdr.util.text import command, join_list, say, warn
 
@@ -23,6 +26,7 @@ def run(
     progress: bool | None = None,
     model: nn.Module | None = None,
     functions: Sequence[FunctionTeacher] = (),
+    callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """Train; returns the last epoch's log record. The recipe, as resolved, is kept as ``recipe.yaml``.
 
@@ -31,11 +35,15 @@ def run(
     Under torchrun every rank runs this; they train one model together.
 
     functions: teachers for which ``teacher.models`` has labels.
+    callbacks: see ``ffdr.train.tracking.callbacks``.
 
     Raises:
         UserError: files or options that don't fit together, before training starts; a loss that is not finite.
         Stopped: a signal asked for it; a checkpoint is saved.
     """
+    checked_callbacks(callbacks)
+    check_installed_for(recipe.train)
+    check_optimizer(recipe.train)
     if model is None:
         check_model(recipe.model)
     with Ranks.join(gpus=True) as ranks:
@@ -48,7 +56,7 @@ def run(
 
                 dry_run(recipe, model, functions)
             return {}
-        trainer = build_trainer(recipe, progress, ranks, model, functions)
+        trainer = build_trainer(recipe, progress, ranks, model, functions, callbacks)
         record = trainer.fit(recipe)
         if ranks.rank == 0 and progress is not False:
             say(closing_line(recipe, record, trainer.finished))

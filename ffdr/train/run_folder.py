@@ -1,4 +1,4 @@
-"""A run's folder: its lock, recipe, resolved options, log (a JSON object per epoch), report, TensorBoard if asked."""
+"""A run's folder: its lock, recipe, resolved options, log (a JSON object per epoch), and what of it is finished."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,18 @@ import yaml
 
 from ffdr import __version__
 from ffdr.config.verbs import TrainRecipe
-from ffdr.train.report import is_record
+from ffdr.train.report import write_report
+from ffdr.train.report.outputs import Findings
+from ffdr.train.report.records import read_log
 from ffdr.util.atomic import atomic_write, os_errors_as_user_errors
 from ffdr.util.errors import UserError
-from ffdr.util.foreign import MOST_LOG_BYTES, read_bytes
-from ffdr.util.opening import check_folder, open_kept, own_folder
-from ffdr.util.text import readable, warn
+from ffdr.util.foreign import read_bytes
+from ffdr.util.opening import open_kept
+from ffdr.util.text import warn
 
+_RESULTS = ("model.safetensors", "report.md", "report.png")
+"""What a finished run has made of its last epoch."""
+_WEIGHTS = ("best.safetensors", "model.safetensors")
 _RECIPE_HEADER = "# The recipe of this run, as resolved"
 
 
@@ -85,18 +89,7 @@ class JsonLog:
         Raises:
             UserError: no log of a run can be as large.
         """
-        if not self.path.exists():
-            return []
-        records: list[dict[str, Any]] = []
-        for line in read_bytes(self.path, MOST_LOG_BYTES).splitlines():
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                break
-            if not is_record(record, whole=False):
-                break
-            records.append(record)
-        return records
+        return read_log(self.path)
 
     def keep(self, epochs: int) -> None:
         """Drop the records after the first ``epochs`` epochs."""
@@ -107,28 +100,34 @@ class JsonLog:
 class RunLog(JsonLog):
     """The log of a run's folder, with what goes beside it."""
 
-    def __init__(self, folder: str | Path, tensorboard: bool = False) -> None:
-        """Nothing is written yet. Raises UserError when TensorBoard is asked for but not installed, or can't write."""
-        if tensorboard and find_spec("tensorboard") is None:
-            raise UserError("train.tensorboard: the package tensorboard is not installed; install it or leave it out")
-        if tensorboard and str(folder) != readable(str(folder)):
-            raise UserError(f"train.tensorboard: TensorBoard can't write to {folder}, which is not UTF-8; leave it out")
+    def __init__(self, folder: str | Path) -> None:
+        """Nothing is written yet."""
         super().__init__(Path(folder) / "log.jsonl")
         self.folder = Path(folder)
-        self._tensorboard = self.folder / "tensorboard" if tensorboard else None
-        if self._tensorboard:
-            check_folder(self._tensorboard)
 
-    def append(self, record: dict[str, Any]) -> None:
-        """Write one record, for TensorBoard too."""
-        super().append(record)
-        if self._tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # an optional package
+    def is_complete(self, epoch: int, last: int) -> bool:
+        """Whether a run that is trained to ``epoch`` has logged it as its last one, and left all that it makes."""
+        there = all((self.folder / name).is_file() for name in _RESULTS)
+        logged = [record["epoch"] for record in self.records()[-1:]]
+        return there and [epoch] == logged == [last]
 
-            own_folder(self._tensorboard)
-            with SummaryWriter(str(self._tensorboard)) as writer:
-                for key, value in record.items():
-                    writer.add_scalar(key, value, record["epoch"])
+    def check_no_weights(self) -> None:
+        """Raise UserError rather than replace the model of a run that has no checkpoint to go on from."""
+        for name in _WEIGHTS:
+            if (self.folder / name).exists():
+                raise UserError(
+                    f"train.out: {self.folder} holds {name}, but no checkpoint of this run; give another folder, or "
+                    "train.resume=0 to replace it"
+                )
+
+    def clear_results(self) -> None:
+        """Remove the weights that an earlier run left, and the report that would make this one look finished."""
+        for name in {*_WEIGHTS, *_RESULTS}:
+            (self.folder / name).unlink(missing_ok=True)
+
+    def write_report(self, title: str, findings: Findings | None) -> None:
+        """The report of a run whose epochs are all logged. findings: of its outputs; None: it is not validated."""
+        write_report(self.folder, title, self.records(), findings)
 
     def write_options(self, sections: dict[str, Any], recipe: TrainRecipe | None = None) -> None:
         """``options.json``: all options as resolved, and the versions that run. ``recipe.json``: what was asked for."""

@@ -17,7 +17,9 @@ from ffdr.config.training import TrainOptions
 from ffdr.models.build import architecture_of, build_model, fixed_size
 from ffdr.models.catalog import is_known
 from ffdr.models.given import check_given
-from ffdr.train.update.optim import resolutions
+from ffdr.train.plan import EpochPlan, all_sides
+from ffdr.train.update.freezing import freeze, frozen_norms
+from ffdr.train.update.recomputing import checkpoint_gradients
 from ffdr.train.update.step import parts
 from ffdr.util.errors import UserError, is_out_of_memory
 from ffdr.util.ranks import Ranks
@@ -56,6 +58,9 @@ def build_student(
     copied.
 
     Seeds torch's global generator.
+
+    Raises:
+        UserError: what ``build_model`` refuses; nothing left to train; gradient checkpointing that it can't do.
     """
     if given is not None:
         check_given(given, model.name, num_classes, options.resolution)
@@ -63,6 +68,9 @@ def build_student(
     built = build_model(model, num_classes, options.resolution) if given is None else given.train()
     if options.sync_batchnorm:
         built = convert_sync_batchnorm(built)  # timm's: torch's drops the activation that timm's layers hold
+    freeze(options, built, model.name, num_classes)
+    if options.grad_checkpointing:
+        checkpoint_gradients(built, model.name)
     return Student(model, built.to(device).to(memory_format=torch.channels_last))
 
 
@@ -71,8 +79,8 @@ def check_student(options: TrainOptions, student: Student) -> None:
     name = student.architecture.name
     if options.sync_batchnorm and student.device.type != "cuda":
         raise UserError("train.sync_batchnorm: needs GPUs; leave it out on a CPU")
-    for key in ("eval_resolution", "min_resolution"):
-        size = getattr(options, key)
+    asked = [("eval_resolution", options.eval_resolution), ("min_resolution", options.min_resolution)]
+    for key, size in asked + [("resolutions", size) for size in options.resolutions]:
         if size not in (0, options.resolution) and is_known(name) and fixed_size(name):
             raise UserError(
                 f"train.{key}: {name} takes images of one size only, so {size} must be "
@@ -100,8 +108,9 @@ class Trial:
             UserError: the model can't take a size; a GPU can't hold a batch of the validation.
         """
         options = self.options
-        for size in sorted({*resolutions(options)} - {options.resolution}):
-            self._show(size, 1, "train.min_resolution")
+        for size in all_sides(options):
+            if size != options.resolution:
+                self._show(size, 1, "train.resolutions" if options.resolutions else "train.min_resolution")
         size = options.eval_resolution or options.resolution
         if self.device.type == "cuda" and val_batch:
             self._show(size, val_batch, "train.eval_resolution")
@@ -109,29 +118,48 @@ class Trial:
         elif size != options.resolution:
             self._show(size, 1, "train.eval_resolution")
 
-    def batch_norm(self, ranks: Ranks) -> None:
+    def batch_norm(self, ranks: Ranks, plan: EpochPlan | None = None) -> None:
         """Look at what batch norm is given when the batch goes through the model in its parts.
 
         Warns of one image per part: the statistics are then those of a single image.
 
+        plan: says whether the last batch is smaller; None: it is not.
+
         Raises:
-            UserError: one value per channel, of which there are no statistics.
+            UserError: one value per channel, of which there are no statistics; ranks that can't share them.
         """
         if self.options.sync_batchnorm and ranks.size == 1:
             warn("train.sync_batchnorm does nothing here: one rank has nobody to share with")
-        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
-        share = self.options.batch_size // ranks.size
-        least = min(len(range(share)[part]) for part in parts(share, self.options.accumulate))
-        if all(isinstance(module, nn.SyncBatchNorm) for module in norms):
-            least *= ranks.size
-        if not norms or least > 1:
+        frozen = {key for key, _ in frozen_norms(self.options, self.model)}  # to which a batch means nothing
+        modules = self.model.named_modules()
+        norms = [module for key, module in modules if isinstance(module, _BatchNorm) and key not in frozen]
+        if not norms:
             return
-        values = min(self._values(norms, size) for size in {*resolutions(self.options)})
-        place = (
-            f"train.batch_size, train.accumulate: {share} images{' of each rank' if ranks.size > 1 else ''} in "
-            f"{self.options.accumulate} parts leave 1 image for a part"
-        )
-        if values == 1:
+        share = self.options.batch_size // ranks.size
+        if plan is None or plan.images >= plan.batch_size:
+            each = " of each rank" if ranks.size > 1 else ""
+            self._least_part(
+                norms, [share] * ranks.size, f"train.batch_size, train.accumulate: {share} images{each}", ranks
+            )
+        if plan is not None and plan.tail:
+            each = f" on {ranks.size} ranks" if ranks.size > 1 else ""
+            place = f"train.drop_last, train.accumulate: the last {plan.tail} images of an epoch{each}"
+            self._least_part(norms, plan.tail_parts(ranks.size), place, ranks)
+
+    def _least_part(self, norms: Sequence[nn.Module], shares: Sequence[int], place: str, ranks: Ranks) -> None:
+        """The same for one batch. shares: its images on each rank; place: what it is, for messages."""
+        counts = [[len(range(share)[part]) for part in parts(share, self.options.accumulate)] for share in shares]
+        if all(isinstance(module, nn.SyncBatchNorm) for module in norms):
+            if len({len(count) for count in counts}) > 1:
+                raise UserError(
+                    f"{place} go through the model in different numbers of parts, so that train.sync_batchnorm can't "
+                    "share their statistics; leave one of the two out"
+                )
+            counts = [[sum(part) for part in zip(*counts, strict=True)]]
+        if min(min(count) for count in counts if count) > 1:
+            return
+        place = f"{place} in {self.options.accumulate} parts leave 1 image for a part"
+        if min(self._values(norms, size) for size in all_sides(self.options)) == 1:
             raise UserError(f"{place}, and {self.name} has batch norm, which needs 2; take larger or fewer parts")
         if ranks.rank == 0:
             warn(f"{place}; {self.name}'s batch norm will see one image at a time")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -12,6 +12,8 @@ from torch import nn
 from ffdr.evaluate.metrics import Scores, predict
 from ffdr.loader.protocol import BatchLoader
 from ffdr.loader.targets import SparseTargets
+from ffdr.train.report.outputs import Outputs
+from ffdr.train.tracking.callbacks import CallbackError
 from ffdr.util.errors import UserError
 from ffdr.util.ranks import Ranks
 
@@ -34,12 +36,23 @@ class Validation:
     """this and the others: see ``ffdr.evaluate.metrics.predict``"""
     flip: bool = False
     forward: Callable[[torch.Tensor], torch.Tensor] | None = None
+    class_names: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, stopping: Callable[[], bool]) -> dict[str, float]:
+    def outputs(self) -> Outputs:
+        """An empty one, for a pass to fill."""
+        return Outputs(self.loader.num_images, self.num_classes, self.ranks, self.class_names)
+
+    def described(self) -> dict[str, Any]:
+        """What is validated on, for ``options.json``."""
+        return {"num_images": self.loader.num_images, "fingerprint": self.loader.state_dict().get("fingerprint", "")}
+
+    def __call__(
+        self, model: nn.Module, stopping: Callable[[], bool], outputs: Outputs | None = None
+    ) -> dict[str, float]:
         """The scores (see ``Scores``), in all ranks.
 
         stopping: whether a stop was asked for. A process alone looks at it before each batch; several would have to
-        agree on the batch, and finish.
+        agree on the batch, and finish. outputs: is handed every batch.
 
         Raises:
             BrokenOffError: it was.
@@ -52,8 +65,10 @@ class Validation:
                 raise BrokenOffError
             return forward(images)
 
-        def receive(logits: torch.Tensor, targets: SparseTargets, _: torch.Tensor) -> None:
+        def receive(logits: torch.Tensor, targets: SparseTargets, index: torch.Tensor) -> None:
             scores.update(logits, targets.label)
+            if outputs is not None:
+                outputs.update(logits, targets.label, index)
 
         on_all_ranks(self.ranks, lambda: predict(model, self.loader, receive, self.dtype, self.flip, guarded))
         return scores.compute()
@@ -75,19 +90,23 @@ def on_all_ranks(ranks: Ranks, work: Callable[[], T]) -> T:
     return result
 
 
-def with_epoch_kept(error: Exception, epoch: int) -> Exception:
-    """The error of a validation with a note for the user: nothing of the epoch is lost, and how to go on.
+def with_epoch_kept(error: Exception, epoch: int, what: str = "validation") -> Exception:
+    """The error of what comes after an epoch with a note for the user: nothing of it is lost, and how to go on.
 
-    Errors of other kinds than expected come back as they are.
+    what: failed. Errors of other kinds than expected come back as they are.
     """
-    kept = (
-        f"epoch {epoch} is trained and saved; the next run repeats its validation only, or goes on without one given "
-        "--data.val="
-    )
+    kept = f"epoch {epoch} is trained and saved; the next run goes on with what comes after it"
+    if what == "validation":
+        kept = (
+            f"epoch {epoch} is trained and saved; the next run repeats its validation only, or goes on without one "
+            "given --data.val="
+        )
+    if isinstance(error, CallbackError):
+        return CallbackError(f"{error}; {kept}")
     if isinstance(error, UserError):
-        return UserError(f"validation: {error}; {kept}")
+        return UserError(f"{what}: {error}; {kept}")
     if isinstance(error, OSError) and error.errno is not None:
         return OSError(error.errno, f"{error.strerror} ({kept})", error.filename)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return type(error)(f"{kept}; validation: {error}")
+        return type(error)(f"{kept}; {what}: {error}")
     return error

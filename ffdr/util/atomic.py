@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from ffdr.util.errors import UserError, WriteError, is_bad_path
-from ffdr.util.opening import check_final, leads_to, open_kept, open_new
+from ffdr.util.opening import check_final, leads_to, open_folder, open_kept, open_new, own_folder
 
 _NO_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
 """What a system says that does not copy between such files by itself."""
@@ -49,6 +50,37 @@ def atomic_path(path: str | Path) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to write files into, which takes the name ``path`` once they are on the disk.
+
+    The name never leads to half of it. Folders in it are not synced. What has the name is replaced, a folder with all
+    that it holds.
+
+    Raises:
+        UserError: another run writes the same folder; something else has the name that it has until then.
+        WriteError: as ``os_errors_as_user_errors`` does.
+    """
+    partial = partial_path(path)
+    with os_errors_as_user_errors(path):
+        own_folder(partial)
+        descriptor = open_folder(partial)
+        try:
+            lock(descriptor, partial, path)
+            try:
+                for left in partial.iterdir():  # of a run that was killed
+                    remove(left)
+                yield partial
+                sync_folder(partial)
+                put_in_place(partial, path)
+            except BaseException:
+                remove(partial)
+                raise
+            remove(replaced_path(path))
+        finally:
+            os.close(descriptor)
+
+
 def atomic_write(path: Path, text: str) -> None:
     """Write a small file so that its name never leads to half of it. See ``atomic_path``.
 
@@ -61,6 +93,39 @@ def atomic_write(path: Path, text: str) -> None:
 def partial_path(final: Path) -> Path:
     """What a file is called until it is finished."""
     return final.with_name(final.name + ".partial")
+
+
+def replaced_path(final: Path) -> Path:
+    """Where an earlier output lies until the new one has its name."""
+    return final.with_name(final.name + ".partial.replaced")
+
+
+def put_in_place(partial: Path, final: Path) -> None:
+    """Give a finished file or folder its final name. An earlier one lies at ``replaced_path`` if a folder is involved:
+    no folder can be renamed over anything else, nor anything over a folder.
+
+    Raises:
+        OSError: the system does not rename it; the earlier one has its name again.
+    """
+    moves = final.is_dir() or (partial.is_dir() and os.path.lexists(final))
+    if moves:
+        remove(replaced_path(final))
+        os.rename(final, replaced_path(final))
+    try:
+        os.replace(partial, final)
+    except OSError:
+        if moves:
+            os.rename(replaced_path(final), final)
+        raise
+    sync_folder(final.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

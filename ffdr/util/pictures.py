@@ -5,11 +5,13 @@ Colours are those of Okabe and Ito, which people tell apart whatever their sight
 
 from __future__ import annotations
 
+import math
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -26,8 +28,8 @@ PAGE, COLUMN = 6.75, 4.0
 """Inches: the width of a picture across a page, and of one within a column."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#595959")
 """Of series, in turn."""
-NEUTRAL, PALE = "#767676", "#a6c8de"
-"""Of what others did, and of a bound beside the first colour."""
+NEUTRAL, PALE, CONTEXT = "#767676", "#a6c8de", "#bdbdbd"
+"""Of what others did, of a bound beside the first colour, and of the many that the eye may pass over."""
 _OF_TASKS = {"erm": NEUTRAL, "kd": "#e69f00", "dr": "#0072b2", "teacher": "#009e73"}
 _MARKERS = "osD^vP*"
 _STYLE: Any = {
@@ -54,6 +56,10 @@ _STYLE: Any = {
     "errorbar.capsize": 1.8,
 }
 _DOTS_PER_INCH = 200
+_PLACES = 6
+"""Digits of shares of a figure's width or height, and of points."""
+_MARKED = 30
+"""A curve of fewer points has each of them marked."""
 
 _PLACEHOLDERS = "Last Resort"
 """A font that has a box for every character there is."""
@@ -69,10 +75,24 @@ def drawing(file: str | Path, width: float, height: float) -> Iterator[Picture]:
     The file is there whole or not at all (``atomic_path``).
     """
     with matplotlib.rc_context(_STYLE):
-        figure = Picture(figsize=(width, height), layout="constrained")
+        figure = Picture(figsize=(width, height), layout="constrained", dpi=_DOTS_PER_INCH)
         yield figure
+        _settle(figure)
         with atomic_path(Path(file)) as picture:
             figure.savefig(picture, format="png", dpi=_DOTS_PER_INCH)
+
+
+def _settle(figure: Figure) -> None:
+    """Lay the panels out for good, at rounded places: the layout's last digits differ from call to call, and with them,
+    now and then, a pixel."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        left, bottom, width, height = (round(value, _PLACES) for value in axes.get_position(original=True).bounds)
+        axes.set_position((left, bottom, width, height))
+    for text in figure.texts:
+        x, y = text.get_position()
+        text.set_position((round(x, _PLACES), round(y, _PLACES)))
 
 
 def colour_of(name: str, number: int) -> str:
@@ -98,42 +118,83 @@ def keep_to_percent(axes: Axes, from_zero: bool = False) -> None:
     axes.set_ylim(0 if from_zero else max(low, 0), min(high, 100))
 
 
-def label_ends(figure: Picture, axes: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
+def draw_curve(axes: Axes, points: Sequence[tuple[float, float]], colour: str, **style: Any) -> None:
+    """A line through (x, y), with a gap where y is not finite; few points are marked, so that one alone is seen."""
+    marker = "o" if len(points) < _MARKED else ""
+    axes.plot(
+        [x for x, _ in points],
+        [y if math.isfinite(y) else math.nan for _, y in points],
+        marker=marker,
+        markersize=2.5,
+        color=colour,
+        **style,
+    )
+
+
+def last_finite(points: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+    """Where a curve ends that can be seen; None: none of it can."""
+    return next((point for point in reversed(points) if math.isfinite(point[1])), None)
+
+
+Ends: TypeAlias = Mapping[str, tuple[float, float, str]]
+"""(x, y, colour) of the last point of each curve of a panel, by the curve's name."""
+
+
+def label_ends(figure: Picture, panels: Mapping[Axes, Ends], tied: bool = False) -> None:
     """Names of curves to the right of their ends, moved apart where they would touch; call it once limits are set.
 
-    ends: (x, y, colour) of each curve's last point, by its name.
+    tied: keep all names to the right of their panel and within its height; a thin line ties those that are not beside
+    their ends to them.
     """
-    figure.draw_without_rendering()  # lays the panels out
-    height = axes.get_window_extent().height / figure.dpi * 72
-    low, high = axes.get_ylim()
-    line = 1.15 * matplotlib.rcParams["legend.fontsize"]
+    figure.draw_without_rendering()  # lays all panels out, which takes long
+    for axes, ends in panels.items():
+        _label_panel(figure, axes, ends, tied)
+
+
+def _label_panel(figure: Picture, axes: Axes, ends: Ends, tied: bool) -> None:
+    panel, scale = axes.get_window_extent(), 72 / figure.dpi
+    size = matplotlib.rcParams["legend.fontsize"]
     names = sorted(ends, key=lambda name: ends[name][1])
-    places = spread([(ends[name][1] - low) / (high - low) * height for name in names], line)
-    for name, place in zip(names, places, strict=True):
+    at = [scale * (axes.transData.transform(ends[name][:2]) - panel.p0) for name in names]  # points
+    limits = (0.0, scale * panel.height) if tied else ()
+    places = spread([float(y) for _, y in at], 1.15 * size, *limits)
+    apart = [
+        tied and (abs(place - up) > size / 2 or scale * panel.width - right > size)
+        for (right, up), place in zip(at, places, strict=True)
+    ]
+    beside = axes.transAxes + ScaledTranslation((14 if any(apart) else 5) / 72, 0, figure.dpi_scale_trans)
+    for name, (_, up), place, is_apart in zip(names, at, places, apart, strict=True):
         x, y, colour = ends[name]
-        up = place - (y - low) / (high - low) * height
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2, "relpos": (0, 0.5)}
         axes.annotate(
             name,
             (x, y),
-            (11, up),
-            textcoords="offset points",
+            (1 if tied else 11, round(place - up, _PLACES)),
+            textcoords=(beside if tied else "offset points", "offset points"),
             va="center",
             color=colour,
-            fontsize=matplotlib.rcParams["legend.fontsize"],
+            fontsize=size,
             fontweight="bold",
             annotation_clip=False,
+            arrowprops=line if is_apart else None,
         )
 
 
-def spread(places: Sequence[float], least: float) -> list[float]:
-    """Rising places, moved as little as may be so that each is at least ``least`` above the one before."""
+def spread(places: Sequence[float], least: float, low: float = -math.inf, high: float = math.inf) -> list[float]:
+    """Rising places, moved as little as may be so that each is at least ``least`` above the one before.
+
+    low, high: where the first and the last may be; where there is no room for all, they go above.
+    """
     # Neighbours that touch become a block around the mean of where its members want to be.
     blocks: list[list[float]] = []
     for place in places:
         blocks.append([place])
         while len(blocks) > 1 and _bottom(blocks[-1], least) < _bottom(blocks[-2], least) + least * len(blocks[-2]):
             blocks[-2:] = [blocks[-2] + blocks[-1]]
-    return [_bottom(block, least) + least * number for block in blocks for number in range(len(block))]
+    bottoms = [_bottom(block, least) + least * number for block in blocks for number in range(len(block))]
+    # Less the room of those below it, a place is where all of a block stand; so limits move whole blocks.
+    top = high - least * (len(places) - 1)
+    return [max(low, min(bottom - least * number, top)) + least * number for number, bottom in enumerate(bottoms)]
 
 
 def _bottom(block: Sequence[float], least: float) -> float:
@@ -170,6 +231,24 @@ def legible(text: str) -> str:
     missing = {character for character in text if not _has_glyph(character)}
     _missing.update(missing - _reported)
     return "".join(_spelled(character) if character in missing else character for character in text)
+
+
+def shortened(text: str, width: int) -> str:
+    """One line of a text that is no wider than so many Latin characters, cut with an ellipsis if need be.
+
+    Characters of Chinese, Japanese and Korean count as two.
+    """
+    text = text[:MOST_SHOWN].replace("\n", " ")
+    return text if _width(text) <= width else _cut_to(text, width) + "…"
+
+
+def _cut_to(text: str, width: int) -> str:
+    """As many characters as leave room for an ellipsis."""
+    return next(text[:end] for end in range(len(text), -1, -1) if _width(text[:end]) < width)
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 _missing: set[str] = set()

@@ -145,6 +145,15 @@ class Ranks:
             dist.all_gather_object(values, value, self._host)
         return values
 
+    def gather_first(self, value: Any) -> list[Any] | None:
+        """Every rank's value, in rank 0 alone; None in the others. It must pickle, and may be large."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        with self._lost_as_user_error():
+            dist.gather_object(value, values, 0, self._host)
+        return values
+
     def barrier(self) -> None:
         """Return when all ranks have come here."""
         self.gather(None)

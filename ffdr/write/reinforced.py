@@ -15,7 +15,6 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ffdr.augment.view import MIXED_DTYPE, VIEW_DTYPE
 from ffdr.beton import layout
 from ffdr.beton.header import ReinforcedHeader, check_logits, check_new_logits, check_views
 from ffdr.beton.read import ImageBeton, check_same_images
@@ -101,7 +100,7 @@ class ReinforcedWriter:
 
         Args:
             index: (n,) int64 numbers of the images, all different.
-            views: (n, K) ``MIXED_DTYPE`` if the policy mixes images, else ``VIEW_DTYPE``.
+            views: (n, K) of the header's ``record_dtype``.
             ids: (n, K, T) uint16 class ids, best first.
             log_probs: (n, K, T) float16, finite, at most 0, not increasing; -65504 (and id 0) where unused.
 
@@ -124,11 +123,10 @@ class ReinforcedWriter:
 
     def _check(self, index: np.ndarray, views: np.ndarray, ids: np.ndarray, log_probs: np.ndarray) -> None:
         header, count = self.header, len(index)
-        dtype = MIXED_DTYPE if header.mixes else VIEW_DTYPE
         entries = (count, header.views, header.topk)
         for name, array, shape, kind in (
             ("index", index, (count,), np.dtype("<i8")),
-            ("views", views, (count, header.views), dtype),
+            ("views", views, (count, header.views), header.record_dtype),
             ("ids", ids, entries, np.dtype("<u2")),
             ("log_probs", log_probs, entries, np.dtype("<f2")),
         ):

@@ -22,13 +22,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ffdr.augment.check import OK, STATUS_TEXT, check_mix, check_view
-from ffdr.augment.view import FRACTION
+from ffdr.augment.check import OK, STATUS_TEXT, UNKNOWN_FLAG, check_mix, check_view
+from ffdr.augment.view import FRACTION, VERTICAL_FLIP
 from ffdr.beton import layout
-from ffdr.beton.header import ReinforcedHeader, check_logits
+from ffdr.beton.header import ReinforcedHeader, check_logits, check_views
 from ffdr.beton.layout import DCT
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_same_images, contents_of
+from ffdr.beton.records import first_views
 from ffdr.beton.tables import read_tables
 from ffdr.codec.dct.coding import Coding
 from ffdr.codec.dct.pack import unpack
@@ -274,26 +275,34 @@ class _Check:
                 text = check_logits(ids_KT, log_probs_KT, header)
                 if text:
                     yield Finding(sample, f"logits: {text}")
-        status_nK = self._view_statuses(header, samples, np.stack(views_n))
+        records_nK = np.stack(views_n)
+        status_nK = self._view_statuses(header, samples, records_nK)
         for row in np.flatnonzero(status_nK.any(axis=1)).tolist():
             k = int(np.argmax(status_nK[row] != OK))
             yield Finding(int(samples[row]), f"views: view {k}: {STATUS_TEXT[int(status_nK[row, k])]}")
+        if check_views(records_nK, header):  # effects
+            for row in np.flatnonzero(~status_nK.any(axis=1)).tolist():
+                text = check_views(records_nK[row], header)
+                if text:
+                    yield Finding(int(samples[row]), f"views: {text}")
 
     def _view_statuses(self, header: ReinforcedHeader, samples: np.ndarray, records_nK: np.ndarray) -> np.ndarray:
         """(n, K) int32 of ``augment.check``."""
         sizes, side = self.image_sizes, header.resolution or 224
         status_nK = np.zeros(records_nK.shape, np.int32)
         images_nK = np.repeat(samples.astype(np.int64)[:, None], header.views, axis=1)
+        unknown = VERTICAL_FLIP if header.effects is None else 0  # layout version 1 does not know the flag
+        views_nK = np.ascontiguousarray(first_views(records_nK))
         if not header.mixes:
-            _check_views(records_nK, images_nK, sizes, side, status_nK)
+            _check_views(views_nK, images_nK, sizes, side, unknown, status_nK)
             return status_nK
         mixes_nK = np.ascontiguousarray(records_nK["mix"])
         _check_mixes(mixes_nK, header.num_images, status_nK)
-        _check_views(np.ascontiguousarray(records_nK["first"]), images_nK, sizes, side, status_nK)
+        _check_views(views_nK, images_nK, sizes, side, unknown, status_nK)
         partners_nK = mixes_nK["partner"].astype(np.int64)
         unmixed_nK = (mixes_nK["mixup"] == FRACTION) & (mixes_nK["cut_h"] == 0)
         partners_nK[unmixed_nK] = -1  # what is not read may be anything
-        _check_views(np.ascontiguousarray(records_nK["second"]), partners_nK, sizes, side, status_nK)
+        _check_views(np.ascontiguousarray(records_nK["second"]), partners_nK, sizes, side, unknown, status_nK)
         return status_nK
 
 
@@ -302,13 +311,20 @@ def _is_damaged(padding: memoryview) -> bool:
 
 
 @kernel
-def _check_views(views: np.ndarray, images: np.ndarray, sizes: np.ndarray, side: int, status: np.ndarray) -> None:
-    """Statuses (n, K) of views (n, K) of images (n, K), -1 for none, that have passed what was checked before."""
+def _check_views(
+    views: np.ndarray, images: np.ndarray, sizes: np.ndarray, side: int, unknown: int, status: np.ndarray
+) -> None:
+    """Statuses (n, K) of views (n, K) of images (n, K), -1 for none, that have passed what was checked before.
+
+    unknown: flags that no view may have.
+    """
     for i in range(views.shape[0]):
         for k in range(views.shape[1]):
             if status[i, k] == OK and images[i, k] >= 0:
                 size = sizes[images[i, k]]
                 status[i, k] = check_view(views[i, k], size[0], size[1], side, side)
+                if views[i, k].flags & unknown != 0:
+                    status[i, k] = UNKNOWN_FLAG
 
 
 @kernel

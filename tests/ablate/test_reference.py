@@ -136,8 +136,10 @@ def test_a_run_on_the_digits_stands_beside_the_study_of_them(tmp_path, monkeypat
     assert text.splitlines()[-1].endswith("next: ffdr report run --out=report.md")
     assert class_digest(map(str, range(10))) == DIGITS
     (run / "options.json").write_text((run / "options.json").read_text().replace(DIGITS, "0" * 16))
-    with pytest.raises(UserError, match="10 classes"):  # of another dataset
-        report(ReportOptions(file="run"))
+    report(ReportOptions(file="run"))  # of another dataset, of which nothing is published
+    assert capsys.readouterr().out.startswith("# 1 run compared")
+    with pytest.raises(UserError, match="10 classes"):
+        report(ReportOptions(file="run", reference=REFERENCE))
 
 
 def test_the_table_of_the_digits_holds_the_means_of_the_study():

@@ -7,17 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numba.core.errors import TypingError
-from pictures import noise, random_side, tidy_record
+from pictures import noise, random_side, tidy_effects, tidy_record
 
 from ffdr.augment import check
-from ffdr.augment.check import OK, STATUS_TEXT, check_mix, check_view
+from ffdr.augment.check import OK, STATUS_TEXT, check_effects, check_mix, check_view
 from ffdr.augment.geometry import view_region
 from ffdr.augment.picture import ImagePart
 from ffdr.augment.replay import mix_into, replay_view, scratch_bytes
-from ffdr.augment.view import CENTER, FRACTION, MIX_DTYPE, VIEW_DTYPE, plain_view
+from ffdr.augment.view import CENTER, EFFECT_DTYPE, FRACTION, MIX_DTYPE, VIEW_DTYPE, blank_effects, plain_view
 
 GUARD = 256
 MARK = 0x5A
+NONE = blank_effects(1)[0, 0]
 
 
 def guarded(count):
@@ -47,7 +48,7 @@ def test_any_record_is_replayed_within_bounds_or_refused(kind):
         room, scratch = guarded(scratch_bytes(width, height, *size) + int(rng.integers(0, 9)))
         before = pixels.copy()
         part = ImagePart(pixels.reshape(height, width, 3), 0, 0, width, height)
-        status = replay_view(part, views[0, 0], out.reshape(*size, 3), scratch, None)
+        status = replay_view(part, views[0, 0], NONE, out.reshape(*size, 3), scratch, None)
         assert status in STATUS_TEXT
         assert status == check_view(views[0, 0], width, height, *size)
         assert untouched(source)
@@ -58,6 +59,32 @@ def test_any_record_is_replayed_within_bounds_or_refused(kind):
         if status != OK:
             assert (out == MARK).all()
     assert replayed > 800 if kind == "tidy" else replayed < 1200
+
+
+@pytest.mark.parametrize("kind", ["random", "tidy"])
+def test_any_effects_are_replayed_within_bounds_or_refused(kind):
+    rng = np.random.default_rng(len(kind))
+    views = np.zeros((1, 2), VIEW_DTYPE)
+    replayed = 0
+    for _ in range(800):
+        tidy_record(rng, views)
+        effects = np.frombuffer(rng.bytes(32), EFFECT_DTYPE).copy()
+        if kind == "tidy":
+            tidy_effects(rng, effects)
+        size = random_side(rng, 60), random_side(rng, 60)
+        image = noise(rng, random_side(rng, 20), random_side(rng, 20))
+        height, width, _ = image.shape
+        target, out = guarded(3 * size[0] * size[1])
+        room, scratch = guarded(scratch_bytes(width, height, *size) + int(rng.integers(0, 9)))
+        part = ImagePart(image, 0, 0, width, height)
+        status = replay_view(part, views[0, 0], effects, out.reshape(*size, 3), scratch, None)
+        assert status == (check_view(views[0, 0], width, height, *size) or check_effects(effects))
+        assert untouched(target)
+        assert untouched(room)
+        replayed += status == OK
+        if status != OK:
+            assert (out == MARK).all()
+    assert replayed > 400 if kind == "tidy" else replayed == 0
 
 
 def test_noise_around_the_source_does_not_matter():
@@ -76,7 +103,7 @@ def test_noise_around_the_source_does_not_matter():
             pixels = around[GUARD : GUARD + image.size].reshape(height, width, 3)
             out = np.empty((*size, 3), np.uint8)
             scratch = np.full(scratch_bytes(width, height, *size), fill, np.uint8)
-            status = replay_view(ImagePart(pixels, 0, 0, width, height), views[0, 0], out, scratch, None)
+            status = replay_view(ImagePart(pixels, 0, 0, width, height), views[0, 0], NONE, out, scratch, None)
             results.append((status, out.tobytes() if status == OK else b""))
         assert results[0] == results[1]
 
@@ -91,7 +118,7 @@ def test_not_a_byte_outside_the_arrays_is_read_or_written():
 BAD_VIEWS = {
     check.EMPTY_CROP: [{"crop_w": 0}, {"crop_h": 0}, {"crop_w": 0, "flags": CENTER}],
     check.CROP_OUTSIDE: [{"crop_x": 2}, {"crop_y": 65535}, {"crop_x": 40000, "crop_w": 40000}],
-    check.UNKNOWN_FLAG: [{"flags": 8}, {"flags": 16}, {"flags": 255}],
+    check.UNKNOWN_FLAG: [{"flags": 8}, {"flags": 32}, {"flags": 255}],
     check.CENTER_WITH_BORDER: [{"flags": CENTER, "pad": 1}],
     check.BAD_BINS: [{"bins": 0}, {"bins": 1}],
     check.UNKNOWN_OP: [{"op0": 14}, {"op1": 255}],
@@ -163,11 +190,11 @@ def test_missing_pixels_and_short_scratch_are_refused():
     assert view_region(views[0, 0], 30, 20, 16, 16) == (0, 0, 30, 20)
     for left, top, part in ((1, 0, image[:, 1:]), (0, 2, image[2:]), (0, 0, image[:, :-1]), (0, 0, image[:-1])):
         decoded = ImagePart(np.ascontiguousarray(part), left, top, 30, 20)
-        assert replay_view(decoded, views[0, 0], out, scratch, None) == check.WRONG_REGION
+        assert replay_view(decoded, views[0, 0], NONE, out, scratch, None) == check.WRONG_REGION
     whole = ImagePart(image, 0, 0, 30, 20)
-    assert replay_view(whole, views[0, 0], out, scratch[:-1], None) == check.SHORT_SCRATCH
+    assert replay_view(whole, views[0, 0], NONE, out, scratch[:-1], None) == check.SHORT_SCRATCH
     assert (out == MARK).all()
-    assert replay_view(whole, views[0, 0], out, scratch, None) == OK
+    assert replay_view(whole, views[0, 0], NONE, out, scratch, None) == OK
 
 
 def test_arrays_of_another_layout_are_refused():
@@ -176,9 +203,9 @@ def test_arrays_of_another_layout_are_refused():
     image = noise(np.random.default_rng(0), 20, 30)
     out, scratch = np.empty((16, 16, 3), np.uint8), np.empty(scratch_bytes(30, 20, 16, 16), np.uint8)
     with pytest.raises(TypingError, match="contiguous"):
-        replay_view(ImagePart(image[:, :-1], 0, 0, 29, 20), views[0, 0], out, scratch, None)
+        replay_view(ImagePart(image[:, :-1], 0, 0, 29, 20), views[0, 0], NONE, out, scratch, None)
     four = np.zeros((20, 30, 4), np.uint8)
-    assert replay_view(ImagePart(four, 0, 0, 30, 20), views[0, 0], out, scratch, None) == check.BAD_SIZE
+    assert replay_view(ImagePart(four, 0, 0, 30, 20), views[0, 0], NONE, out, scratch, None) == check.BAD_SIZE
     assert mix_into(out, image, np.zeros(1, MIX_DTYPE)[0]) == check.BAD_SIZE
 
 

@@ -13,9 +13,9 @@ from ffdr.augment.autoaugment import sub_policies
 from ffdr.augment.check import OK, check_mix, check_view
 from ffdr.augment.draw import draw, draw_batch, pack_policy
 from ffdr.augment.geometry import from_fraction
-from ffdr.augment.magnitude import OpStep, magnitude
+from ffdr.augment.ops.magnitude import OpStep, magnitude
 from ffdr.augment.policy import Policy
-from ffdr.augment.view import FLIP, FRACTION, MIX_DTYPE, OPS, VIEW_DTYPE, WIDE
+from ffdr.augment.view import FLIP, FRACTION, MIX_DTYPE, OPS, VIEW_DTYPE, WIDE, blank_effects
 from ffdr.util.errors import UserError
 
 COUNT = 3000
@@ -27,7 +27,10 @@ def batch(policy, seed=1, epoch=0, images=None, sizes=SIZES):
     images = np.arange(len(sizes)) if images is None else np.asarray(images)
     views, mixes = np.empty((len(images), 2), VIEW_DTYPE), np.empty(len(images), MIX_DTYPE)
     views.view(np.uint8)[...] = 0xAA
-    draw_batch(pack_policy(policy), np.uint64(seed), epoch, images, sizes, views, mixes)
+    effects = blank_effects(len(images))
+    effects.view(np.uint8)[...] = 0xAA
+    draw_batch(pack_policy(policy), np.uint64(seed), epoch, images, sizes, views, mixes, effects)
+    assert policy.has_effects or not effects.view(np.uint8).any()
     return views, mixes
 
 

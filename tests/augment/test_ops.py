@@ -6,8 +6,8 @@ import pytest
 import torch
 from pictures import noise, photo
 
-from ffdr.augment.magnitude import OpStep, magnitude
-from ffdr.augment.ops import augment
+from ffdr.augment.ops.apply import augment
+from ffdr.augment.ops.magnitude import OpStep, magnitude
 from ffdr.augment.view import OP_NUMBER, OPS
 
 RNG = np.random.default_rng(7)

@@ -13,23 +13,34 @@ from ffdr.augment.draw import draw_batch, pack_policy
 from ffdr.augment.picture import ImagePart
 from ffdr.augment.policy import AUGMENTS, Policy
 from ffdr.augment.replay import mix_into, render, replay_view, scratch_bytes, visible
-from ffdr.augment.view import FLIP, FRACTION, MIX_DTYPE, OP_NUMBER, OPS, VIEW_DTYPE, box_to_fractions, plain_view
+from ffdr.augment.view import (
+    FLIP,
+    FRACTION,
+    MIX_DTYPE,
+    OP_NUMBER,
+    OPS,
+    VIEW_DTYPE,
+    blank_effects,
+    box_to_fractions,
+    plain_view,
+)
 
 SIZE = (96, 112)
+NONE = blank_effects(1)[0, 0]
 
 
 def replay(image, views, row, column, size=SIZE):
     height, width, _ = image.shape
     out = np.empty((*size, 3), np.uint8)
     scratch = np.full(scratch_bytes(width, height, *size), 0xA5, np.uint8)
-    assert replay_view(ImagePart(image, 0, 0, width, height), views[row, column], out, scratch, None) == OK
+    assert replay_view(ImagePart(image, 0, 0, width, height), views[row, column], NONE, out, scratch, None) == OK
     return out
 
 
 def drawn(count, policy, seed=0, size=(150, 120)):
     views, mixes = np.zeros((count, 2), VIEW_DTYPE), np.zeros(count, MIX_DTYPE)
     sizes = np.tile(np.array([size], np.int32), (count, 1))
-    draw_batch(pack_policy(policy), np.uint64(seed), 0, np.arange(count), sizes, views, mixes)
+    draw_batch(pack_policy(policy), np.uint64(seed), 0, np.arange(count), sizes, views, mixes, blank_effects(count))
     return views, mixes
 
 

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from ffdr.augment.laps import STAGES
-from ffdr.augment.ops import augment
+from ffdr.augment.ops.apply import augment
 from ffdr.augment.policy import Policy
 from ffdr.augment.replay import render
-from ffdr.augment.view import OPS
+from ffdr.augment.view import EFFECTS, OPS, blank_effects, plain_view
 from ffdr.bench.corpus import reinforce_untaught
 from ffdr.bench.loading import drivers
 from ffdr.bench.loading.kernels import (
     OURS,
+    THEIRS,
     TORCHVISION,
     _Subjects,
     bench_kernels,
@@ -26,6 +27,7 @@ from ffdr.config.measuring import BenchOptions
 from ffdr.loader.decode import ReplayError
 
 R = 48
+NONE = blank_effects(1)
 
 
 @pytest.fixture
@@ -58,16 +60,16 @@ def test_each_stage_of_a_replay_is_timed(clock, policy):
 
 def test_a_view_that_cannot_be_replayed_is_not_timed(clock):
     clock = clock(Policy())
-    views, mixes = clock.records(0)
-    views["op0"][3] = 14
+    records = clock.records(0)
+    records.views["op0"][3] = 14
     with pytest.raises(ReplayError, match="sample 3: operation number"):
-        clock.replayer.time_stages(clock.replayer.spans(clock.index), views, mixes)
+        clock.replayer.time_stages(clock.replayer.spans(clock.index), records)
 
 
 def test_segments_and_whole_images_decode(images, clock):
     clock = clock(Policy())
     scratch, spans = drivers.Scratch(images, R), clock.replayer.spans(clock.index)
-    views, _ = clock.records(0)
+    views = clock.records(0).views
     segments, whole = (drivers.collect(images, scratch, spans, kind) for kind in (views, None))
     assert drivers.decode_all(scratch.decoder, *segments, scratch.canvas) == 0
     assert segments[1][:, 1].sum() < 0.8 * whole[1][:, 1].sum()
@@ -101,12 +103,19 @@ def test_kernels_resize_and_operate_as_the_product(subjects):
     for op in OPS[1:]:
         view = subjects.only(op)[7:8]
         level = int(view[0, 0]["level0"])
-        drivers.operate_all(subjects.pictures[:1], view, scratch.second, scratch.out[0], scratch.work)
+        drivers.operate_all(subjects.pictures[:1], view, NONE, scratch.second, scratch.out[0], scratch.work)
         assert np.array_equal(scratch.out[0], augment(picture, op, level)), op
     view = next(row for row in subjects.views if row[0]["op0"] and row[0]["op1"])
     (op0, level0), (op1, level1) = ((OPS[view[0][f"op{n}"]], int(view[0][f"level{n}"])) for n in (0, 1))
-    drivers.operate_all(subjects.pictures[:1], view[None], scratch.second, scratch.out[0], scratch.work)
+    drivers.operate_all(subjects.pictures[:1], view[None], NONE, scratch.second, scratch.out[0], scratch.work)
     assert np.array_equal(scratch.out[0], augment(augment(picture, op0, level0), op1, level1))
+    view["op0"] = view["op1"] = 0
+    for name in EFFECTS[1:]:
+        effects = subjects.values(name)[7:8]
+        drivers.operate_all(subjects.pictures[:1], view[None], effects, scratch.second, scratch.out[0], scratch.work)
+        assert np.array_equal(scratch.out[0], render(picture, plain_view(), R, effects[0, 0])), name
+        theirs = THEIRS[name](subjects.tensors[0], int(effects[0, 0, 0]["value"]))
+        assert np.abs(scratch.out[0].astype(int) - theirs.permute(1, 2, 0).numpy()).max() <= 1, name
 
 
 def test_erasing_and_mixing_happen(subjects):
@@ -126,10 +135,13 @@ def test_the_kernel_bench_reports_every_step(tmp_path, capsys):
     bench_kernels(BenchOptions(images=64, repeats=3, resolution=32, json=str(tmp_path / "kernels.json")))
     stored = json.loads((tmp_path / "kernels.json").read_text())
     steps = {"crop-resize", "two random operations", "erase", "mixup", "cutmix", "splice", "decode", *OPS[1:]}
+    steps |= {f"effect {name}" for name in EFFECTS[1:]}
     assert set(stored["kernels"]) == steps
     for step in steps:
         assert stored["kernels"][step][OURS]["seconds_per_image"]["low"] > 0
     assert all(TORCHVISION in stored["kernels"][op] for op in OPS[1:])
+    assert all(TORCHVISION in stored["kernels"][f"effect {name}"] for name in EFFECTS[1:])
+    assert set(stored["kernels"]["effect Blur"]) == {OURS, TORCHVISION, "Pillow", "OpenCV GaussianBlur"}
     assert set(stored["kernels"]["crop-resize"]) == {OURS, "Pillow", "OpenCV INTER_LINEAR"}
     assert len(stored["summary"]) == 4
     printed = capsys.readouterr().out

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from betons import MIXING, PLAIN, put
+from betons import EFFECTS, FLIPPED, MIXING, MIXING_EFFECTS, PLAIN, put
 from page_reader import Reader
 
 DOC = (Path(__file__).parents[2] / "docs" / "format.md").read_text(encoding="utf-8")
@@ -15,7 +15,8 @@ DOC = (Path(__file__).parents[2] / "docs" / "format.md").read_text(encoding="utf
 
 def flat(record):
     """A record's numbers, nested ones too."""
-    return sum((flat(part) if isinstance(part, tuple) else (part,) for part in record), ())
+    parts = (part.tolist() if isinstance(part, np.ndarray) else part for part in record)
+    return sum((flat(part) if isinstance(part, tuple | list) else (part,) for part in parts), ())
 
 
 def check_images(reader, path):
@@ -44,7 +45,10 @@ def check_reinforcement(reader, path):
         assert [list(map(list, part)) for part in reader.logits(i)] == [part.tolist() for part in reinforced.logits(i)]
 
 
-@pytest.mark.parametrize(("which", "policy"), [("digits", PLAIN), ("photos", MIXING)])
+@pytest.mark.parametrize(
+    ("which", "policy"),
+    [("digits", PLAIN), ("photos", MIXING), ("digits", FLIPPED), ("digits", EFFECTS), ("photos", MIXING_EFFECTS)],
+)
 def test_a_reader_made_from_the_page_agrees(which, policy, digits, photos, reinforce, tmp_path):
     from ffdr.config.files import PackOptions
     from ffdr.write.copy.merge import pack
@@ -140,6 +144,7 @@ def documented(name):
         ("ffdr.codec.dct.format", "RECORD_DTYPE", 8),
         ("ffdr.augment.view", "VIEW_DTYPE", 24),
         ("ffdr.augment.view", "MIX_DTYPE", 14),
+        ("ffdr.augment.view", "EFFECT_DTYPE", 4),
     ],
 )
 def test_tables_of_the_page_are_those_of_the_code(module, name, size):
@@ -167,7 +172,8 @@ def test_numbers_of_the_page_are_those_of_the_code():
         f"in units of 1/{view.FRACTION}",
         f"at most {header._MOST_TEXT}:",
         f"{int(-header.UNUSED)}, the lowest finite float16",
-        f"`{header.HEADER_MAGIC.decode()}`",
+        f"`{header.HEADER_MAGIC.decode()}` or `{header.HEADER_MAGIC_2.decode()}`",
+        f"{view.VERTICAL_FLIP} mirror top to bottom",
         f"`{layout.CHECKSUM_MAGIC.decode()}` checksums",
         f"`{layout.ORIGIN_MAGIC.decode()}` origin index",
         f"`{layout.CODING_MAGIC.decode()}` coding",
@@ -178,7 +184,24 @@ def test_numbers_of_the_page_are_those_of_the_code():
     custom = (layout.FieldSpec("aug_params", layout.CUSTOM), layout.FieldSpec("logits", layout.CUSTOM))
     for specs, size in ((parts.IMAGE_SPECS, 32), (parts.IMAGE_SPECS + custom, 48), (custom, 16)):
         assert layout.metadata_dtype(specs).itemsize == size
-    assert view.MIXED_DTYPE.itemsize == 62
+    for mixes in (False, True):
+        for effects, said in ((False, "absent or false"), (True, "true")):
+            size = view.record_dtype(mixes, effects).itemsize
+            assert f"| {str(mixes).lower()} | {said} | {size} |" in DOC
+
+
+def test_effects_of_the_page_are_those_of_the_code():
+    from ffdr.augment.view import EFFECTS, LARGEST_VALUES, SMALLEST_VALUES
+    from ffdr.beton.records import EFFECT_UNITS
+
+    rows = re.findall(r"^\| (\d) \| (\w+) \| (.*) \|$", DOC, re.MULTILINE)
+    assert [name for _, name, _ in rows] == list(EFFECTS)
+    said = ""
+    for number, name, text in rows:
+        said = said if text == "the same" else text
+        low, high = SMALLEST_VALUES[int(number)], LARGEST_VALUES[int(number)]
+        assert (f"{low} to {high}".replace("-", "−") if high else "0") in said, name
+        assert EFFECT_UNITS.get(name, 1) == 1 or f"1/{EFFECT_UNITS[name]}" in said, name
 
 
 def test_the_page_names_all_keys(digits, reinforced_digits):

@@ -14,6 +14,7 @@ import fuzz
 import mutations
 import numpy as np
 import pytest
+from effects import with_effects
 from handmade import make_mixed, make_reinforced, make_stock
 from jpegs import many_scans
 from mutations import N
@@ -40,8 +41,8 @@ def test_a_jpeg_of_very_many_scans_is_refused():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """images.beton: 20 digits, JPEG and raw; coefficients.beton: the same as coefficients; mixed.beton: some of
-    each; reinforced.beton: two mixing views each; merged.beton: images and views; stock.beton: the images, without
-    checksums, and with fields of all types."""
+    each; reinforced.beton: two mixing views each; effects.beton: the same with effects; merged.beton: images and views;
+    stock.beton: the images, without checksums, and with fields of all types."""
     folder = tmp_path_factory.mktemp("hostile")
     options = WriteOptions(source="digits", out=str(folder / "coefficients.beton"), mode="dct", per_class=2, workers=1)
     write_images(options, progress=False)
@@ -50,6 +51,7 @@ def folder(tmp_path_factory):
     write_images(WriteOptions(source="digits", out=str(out), mode="proportion", per_class=2, workers=1), progress=False)
     (folder / "images.json").rename(folder / "manifest.json")
     make_reinforced(folder / "reinforced.beton", ImageBeton.open(out))
+    with_effects(folder / "reinforced.beton", out, folder / "effects.beton")
     make_stock(folder / "stock.beton", ImageBeton.open(out))
     make_mixed(folder / "mixed.beton", ImageBeton.open(out), ImageBeton.open(folder / "coefficients.beton"))
     merged = PackOptions(str(out), str(folder / "reinforced.beton"), str(folder / "merged.beton"))

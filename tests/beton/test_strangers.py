@@ -274,11 +274,11 @@ def test_a_file_that_is_cut_under_a_running_loader_is_one_line(copy, reinforced_
     index, batch = np.arange(100), ViewBatch.blank(100, source.entries)
     source.fill(0, index, batch)
     out = np.empty((100, 32, 32, 3), np.uint8)
-    replayer(replayer.spans(index), batch.views, batch.mixes, out)
+    replayer(replayer.spans(index), batch.records, out)
     for path in (copy, views_copy):
         os.truncate(path, 8192)
     with pytest.raises(UserError, match=r"copy\.beton: was cut from \d+ to 8192 bytes while it was open"):
-        replayer(replayer.spans(index), batch.views, batch.mixes, out)
+        replayer(replayer.spans(index), batch.records, out)
     with pytest.raises(UserError, match=r"views\.beton: was cut from"):
         source.fill(0, index, batch)
 

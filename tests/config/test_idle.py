@@ -31,12 +31,15 @@ ERM_TEACHER = TeacherOptions(resolution=96, precision="float32")
     ("options", "keys", "why"),
     [
         (made("erm", optimizer="adamw", momentum=0.8), ["train.momentum"], "sgd's"),
+        (made("erm", project="mine", trackers=("tensorboard",)), ["train.project"], "train.trackers has neither"),
         (made("erm", ramp=(0.1, 0.2)), ["train.ramp"], "train.min_resolution"),
         (made("erm", residual="renormalise"), ["train.residual"], "stored top-k"),
         (made("dr", teacher=ERM_TEACHER), ["teacher.resolution", "teacher.precision"], "no live teacher"),
         (made("erm", teacher=TeacherOptions(classes="any")), ["teacher.classes"], "no live teacher"),
         (made("kd", label_smoothing=0.1), ["train.label_smoothing"], "train.teacher_weight=1"),
         (made("kd", temperature=2.0, teacher_weight=0.0), ["train.temperature", "teacher.models"], "teacher_weight=0"),
+        (made("erm", bce_sum=True), ["train.bce_sum"], "train.bce_loss is off"),
+        (made("erm", bce_target_thresh=0.2), ["train.bce_target_thresh"], "train.bce_loss is off"),
         (made("dr", reinforced_share=0.0), ["data.reinforced"], "no stored view"),
         (made("erm", Policy(mixup_alpha=1.0)), ["policy.mixup_alpha"], "policy.mixup, its probability, is 0"),
         (made("kd", Policy(cutmix=0.5, cutmix_alpha=0.0)), ["policy.cutmix"], "cutmix_alpha is 0"),
@@ -54,8 +57,10 @@ def test_an_option_that_does_nothing_is_reported(options, keys, why):
 
 def test_what_does_something_is_not_reported():
     assert idle_options(made("erm", momentum=0.8, min_resolution=16, ramp=(0.1, 0.2))) == []
+    assert idle_options(made("erm", project="mine", trackers=("tensorboard", "trackio"))) == []
     assert idle_options(made("kd", label_smoothing=0.1, teacher_weight=0.5, temperature=2.0)) == []
     assert idle_options(made("dr", residual="renormalise", temperature=2.0)) == []
+    assert idle_options(made("kd", bce_loss=True, bce_sum=True, bce_target_thresh=0.2)) == []
     assert idle_options(made("dr", Policy(mixup_alpha=1.0))) == []  # refused or not by what the file says
     assert idle_policy(Policy(crop="padded", padding=0.2, mixup=0.5, mixup_alpha=1.0)) == []
 

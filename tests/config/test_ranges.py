@@ -1,6 +1,7 @@
 """Every option that is a number: what no work can need is refused as a recipe is read, in one short line."""
 
 import os
+import re
 from typing import get_args, get_origin, get_type_hints
 
 import pytest
@@ -26,6 +27,7 @@ NEEDED = {
     "verify": ["--verify.file=f"],
     "train": ["--train.out=run", "--data.train=x", "--model.name=resnet18"],
     "eval": ["--eval.data=d", "--model.name=m"],
+    "export-model": ["--export_model.out=o", "--export_model.checkpoint=m"],
     "bench": [],
     "ablate": ["--ablate.out=o"],
     "report": ["--report.file=f"],
@@ -62,7 +64,7 @@ def test_the_least_is_enough(verb):
 
 
 def test_there_are_numbers_to_try():
-    assert len(OPTIONS) > 80 and {kind for _, _, kind in OPTIONS} == {1, 2, 3}
+    assert len(OPTIONS) > 80 and {kind for _, _, kind in OPTIONS} == {1, 2, 3, 4}
 
 
 @pytest.mark.parametrize(("verb", "key", "count"), OPTIONS)
@@ -84,7 +86,13 @@ def test_what_is_no_number_is_refused(verb, key, count):
             parse(verb, f"--{key}={','.join([value] * count)}")
         line = str(caught.value)
         assert f"{key}: '{value[:5]}" in line and len(line) < 400
-        assert line.endswith(("is not an integer", "is not a number", "s, such as 0.5,1.0", "s, such as 128,224"))
+        _, such_as, example = line.rpartition(", such as ")
+        if such_as:
+            assert example in ("0.5,1.0", "0.4,0.4,0.4,0.1", "128,224")
+            said = re.search(r"is not (\d+) numbers", line)
+            assert not said or len(example.split(",")) == count == int(said[1])
+        else:
+            assert line.endswith(("is not an integer", "is not a number"))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,9 @@ def test_every_recipe_resolves_to_what_its_files_say(file):
     for key, value in merged(file).items():
         section, _, option = key.partition(".")
         found = getattr(getattr(options, section, options), option)
-        assert found == (tuple(value.split(",")) if isinstance(found, tuple) and isinstance(value, str) else value)
+        if isinstance(found, tuple):
+            value = tuple(value.split(",") if isinstance(value, str) else value)
+        assert found == value
 
 
 @pytest.mark.parametrize("file", FILES, ids=name)

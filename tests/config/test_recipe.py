@@ -65,7 +65,7 @@ def test_recipes_are_frozen():
         (["--policy.scale=0.5"], ["policy.scale", "2 numbers"]),
         (["--train.epochs=0"], ["train.epochs", "between 1 and"]),
         (["--train.task=drr"], ["train.task", "'drr'", "erm, kd, dr", "did you mean dr?"]),
-        (["--train.optimizer=adam"], ["train.optimizer", "did you mean adamw?"]),
+        (["--train.optimizer=Adam W"], ["train.optimizer: 'Adam W'", "not one of timm's optimisers", "adamw"]),
         (["--policy.crop=resize"], ["policy.crop", "did you mean resized?"]),
         (["--policy.scale=0.9,0.2"], ["policy.scale", "0.9,0.2"]),
         (["--policy.magnitude=31"], ["policy.magnitude", "between 0 and 30"]),

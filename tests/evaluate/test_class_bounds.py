@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from bounded import bounded, bounded_memory
 
 from ffdr.evaluate.classes import ObjectNet, check_classes, class_numbers, real_labels
-from ffdr.models.files import ModelInfo
+from ffdr.models.files import ModelInfo, class_digest
 from ffdr.util.errors import UserError
 
 LONG = "7" * 5_000
@@ -18,6 +19,15 @@ def test_names_of_thousands_of_digits_are_no_numbers():
     info = ModelInfo("m", 2, 32, (0.5,) * 3, (0.5,) * 3, classes="0" * 16)
     with pytest.raises(UserError, match="its class names are not those that m was trained with"):
         check_classes(info, [LONG, "a1"], "data", "eval.classes")
+
+
+def test_the_first_other_name_is_said():
+    info = ModelInfo("m", 2, 32, (0.5,) * 3, (0.5,) * 3)
+    names = ("cat", "dog")
+    info = replace(info, classes=class_digest(names), class_names=names)
+    check_classes(info, names, "data", "eval.classes")
+    with pytest.raises(UserError, match=r"trained with: class 1 is 'd\\u202eog', not 'dog' \(eval\.classes=any"):
+        check_classes(info, ["cat", "d\u202eog"], "data", "eval.classes")
     with pytest.raises(UserError, match=r"class '7777.* is not below 1000") as error:
         class_numbers([LONG, "1"], "data")
     assert len(str(error.value)) < 300

@@ -89,11 +89,20 @@ def options(out, **changes):
 
 
 def trainer(
-    out, loader=None, val_loader=None, teacher=None, model=None, data=DATA, device="cpu", ranks=None, **changes
+    out,
+    loader=None,
+    val_loader=None,
+    teacher=None,
+    model=None,
+    data=DATA,
+    device="cpu",
+    ranks=None,
+    callbacks=(),
+    **changes,
 ):
     given, loader = options(out, **changes), loader or FakeLoader()
     student = build_student(given, model or ModelOptions("test_resnet"), loader.num_classes, torch.device(device))
-    return Trainer(given, student, data, loader, val_loader, teacher, progress=False, ranks=ranks)
+    return Trainer(given, student, data, loader, val_loader, teacher, progress=False, ranks=ranks, callbacks=callbacks)
 
 
 def weights(run):

@@ -38,7 +38,7 @@ from ffdr.write.copy.subset import subset
 from ffdr.write.copy.transcode import _Sampler, _ToJpeg
 from ffdr.write.verify import verify
 
-KINDS = ("images", "coefficients", "mixed", "stock", "reinforced", "merged", "manifest")
+KINDS = ("images", "coefficients", "mixed", "stock", "reinforced", "effects", "merged", "manifest")
 """NAME.beton in the folder; a manifest is that of ``images``."""
 SIDE = 32
 MEMORY = 1 << 28
@@ -59,6 +59,7 @@ class User:
         self.out.mkdir(exist_ok=True)
         self.images = ImageBeton.open(folder / "images.beton")
         self.reinforced = ReinforcedBeton.open(folder / "reinforced.beton")
+        self.effects = ReinforcedBeton.open(folder / "effects.beton")
         self.pixels = [decode_image(self.images, i) for i in range(N)]
         self.coded_pixels = [decode_image(ImageBeton.open(folder / "coefficients.beton"), i) for i in range(N)]
 
@@ -94,7 +95,8 @@ class User:
                 tolerate(beton.views, i)
                 tolerate(beton.logits, i)
             else:
-                pairs = zip(self.parts(beton, i), self.parts(self.reinforced, i), strict=True)
+                whole = self.effects if beton.header.effects else self.reinforced
+                pairs = zip(self.parts(beton, i), self.parts(whole, i), strict=True)
                 wrong += any(a.tobytes() != b.tobytes() for a, b in pairs)
         return wrong
 
@@ -111,7 +113,7 @@ class User:
         batch = ViewBatch.blank(count, source.entries)
         source.fill(0, index, batch)
         replayer = Replayer(images, SIDE, threads=1)
-        replayer(replayer.spans(index), batch.views, batch.mixes, np.empty((count, *replayer.shape), np.uint8))
+        replayer(replayer.spans(index), batch.records, np.empty((count, *replayer.shape), np.uint8))
         cache = PageCache(images)
         (pages,) = cache.pages_of([index])
         slots = {page: slot for slot, page in enumerate(pages)}

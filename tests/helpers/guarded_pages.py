@@ -8,12 +8,12 @@ import mmap
 import sys
 
 import numpy as np
-from pictures import noise, random_side, tidy_record
+from pictures import noise, random_side, tidy_effects, tidy_record
 
 from ffdr.augment.check import OK, check_mix
 from ffdr.augment.picture import ImagePart
 from ffdr.augment.replay import mix_into, replay_view, scratch_bytes
-from ffdr.augment.view import MIX_DTYPE, VIEW_DTYPE
+from ffdr.augment.view import MIX_DTYPE, VIEW_DTYPE, blank_effects
 
 PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -42,9 +42,11 @@ def main(seed, count):
     source, target, other = (Fenced(3 * sides * sides) for _ in range(3))
     room = Fenced(scratch_bytes(sides, sides, sides, sides))
     views, mixes = np.zeros((1, 2), VIEW_DTYPE), np.zeros(1, MIX_DTYPE)
+    effects = blank_effects(1)[0, 0]
     for trial in range(count):
         at_end = bool(trial % 2)
         tidy_record(rng, views)
+        tidy_effects(rng, effects)
         width, height = random_side(rng, sides), random_side(rng, sides)
         size = random_side(rng, sides), random_side(rng, sides)
         pixels = source.take(3 * width * height, at_end).reshape(height, width, 3)
@@ -52,7 +54,7 @@ def main(seed, count):
         out = target.take(3 * size[0] * size[1], at_end).reshape(*size, 3)
         partner = other.take(3 * size[0] * size[1], at_end).reshape(*size, 3)
         scratch = room.take(scratch_bytes(width, height, *size), at_end)
-        replay_view(ImagePart(pixels, 0, 0, width, height), views[0, 0], out, scratch, None)
+        replay_view(ImagePart(pixels, 0, 0, width, height), views[0, 0], effects, out, scratch, None)
         mixes[0] = np.frombuffer(rng.bytes(14), MIX_DTYPE)[0]
         mixes["partner"] = 1
         if check_mix(mixes[0], 2) == OK:

@@ -51,13 +51,16 @@ class Reader:
     def header(self):
         (_, first), (_, second) = self.fields["aug_params"], self.fields["logits"]
         assert first == second
-        assert first[:8] == b"FFDRRNF1"
-        return json.loads(first[10 : 10 + int.from_bytes(first[8:10], "little")])
+        found = json.loads(first[10 : 10 + int.from_bytes(first[8:10], "little")])
+        assert first[:8] == (b"FFDRRNF2" if "effects" in found else b"FFDRRNF1")
+        return found
 
     def views(self, i):
         """Records as tuples of numbers."""
-        one = "5HBBBbBb4H"
-        code = f"<{one}I5H{one}" if self.header()["mixes"] else f"<{one}"
+        one, header = "5HBBBbBb4H", self.header()
+        code = f"<{one}I5H{one}" if header["mixes"] else f"<{one}"
+        if header.get("effects"):
+            code += "Hh" * 8 * (2 if header["mixes"] else 1)
         return list(struct.iter_unpack(code, self.region("aug_params", i)))
 
     def logits(self, i):

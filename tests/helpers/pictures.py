@@ -40,7 +40,7 @@ def random_crop(rng, width, height, **fields):
 def tidy_record(rng, views):
     """Overwrite ``views[0, 0]`` with random fields of which most are valid, and many at their limits."""
     view = views[0, 0]
-    view["flags"] = rng.choice([0, 1, 4, 5, 2, 3, 10, 11])
+    view["flags"] = rng.choice([0, 1, 4, 5, 2, 3, 10, 11]) | rng.choice([0, 16])
     view["bins"] = rng.integers(2, 256)
     for op, level in (("op0", "level0"), ("op1", "level1")):
         view[op] = rng.integers(0, 14)
@@ -51,3 +51,13 @@ def tidy_record(rng, views):
         view[start], view[size] = edges[0], edges[1] - edges[0] + rng.integers(0, 2)
     if view["flags"] & (CENTER | PLACED) == CENTER:
         view["pad"] = 0
+
+
+def tidy_effects(rng, effects):
+    """Overwrite ``effects`` with random ones that are nearly all valid, and many at their limits."""
+    count = rng.integers(0, len(effects) + 1)
+    effects["kind"] = rng.integers(1, 8, len(effects))
+    for effect in effects:
+        ends = {4: (-32767, 0, 32767), 5: (0,), 6: (1, 600, 32767), 7: (0, 128, 255)}
+        effect["value"] = rng.choice(ends.get(int(effect["kind"]), (0, 8192, 32767, rng.integers(0, 32768))))
+    effects[count:] = 0

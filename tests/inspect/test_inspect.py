@@ -18,6 +18,7 @@ from ffdr.config.files import InspectOptions
 from ffdr.inspect import grid, statistics
 from ffdr.inspect.run import inspect
 from ffdr.loader.targets import SparseTargets
+from ffdr.util.pictures import shortened
 from ffdr.write.reinforced import ReinforcedWriter
 
 
@@ -214,8 +215,8 @@ def test_the_picture_takes_any_class_name(tmp_path, monkeypatch, capsys):
 
 def test_names_are_cut_by_their_width():
     assert grid._name(("\u5b57" * 9,), 0) in ("class 0", "\u5b57" * 7 + "…")  # as the fonts here have it
-    assert grid._width("\u5b57a") == 3 and grid._cut("ab" * 20) == "ab" * 7 + "a"
-    assert grid._cut("\u5b57" * 9) == "\u5b57" * 7
+    assert shortened("\u5b57a", 3) == "\u5b57a" and shortened("ab" * 20, 16) == "ab" * 7 + "a…"
+    assert shortened("\u5b57" * 9, 16) == "\u5b57" * 7 + "…" and shortened("a\nb", 3) == "a b"
 
 
 @pytest.mark.parametrize(

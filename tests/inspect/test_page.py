@@ -219,9 +219,38 @@ def test_a_view_is_enlarged_by_mouse_and_keyboard(made, open_page):
     assert opened.is_visible("dialog canvas") and opened.locator("dialog figure").count() == 1
     opened.keyboard.press("Escape")
     assert not opened.is_visible("dialog canvas")
-    opened.focus("article figure[tabindex]")
-    opened.keyboard.press("Enter")
-    assert opened.is_visible("dialog canvas")
+    for key in ("Enter", "Space"):
+        opened.get_by_role("button").filter(has=opened.locator("canvas")).first.focus()
+        opened.keyboard.press(key)
+        assert opened.is_visible("dialog canvas") and opened.evaluate("scrollY") == 0
+        opened.keyboard.press("Escape")
+
+
+@pytest.mark.parametrize(
+    "fragment", ["#length=3", "#class=999", "#low=x&high=", "#teacher=bogus&order=1", "#item=1&id=2"]
+)
+def test_an_address_of_no_filter_shows_all(made, open_page, fragment):
+    opened = open_page(made[0], fragment)
+    assert opened.inner_text("#count") == "50 of 50 images"
+    opened.evaluate("location.hash = 'teacher=split'")
+    expect(opened.locator("#count")).not_to_have_text("50 of 50 images")
+    assert opened.input_value("[name=teacher]") == "split"
+
+
+@pytest.mark.parametrize("size", [(1200, 800), (360, 640)])
+def test_the_filters_cover_little_and_nothing_covers_them(made, open_page, size):
+    opened = open_page(made[0])
+    opened.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+    opened.evaluate("scrollTo(0, 700)")
+    bottom = opened.eval_on_selector("form", "x => x.getBoundingClientRect().bottom")
+    assert bottom < 0.25 * size[1] and opened.evaluate("document.documentElement.scrollWidth") <= size[0]
+    script = """() => [...document.querySelectorAll(".best span")].filter(part => {
+      const {left, top, bottom} = part.getBoundingClientRect(), form = document.forms[0].getBoundingClientRect();
+      return top > form.top && bottom < form.bottom && document.elementFromPoint(left + 1, top + 1) === part;
+    }).length"""
+    for place in range(600, 900, 20):
+        opened.evaluate(f"scrollTo(0, {place})")
+        assert opened.evaluate(script) == 0
 
 
 def test_more_images_come_with_scrolling(made, open_page):
@@ -275,5 +304,6 @@ def test_the_page_is_one_file_that_may_load_nothing(made):
     text = made[0].read_text()
     assert "default-src 'none'" in text
     assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", text)
-    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
-    assert len(json.loads(data)["images"]) == 50
+    parts = re.findall(r'<script type="application/json" class="image">(.*?)</script>', text, re.S)
+    assert [json.loads(part)["number"] for part in parts] == np.unique(np.linspace(0, 99, 50).astype(int)).tolist()
+    assert str(made[1].images.path) not in text and made[1].images.path.name in text  # it is passed on

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from betons import MIXING, PLAIN
+from betons import EFFECTS, MIXING, MIXING_EFFECTS, PLAIN
 from torch.utils.data import DataLoader
 from view_sums import ViewSums
 
 from ffdr import ReinforcedDataset, ReinforcedLoader
 from ffdr.augment.draw import draw
+from ffdr.augment.view import blank_effects
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.loader.decode import Replayer, ReplayError
 from ffdr.loader.views import ViewBatch
@@ -51,18 +52,24 @@ def copied(path, folder):
 
 def test_views_are_those_that_the_loader_shows(digits, reinforce):
     """They are read another way, for forks: records, mixed ones and plain, and targets."""
-    for policy in (PLAIN, MIXING):
+    for policy in (PLAIN, MIXING, EFFECTS, MIXING_EFFECTS):
         dataset = ReinforcedDataset(digits, reinforce(digits, policy))
         source = dataset._source
         for image in (0, 17, 99):
             for view in range(dataset.num_views):
-                views, mixes, ids, log_probs = source.read(image, view)
+                found = source.read(image, view)
                 expected = ViewBatch.blank(1, source.entries)
+                expected.effects["kind"] = 99
                 source.read_batch(np.array([image]), np.array([view]), expected)
-                assert views[0, 0] == expected[0][0, 0] and mixes == expected[1]
-                assert not policy.mixes or views[0, 1] == expected[0][0, 1]
-                assert (ids == expected[2]).all() and (log_probs == expected[3]).all()
-                assert views[0, 0] == draw(policy, 3, view, image, dataset.images.original_sizes)["first"]
+                assert found.views[0, 0] == expected.views[0, 0] and found.mixes == expected.mixes
+                assert not policy.mixes or found.views[0, 1] == expected.views[0, 1]
+                assert (found.ids == expected.ids).all() and (found.log_probs == expected.log_probs).all()
+                assert np.array_equal(found.effects, expected.effects)
+                drawn = draw(policy, 3, view, image, dataset.images.original_sizes)
+                assert found.views[0, 0] == drawn["first"]
+                for place, name in enumerate(("first_effects", "second_effects")):
+                    is_stored = policy.has_effects and (policy.mixes or place == 0)
+                    assert np.array_equal(found.effects[0, place], drawn[name] if is_stored else blank_effects(1)[0, 0])
 
 
 @pytest.mark.parametrize("used", [False, True])

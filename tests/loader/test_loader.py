@@ -18,7 +18,8 @@ from ffdr.augment.policy import Policy
 from ffdr.augment.replay import mix_into, render, visible
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.loader.decode import ReplayError, blank_views
+from ffdr.beton.records import Records
+from ffdr.loader.decode import ReplayError
 from ffdr.util.errors import UserError
 from ffdr.util.machine import thread_count
 
@@ -109,8 +110,9 @@ def test_mixed_batches_are_both_views_mixed(photos):
     loader = ReinforcedLoader(photos, policy=policy, seed=3, drop_last=False, **U8)
     images, unseen = ImageBeton.open(photos), 0
     for pixels, _, index in loader:
-        views, mixes = blank_views(len(index))
-        draw_batch(pack_policy(policy), np.uint64(3), 0, index.numpy(), images.original_sizes, views, mixes)
+        views, mixes, effects = Records.blank(len(index))
+        sizes = images.original_sizes
+        draw_batch(pack_policy(policy), np.uint64(3), 0, index.numpy(), sizes, views, mixes, effects)
         for row, image in enumerate(index.tolist()):
             first = render(decode_image(images, image), views[row, 0], 40)
             if mixes[row]["partner"] != image:

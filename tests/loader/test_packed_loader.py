@@ -77,7 +77,7 @@ def test_other_processors_see_the_same(packed):
     for portable in (False, True):
         replayer = Replayer(beton, 80, threads=1, portable=portable)
         out = np.empty((len(beton), *replayer.shape), np.uint8)
-        replayer(replayer.spans(index), batch.views, batch.mixes, out)
+        replayer(replayer.spans(index), batch.records, out)
         pixels.append(out)
     assert np.array_equal(*pixels)
 

@@ -265,7 +265,7 @@ def test_finished_work_outlives_what_keeps_it_from_its_name(digits, reinforced_d
     monkeypatch.setattr(os, "replace", fails)
     with pytest.raises(OSError, match="can't be written"):
         export(reinforced_digits, digits, out, overwrite=True)
-    assert out.exists() and partial.exists() and not exporting._replaced_path(out).exists()
+    assert out.exists() and partial.exists() and not exporting.replaced_path(out).exists()
 
 
 def test_damaged_samples_are_not_exported(digits, reinforced_digits, tmp_path):

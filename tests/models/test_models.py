@@ -1,9 +1,12 @@
 """Models: names, sizes, saving and loading, foreign and damaged files."""
 
+import json
 import os
 import socket
+from dataclasses import replace
 
 import pytest
+import safetensors
 import timm
 import torch
 
@@ -16,6 +19,7 @@ from ffdr.models.build import (
     class_digest,
     load_model,
     load_named,
+    read_info,
     save_model,
 )
 from ffdr.util.errors import UserError
@@ -76,6 +80,41 @@ def test_save_and_load_round_trip(saved):
     assert not loaded.training
     assert_same_model(loaded, model)
     assert os.listdir(path.parent) == ["model.safetensors"]
+
+
+STRANGE = ("猫", "a\udce9b", "=1+1", "x" * 300, 'a,"b"\n')
+"""Names of classes: in another script, not UTF-8, a formula, long, and what a table would quote."""
+
+
+def test_names_of_classes_are_kept_as_they_are(saved):
+    model, path = saved
+    info = replace(INFO, classes=class_digest(STRANGE), class_names=STRANGE)
+    save_model(path, model, info)
+    assert read_info(path) == info
+    assert load_model(path)[1].class_names == STRANGE
+
+
+@pytest.mark.parametrize(("length", "kept"), [(20, True), (80, False)])
+def test_names_of_as_many_classes_as_there_can_be_are_kept_unless_too_long_to_be_read(tmp_path, length, kept):
+    names = tuple(f"{number:0{length}d}" for number in range(1 << 16))
+    info = ModelInfo("test_vit", len(names), 32, INFO.mean, INFO.std, classes=class_digest(names), class_names=names)
+    save_model(tmp_path / "many.safetensors", torch.nn.Linear(1, 1), info)
+    assert read_info(tmp_path / "many.safetensors") == (info if kept else replace(info, class_names=()))
+
+
+def test_weights_without_names_are_the_file_that_they_were(saved):
+    _, path = saved
+    with safetensors.safe_open(path, framework="pt") as file:
+        assert list(json.loads(file.metadata()["ffdr_model"])) == [
+            "version", "name", "num_classes", "resolution", "mean", "std", "center", "classes", "fingerprint",
+            "options",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{"class_names": ("a", "b", "c", "d", "e")}, {"class_names": ("a", "b")}])
+def test_names_of_other_classes_are_refused(changes):
+    with pytest.raises(UserError, match="class_names: "):
+        replace(INFO, **changes)
 
 
 def test_timm_reads_the_file_without_us(saved):

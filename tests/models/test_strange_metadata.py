@@ -26,6 +26,9 @@ FIELDS = [
     {"name": "resnet\x1b[31m"}, {"name": ""},
     {"classes": 5}, {"classes": "x" * 999}, {"fingerprint": []}, {"fingerprint": "\n"}, {"options": "drop_rate=1"},
     {"options": [5]}, {"options": {"drop_rate": 1}}, {"options": None}, {"options": ["drop_rate=0.1"] * 99},
+    {"class_names": "abcdefghij"}, {"class_names": ["a"] * 9 + [5]}, {"class_names": {"0": "a"}}, {"class_names": None},
+    {"class_names": ["a"] * 9}, {"class_names": [str(i) for i in range(10)]}, {"class_names": ["\ud800"] * 10},
+    {"class_names": [["a"]] * 10}, {"class_names": ["\x1b[31m" * 999] * 10}, {"class_names": ["a"] * (1 << 17)},
     {"version": 2}, {"version": True}, {"version": "1"}, {"surprise": 1}, {"\x1b[31m" * 999: 1},
 ]  # fmt: skip
 
@@ -41,6 +44,7 @@ def test_a_field_of_metadata_is_of_its_type_and_in_range(changes, tmp_path):
 TEXTS = {
     "deep": '{"version": 1, "name": ' + "[" * 30_000 + "]" * 30_000 + "}",
     "long": metadata(classes="0" * 70_000),
+    "longer": metadata(class_names=["0" * (1 << 20)] * 5),
     "twice": metadata()[:-1] + ', "resolution": 64}',
     "digits": metadata()[:-1] + ', "x": ' + "9" * 60_000 + "}",
     "list": "[1]",

@@ -14,6 +14,7 @@ from ffdr.config.learning import DataOptions, ModelOptions
 from ffdr.train.dry_run import summary as module
 from ffdr.train.dry_run.estimate import Costs
 from ffdr.train.dry_run.summary import KnownData, TrainingWork, dry_run, plan_work
+from ffdr.train.plan import EpochPlan
 from ffdr.train.student import build_student
 from ffdr.train.update.optim import build_optimizer
 from ffdr.train.update.step import AveragedWeights
@@ -104,14 +105,15 @@ def test_memory_is_what_model_optimiser_and_average_hold_after_a_step(options):
 
 
 def test_operations_count_every_epochs_own_resolution():
-    work = TrainingWork(
-        steps=2, epochs=3, batch_size=5, flops={160: 100, 192: 144, 256: 256}, resolutions=(160, 160, 192)
-    )
-    assert work.images == 30
+    work = TrainingWork(EpochPlan(12, 5), {160: 100, 192: 144, 256: 256}, [(160,), (160,), (192,)])
+    assert (work.steps, work.images) == (6, 30)
     assert work.forward_flops == 10 * (100 + 100 + 144)
+    work = TrainingWork(EpochPlan(12, 5, drop_last=False), work.flops, [(160, 256), (192,)])
+    assert (work.steps, work.images) == (6, 24)
+    assert work.forward_flops == 12 * (178 + 144)
     options = nominal(resolution=96, min_resolution=64, eval_resolution=128, epochs=10, ramp=(0.5, 0.8))
     planned = plan_work(options, KnownData(1000, 10, ""))
-    assert planned.resolutions == (64,) * 7 + (96,) * 3  # 64 until epoch 5, 75 in epoch 6, 85 in epoch 7, 96 from 8
+    assert planned.sides == [(64,)] * 7 + [(96,)] * 3  # 64 until epoch 5, 75 in epoch 6, 85 in epoch 7, 96 from 8
     small, medium, large = (planned.flops[size] for size in (64, 96, 128))
     assert small < medium < large == pytest.approx(4 * small, rel=0.01)
 

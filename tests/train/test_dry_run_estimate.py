@@ -12,6 +12,7 @@ from ffdr.config.training import TrainOptions
 from ffdr.train.build import build_trainer
 from ffdr.train.dry_run import estimate
 from ffdr.train.dry_run.estimate import Costs, measure
+from ffdr.train.plan import EpochPlan
 from ffdr.train.student import build_student
 
 CPU = torch.device("cpu")
@@ -33,15 +34,20 @@ def test_a_run_is_its_epochs_updates_and_validations():
         out="x", epochs=10, batch_size=5, resolution=96, min_resolution=64, ramp=(0.5, 0.8), eval_every=3,
         flip_average=True,
     )  # fmt: skip
+    plan = EpochPlan(images=12, batch_size=5)
     parts = Costs({64: 1.0, 96: 2.0}, update=0.5, batch=5, val=0.25, val_images=100)
     # Seven epochs of 64 px and three of 96 px, two steps each; validation after epochs 3, 6, 9 and 10, both ways.
-    assert parts.training(train, steps=2) == 2 * (7 * (5 * 1.0 + 0.5) + 3 * (5 * 2.0 + 0.5))
+    assert parts.training(train, plan) == 2 * (7 * (5 * 1.0 + 0.5) + 3 * (5 * 2.0 + 0.5))
     assert parts.validation(train) == 4 * 100 * 2 * 0.25
     read = replace(parts, read=0.1)
-    assert read.training(train, 2) == pytest.approx(parts.training(train, 2) + 2 * 50 * 0.1)
+    assert read.training(train, plan) == pytest.approx(parts.training(train, plan) + 2 * 50 * 0.1)
     assert read.validation(train) == pytest.approx(4 * 100 * (0.5 + 0.1))
     overlapped = replace(parts, read=1.5, overlapped=True)  # a GPU waits where reading takes longer
-    assert overlapped.training(train, 2) == 2 * (7 * (5 * 1.5 + 0.5) + 3 * (5 * 2.0 + 0.5))
+    assert overlapped.training(train, plan) == 2 * (7 * (5 * 1.5 + 0.5) + 3 * (5 * 2.0 + 0.5))
+    tail = replace(plan, drop_last=False)  # two images, and a third update
+    assert parts.training(train, tail) == parts.training(train, plan) + 2 * (7 * 1.0 + 3 * 2.0) + 10 * 0.5
+    several = replace(train, resolutions=(64, 96), min_resolution=0)
+    assert parts.training(several, plan) == 10 * (10 * 1.5 + 2 * 0.5)
 
 
 def test_it_measures_the_parts_that_the_run_has(digits, hasty):
@@ -85,4 +91,4 @@ def test_the_estimate_is_of_the_size_of_the_run(digits, tmp_path):
     trainer = build_trainer(plan, progress=False)
     trainer.fit()
     seconds = sum(record["seconds"] for record in trainer.log.records()[2:])
-    assert 1 / 3 < found.training(plan.train, 1) * 10 / 12 / seconds < 3
+    assert 1 / 3 < found.training(plan.train, EpochPlan.of(plan.train, 100)) * 10 / 12 / seconds < 3

@@ -30,8 +30,8 @@ def test_a_run_learns_and_leaves_its_files(tmp_path):
     }  # fmt: skip
     assert 0 <= record["data_wait"] <= 1 and record["images_per_second"] > 0
     assert sorted(os.listdir(tmp_path / "run")) == [
-        ".lock", "best.safetensors", "checkpoints", "log.jsonl", "model.safetensors", "options.json", "report.md",
-        "report.png",
+        ".lock", "best.safetensors", "checkpoints", "log.jsonl", "model.safetensors", "options.json",
+        "report-calibration.png", "report-confusion.png", "report.json", "report.md", "report.png",
     ]  # fmt: skip
 
     model, info = load_model(tmp_path / "run/model.safetensors")

@@ -54,7 +54,10 @@ def assert_no_waits(run, batches):
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("changes", [{"task": "dr", "clip_grad": 1.0}, {"precision": "float16"}])
+UPDATES = [{"task": "dr", "clip_grad": 1.0}, {"precision": "float16"}, {"optimizer": "lion"}, {"optimizer": "muon"}]
+
+
+@pytest.mark.parametrize("changes", UPDATES)
 def test_a_step_waits_for_nothing(tmp_path, changes):
     run = begun(tmp_path, ema=0.9, **changes)
     batches = list(OnGpu(topk=2))

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ffdr.config.training import TrainOptions
-from ffdr.train.update.optim import build_optimizer, build_schedule
+from ffdr.train.update.optim import build_optimizer
+from ffdr.train.update.schedule import build_schedule
 
 CPU = torch.device("cpu")
 

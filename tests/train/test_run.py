@@ -37,6 +37,9 @@ def test_every_task_trains_and_its_model_is_evaluated(digits, reinforced_digits,
     checkpoint = tmp_path / "run" / "model.safetensors"
     info = read_info(checkpoint)
     assert (info.num_classes, info.resolution) == (10, 32)
+    manifest = json.loads(digits.with_suffix(".json").read_text())
+    assert list(info.class_names) == manifest["class_names"]
+    assert "class_names" not in json.loads((tmp_path / "run/options.json").read_text())["data"]
     options = EvalOptions(checkpoint=str(checkpoint), data=str(digits), json=str(tmp_path / "report.json"))
     report = evaluate_run(options, ModelOptions())
     assert report["top1"] == pytest.approx(record["val_top1"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ffdr.augment.geometry import view_region
-from ffdr.augment.ops import IMAGE_SLACK, op_bytes
+from ffdr.augment.ops.apply import IMAGE_SLACK, op_bytes
 from ffdr.augment.picture import ImagePart, Output
 from ffdr.augment.replay import apply_ops, erase, mix_into
 from ffdr.augment.resize import ALIGNMENT, resize_bytes, resize_view
@@ -96,11 +96,21 @@ def resize_all(photos: np.ndarray, views: np.ndarray, out: np.ndarray, work: np.
 
 
 @kernel
-def operate_all(pictures: np.ndarray, views: np.ndarray, second: np.ndarray, out: np.ndarray, work: np.ndarray) -> None:
-    """Each view's operations, to ``out`` (R, R, 3); pictures (P, 3 R² and ``IMAGE_SLACK``) take turns."""
+def operate_all(
+    pictures: np.ndarray,
+    views: np.ndarray,
+    effects: np.ndarray,
+    second: np.ndarray,
+    out: np.ndarray,
+    work: np.ndarray,
+) -> None:
+    """Each view's operations and effects, (n, 2, 8), two at most, to ``out`` (R, R, 3).
+
+    pictures (P, 3 R² and ``IMAGE_SLACK``) take turns.
+    """
     for i in range(len(views)):
         first, target = address_of(pictures[i % len(pictures)]), Output(address_of(out), out.shape[0], out.shape[1])
-        apply_ops(views[i, 0], first, address_of(second), target, address_of(work))
+        apply_ops(views[i, 0], effects[i, 0], first, address_of(second), target, address_of(work))
 
 
 @kernel

@@ -6,7 +6,6 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -142,7 +141,7 @@ def _read(source: StoredViews) -> Callable[[], object]:
 def _sparse(path: Path) -> Path:
     """A reinforced beton of ImageNet's size whose data is a hole."""
     count, views = IMAGENET
-    header = ReinforcedHeader(views, 10, 1000, count, "0" * 32, False, asdict(Policy()), ("none",), 224, 0)
+    header = ReinforcedHeader(views, 10, 1000, count, "0" * 32, False, Policy().settings(), ("none",), 224, 0)
     specs, sample = header.specs(), header.view_bytes + header.logit_bytes
     metadata = np.zeros(count, layout.metadata_dtype(specs))
     metadata["aug_params"] = layout.equal_regions(layout.data_start(specs, count), sample, count, layout.PAGE_SIZE)

@@ -9,31 +9,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 from torchvision.transforms.autoaugment import _apply_op
 
 from ffdr.augment.draw import draw_batch, pack_policy
 from ffdr.augment.geometry import output_span, view_region
-from ffdr.augment.magnitude import OpStep, magnitude
-from ffdr.augment.ops import IMAGE_SLACK
+from ffdr.augment.ops.apply import IMAGE_SLACK
+from ffdr.augment.ops.blur import blur_radius, blur_sigma
+from ffdr.augment.ops.magnitude import OpStep, magnitude
 from ffdr.augment.policy import Policy
-from ffdr.augment.view import FRACTION, OP_NUMBER, OPS
+from ffdr.augment.view import (
+    EFFECT_NUMBER,
+    EFFECTS,
+    FACTOR_ONE,
+    FRACTION,
+    HUE_TURN,
+    OP_NUMBER,
+    OPS,
+    SIGMA_ONE,
+    blank_effects,
+)
 from ffdr.bench.corpus import make_photos, write_photos
 from ffdr.bench.loading import drivers
 from ffdr.bench.results import Report, Summary, Table, bench, rounds
 from ffdr.bench.timing import Timing, Workload, single_threaded_libraries, time_in_turn
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton
+from ffdr.beton.records import Records
 from ffdr.config.measuring import BenchOptions
-from ffdr.loader.decode import Replayer, blank_views
+from ffdr.loader.decode import Replayer
 
 PICTURES = 4
 WIDTH, HEIGHT = 500, 375
@@ -42,6 +55,50 @@ RESIZE, TWO_OPS, ERASE, MIXUP, CUTMIX, SPLICE, DECODE = (
     "crop-resize", "two random operations", "erase", "mixup", "cutmix", "splice", "decode",
 )  # fmt: skip
 PILLOW, OPENCV, TORCHVISION, WHOLE = "Pillow", "OpenCV INTER_LINEAR", "torchvision", "the whole image"
+
+VALUES = {
+    **dict.fromkeys(("Brightness", "Contrast", "Saturation"), (FACTOR_ONE * 6 // 10, FACTOR_ONE * 14 // 10)),
+    "Hue": (-HUE_TURN // 10, HUE_TURN // 10), "Blur": (SIGMA_ONE // 10, 2 * SIGMA_ONE), "Solarize": (128, 128),
+}  # fmt: skip
+"""Lowest and highest value of the effects that are timed."""
+
+
+def _their_blur(picture: Any, value: int) -> Any:
+    side = int(picture.shape[-1])
+    sigma = float(blur_sigma(value, side, side))
+    size = 2 * int(blur_radius(sigma, side)) + 1
+    return F.gaussian_blur(picture, [size, size], [sigma, sigma])
+
+
+def _opencv_blur(picture: Any, value: int) -> Any:
+    sigma = blur_sigma(value, *picture.shape[:2])
+    return cv2.GaussianBlur(picture, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+
+
+def _pillow_blur(picture: Any, value: int) -> Any:
+    return picture.filter(ImageFilter.GaussianBlur(blur_sigma(value, *picture.size)))
+
+
+THEIRS: dict[str, Callable[[Any, int], Any]] = {
+    "Brightness": lambda picture, value: F.adjust_brightness(picture, value / FACTOR_ONE),
+    "Contrast": lambda picture, value: F.adjust_contrast(picture, value / FACTOR_ONE),
+    "Saturation": lambda picture, value: F.adjust_saturation(picture, value / FACTOR_ONE),
+    "Hue": lambda picture, value: F.adjust_hue(picture, value / HUE_TURN),
+    "Grayscale": lambda picture, _: F.rgb_to_grayscale(picture, 3),
+    "Blur": _their_blur,
+    "Solarize": F.solarize,
+}
+"""torchvision's functions by effect, of a picture and the effect's value."""
+OPENCV_BLUR = "OpenCV GaussianBlur"
+PEERS: dict[str, dict[str, Callable[[Any, int], Any]]] = {
+    TORCHVISION: THEIRS,
+    PILLOW: {
+        **{name: THEIRS[name] for name in EFFECTS[1:6]},  # torchvision calls it
+        "Blur": _pillow_blur,
+        "Solarize": ImageOps.solarize,
+    },
+    OPENCV_BLUR: {"Blur": _opencv_blur},
+}
 
 Kernels = dict[tuple[str, str], Callable[[], object]]
 """(step, who does it) → does it for all n views."""
@@ -75,6 +132,7 @@ def kernels(images: ImageBeton, resolution: int) -> Kernels:
         **subjects.resizing(),
         **{key: run for op in OPS[1:] for key, run in subjects.operations(op, subjects.only(op)).items()},
         **subjects.operations(TWO_OPS, subjects.views),
+        **{key: run for name in EFFECTS[1:] for key, run in subjects.effects(name).items()},
         **subjects.erasing(),
         **subjects.mixing(),
         **subjects.decoding(),
@@ -145,9 +203,43 @@ class _Subjects:
 
         return {
             (step, OURS): lambda: drivers.operate_all(
-                self.pictures, views, scratch.second, scratch.out[0], scratch.work
+                self.pictures, views, blank_effects(len(views)), scratch.second, scratch.out[0], scratch.work
             ),
             (step, TORCHVISION): torchvision,
+        }
+
+    def values(self, name: str) -> np.ndarray:
+        """One effect for each view, (n, 2, 8), of random strength, as a colour jitter of 0.4 and 0.1 draws it."""
+        low, high = VALUES.get(name, (0, 0))
+        effects, rng = blank_effects(len(self.views)), np.random.default_rng(0)
+        effects[:, 0, 0]["kind"] = EFFECT_NUMBER[name]
+        effects[:, 0, 0]["value"] = rng.integers(low, high + 1, len(effects))
+        return effects
+
+    def effects(self, name: str) -> Kernels:
+        """One effect on resized pictures."""
+        scratch, views, effects = self.scratch, self.views.copy(), self.values(name)
+        views["op0"] = views["op1"] = 0
+        values = effects[:, 0, 0]["value"].tolist()
+        size = 3 * self.resolution**2
+        shape = (self.resolution, self.resolution, 3)
+        pictures: dict[str, Any] = {
+            TORCHVISION: self.tensors,
+            PILLOW: [Image.fromarray(picture[:size].reshape(shape)) for picture in self.pictures],
+            OPENCV_BLUR: [picture[:size].reshape(shape) for picture in self.pictures],
+        }
+
+        def run(who: str, function: Callable[[Any, int], object]) -> None:
+            for i, value in enumerate(values):
+                function(pictures[who][i % PICTURES], value)
+
+        peers = {who: functions[name] for who, functions in PEERS.items() if name in functions}
+        step = f"effect {name}"
+        return {
+            (step, OURS): lambda: drivers.operate_all(
+                self.pictures, views, effects, scratch.second, scratch.out[0], scratch.work
+            ),
+            **{(step, who): partial(run, who, function) for who, function in peers.items()},
         }
 
     def erasing(self) -> Kernels:
@@ -193,8 +285,9 @@ def _draw(images: ImageBeton) -> tuple[np.ndarray, np.ndarray]:
     """views (n, 2), all erased, with operations at random levels, and mixes (n,), all with mixup and cutmix."""
     count = len(images)
     policy = replace(Policy(), erase=1.0, mixup=1.0, mixup_alpha=1.0, cutmix=1.0)
-    views, mixes = blank_views(count)
-    draw_batch(pack_policy(policy), np.uint64(0), 0, np.arange(count), images.original_sizes, views, mixes)
+    views, mixes, effects = Records.blank(count)
+    sizes = images.original_sizes
+    draw_batch(pack_policy(policy), np.uint64(0), 0, np.arange(count), sizes, views, mixes, effects)
     rng = np.random.default_rng(0)
     for name in ("level0", "level1"):
         views[name] = rng.integers(1, policy.bins, views.shape) * rng.choice([-1, 1], views.shape)

@@ -17,6 +17,7 @@ from ffdr.bench.loading.peers import EpochPass, dali_pass, exhaust, has_dali, pu
 from ffdr.bench.loading.stock import stock_loader, write_stock
 from ffdr.bench.timing import Workload
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.beton.records import Records
 from ffdr.config.files import ExportOptions, TranscodeOptions
 from ffdr.loader.decode import Replayer
 from ffdr.loader.loader import ReinforcedLoader
@@ -131,15 +132,15 @@ class StageClock:
         self.laps: list[np.ndarray] = []
         """For each call: seconds per image in each of ``laps.STAGES``."""
 
-    def records(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """views (n, 2) and mixes (n,)."""
+    def records(self, epoch: int) -> Records:
+        """Of the n images."""
         batch = ViewBatch.blank(len(self.index), self.views.entries)
         self.views.fill(epoch, self.index, batch)
-        return batch.views, batch.mixes
+        return batch.records
 
     def __call__(self) -> None:
         """One epoch."""
-        spent = self.replayer.time_stages(self.replayer.spans(self.index), *self.records(len(self.laps)))
+        spent = self.replayer.time_stages(self.replayer.spans(self.index), self.records(len(self.laps)))
         self.laps.append(np.array(list(spent.values())) / len(self.index))
 
 

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_leaves
 
 from ffdr.beton.read import ImageBeton
 from ffdr.config.model_names import FOLDER, split_prefix
@@ -23,10 +25,13 @@ from ffdr.reinforce.functions import FunctionTeacher, without_functions
 from ffdr.reinforce.teacher import Teacher, parse_models
 from ffdr.train.build import build_loader, build_teacher, build_val_loader, open_data
 from ffdr.train.identity import Normalisation
+from ffdr.train.plan import EpochPlan, all_sides, view_sides
 from ffdr.train.stopwatch import wait
-from ffdr.train.update.optim import resolutions
+from ffdr.train.update.freezing import set_training
+from ffdr.train.update.optim import check_optimizer
 from ffdr.train.update.step import Step
 from ffdr.train.update.tasks import ErmTask, Task, build_task
+from ffdr.util.errors import UserError
 from ffdr.util.machine import machine_memory
 from ffdr.util.ranks import Ranks
 
@@ -40,6 +45,8 @@ _MEMORY = 0.25
 """Share of the machine's memory that the activations of a measured batch may take."""
 _READ = 128
 """Images per batch at most where reading is timed."""
+_NEXT_TO_0 = 1e-30
+"""A learning rate that changes no weight but those that are 0."""
 _NORMALISATION = Normalisation((0.5,) * 3, (0.25,) * 3)
 
 
@@ -63,11 +70,13 @@ class Costs:
     """whether the live teacher, if the task has one, is included"""
     overlapped: bool = False
     """whether reading goes on during the passes, as with a GPU; else it takes the same cores"""
+    optimizer_bytes: int = 0
+    """that the optimiser keeps from step to step"""
 
-    def training(self, train: TrainOptions, steps: int) -> float:
-        """Seconds of all training epochs of so many steps."""
-        images = sum(self._with_reading(self.train[side]) for side in resolutions(train))
-        return steps * (train.batch_size * images + train.epochs * self.update)
+    def training(self, train: TrainOptions, plan: EpochPlan) -> float:
+        """Seconds of all training epochs. plan: of each."""
+        images = sum(fmean(self._with_reading(self.train[side]) for side in sides) for sides in view_sides(train))
+        return plan.shown * images + plan.steps * train.epochs * self.update
 
     def validation(self, train: TrainOptions) -> float:
         """Seconds of all validations."""
@@ -97,14 +106,15 @@ def measure(
     step = _still_step(train, model, classes, teacher, device)
     per_image: dict[int, float] = {}
     batch, update = 0, 0.0
-    for side in sorted({*resolutions(train)}, reverse=True):  # what the largest allows, the others do
+    for side in reversed(all_sides(train)):  # what the largest allows, the others do
         batch = batch or _largest_batch(step, classes, side, -(-train.batch_size // train.accumulate))
         seconds = _timed(_training_call(step, classes, side, batch), device)
         update = _timed(lambda: _update(step), device)
         per_image[side] = max(0.0, seconds - update) / batch
     val = _timed(_validation_call(step, train.eval_resolution or train.resolution, batch), device) / batch
     with_teacher = train.task != "kd" or teacher is not None
-    return Costs(per_image, update, batch, val, val_images, read, with_teacher, overlapped=device.type == "cuda")
+    overlapped, held = device.type == "cuda", state_bytes(step.optimizer)
+    return Costs(per_image, update, batch, val, val_images, read, with_teacher, overlapped, held)
 
 
 def _time_reading(recipe: TrainRecipe, device: torch.device) -> tuple[float | None, int]:
@@ -151,13 +161,24 @@ def _local_teacher(recipe: TrainRecipe, device: torch.device, functions: Sequenc
 def _still_step(
     train: TrainOptions, model: nn.Module, classes: int, teacher: Teacher | None, device: torch.device
 ) -> Step:
-    """The run's step, but at a rate of 0: noise has nothing to teach, and might blow the weights up."""
-    still = replace(train, lr=0.0, accumulate=1, compile="off")
+    """The run's step, but at a rate of 0, or next to it for optimisers that take no 0: noise has nothing to teach, and
+    might blow the weights up."""
+    still = replace(train, lr=0.0, min_lr=0.0, warmup_lr=0.0, scheduler="cosine", accumulate=1, compile="off")
+    try:
+        check_optimizer(still)
+    except UserError:
+        still = replace(still, lr=_NEXT_TO_0)
     if train.task == "kd" and teacher is None:
         task: Task = ErmTask(classes)
     else:
         task = build_task(train, classes, _NORMALISATION, teacher)
     return Step(still, model, task, 1, _NORMALISATION, autocast_dtype(train.precision, device), Ranks())
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """What an optimiser holds for its weights, counters left out."""
+    values = (value for state in optimizer.state.values() for value in tree_leaves(dict(state)))
+    return sum(value.nbytes for value in values if isinstance(value, torch.Tensor) and value.ndim)
 
 
 def _largest_batch(step: Step, classes: int, side: int, wanted: int) -> int:
@@ -201,7 +222,7 @@ def _training_call(step: Step, classes: int, side: int, count: int) -> Callable[
     images = torch.randn(count, 3, side, side, device=step.device).to(memory_format=torch.channels_last)
     ids = torch.arange(2 * count, device=step.device).view(count, 2) % classes
     targets = SparseTargets(ids, torch.full((count, 2), -1.0, device=step.device), ids[:, 0].clone())
-    step.model.train()
+    set_training(step.options, step.model)
     return lambda: step(images, targets)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import nn
@@ -34,15 +35,15 @@ from ffdr.models.timm_options import on_meta
 from ffdr.reinforce.functions import FunctionTeacher
 from ffdr.train.build import check_policy
 from ffdr.train.dry_run.estimate import Costs, measure
+from ffdr.train.plan import EpochPlan, all_sides, view_sides
 from ffdr.train.run_folder import recipe_yaml
 from ffdr.train.student import Trial, build_student
-from ffdr.train.update.optim import resolutions
 from ffdr.util.errors import UserError
 from ffdr.util.ranks import Ranks
 from ffdr.util.text import duration, say
 
 _OPTIMISER_COPIES = {"sgd": 1, "adamw": 2}
-"""Numbers that the optimiser keeps for each weight."""
+"""Numbers that an optimiser keeps for each weight; others are measured."""
 
 
 @dataclass(frozen=True)
@@ -63,24 +64,26 @@ class KnownData:
 class TrainingWork:
     """How many steps a run has, and what they compute."""
 
-    steps: int
-    """per epoch; what does not fill a batch is left out"""
-    epochs: int
-    batch_size: int
+    plan: EpochPlan
     flops: dict[int, int]
     """floating-point operations of one image's forward pass, by resolution; a multiply-add counts as two"""
-    resolutions: tuple[int, ...]
-    """of the training views, by epoch"""
+    sides: Sequence[tuple[int, ...]]
+    """of the training views, by epoch; of several, all are equally frequent"""
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.plan.steps * len(self.sides)
 
     @property
     def images(self) -> int:
         """Images that are learned from in the whole run."""
-        return self.steps * self.batch_size * self.epochs
+        return self.plan.shown * len(self.sides)
 
     @property
-    def forward_flops(self) -> int:
+    def forward_flops(self) -> float:
         """Of all training images of the run."""
-        return sum(self.flops[resolution] for resolution in self.resolutions) * self.steps * self.batch_size
+        return sum(fmean(self.flops[side] for side in sides) for sides in self.sides) * self.plan.shown
 
 
 def dry_run(recipe: TrainRecipe, given: nn.Module | None = None, functions: Sequence[FunctionTeacher] = ()) -> None:
@@ -106,16 +109,18 @@ def dry_run(recipe: TrainRecipe, given: nn.Module | None = None, functions: Sequ
     model = student.model
     trial = Trial(recipe.train, student, autocast_dtype(recipe.train.precision, device))
     trial.sizes()  # on the meta device torch 2.6 takes any
-    trial.batch_norm(Ranks())
+    trial.batch_norm(Ranks(), work.plan)
     say(recipe_yaml(recipe))
+    costs = measure(recipe, model, data.classes, device, functions)
     for title, text in (
         ("data", f"{data.images:,} images, {data.classes:,} classes ({data.source})"),
         ("model", _describe_model(recipe, model, work)),
-        ("steps", f"{work.steps:,} per epoch × {work.epochs:,} = {work.steps * work.epochs:,}; {work.images:,} images"),
+        ("steps", f"{work.plan.steps:,} per epoch × {len(work.sides):,} = {work.steps:,}; {work.images:,} images"),
         ("compute", f"{3 * work.forward_flops:.3g} FLOPs in all, three times the forward passes"),
         ("reads", _describe_reads(data)),
-        ("memory", _describe_memory(recipe.train, model)),
-        ("time", _describe_time(recipe, measure(recipe, model, data.classes, device, functions), work, device)),
+        ("updates", describe_updates(recipe.train, model)),
+        ("memory", _describe_memory(recipe.train, model, costs.optimizer_bytes)),
+        ("time", _describe_time(recipe, costs, work, device)),
     ):
         say(f"{title:9s}{text}")
 
@@ -153,11 +158,10 @@ def plan_work(recipe: TrainRecipe, data: KnownData, given: nn.Module | None = No
         UserError: less than one batch; a model that can't be built, or can't take images of the recipe's sizes.
     """
     train = recipe.train
-    steps = data.images // train.batch_size
-    if steps == 0:
+    plan, by_epoch = EpochPlan.of(train, data.images), view_sides(train)
+    if plan.steps == 0:
         raise UserError(f"train.batch_size: {data.images} images do not fill one batch of {train.batch_size}")
-    by_epoch = tuple(resolutions(train))
-    sizes = sorted({*by_epoch, train.resolution, train.eval_resolution or train.resolution})
+    sizes = sorted({*all_sides(train), train.resolution, train.eval_resolution or train.resolution})
     architecture = architecture_of(recipe.model)
     if len(sizes) > 1 and fixed_size(architecture.name):
         listed = ", ".join(map(str, sizes))
@@ -171,7 +175,7 @@ def plan_work(recipe: TrainRecipe, data: KnownData, given: nn.Module | None = No
         model = given
     with torch.device(device_of(model) or "cpu"):  # what a forward pass makes lies where the model does
         flops = {size: forward_flops(model.eval(), recipe.model.name, size) for size in sizes}
-    return TrainingWork(steps, train.epochs, train.batch_size, flops, by_epoch)
+    return TrainingWork(plan, flops, by_epoch)
 
 
 def _untrained(model: ModelOptions, num_classes: int, resolution: int) -> nn.Module:
@@ -212,24 +216,44 @@ def _describe_reads(data: KnownData) -> str:
     return text + ("; mixed views read a second image" if header.mixes else "")
 
 
-def memory_bytes(train: TrainOptions, model: nn.Module) -> dict[str, int]:
-    """What a run keeps between steps, by part, in bytes; activations, which come on top, depend on the batch."""
+def describe_updates(train: TrainOptions, model: nn.Module) -> str:
+    """Optimiser, schedule of the learning rate, and how many parameters train."""
+    trained, count = (sum(part.numel() for part in parts) for parts in (_trained(model), model.parameters()))
+    share = "all" if trained == count else f"{trained:,} of {count:,}"
+    lowest = f" to {train.min_lr:g}" if train.min_lr else ""
+    return (
+        f"{train.optimizer}, learning rate {train.lr:g}{lowest} ({train.scheduler} after {train.warmup_epochs:g} "
+        f"epochs of warm-up); {share} parameters train"
+    )
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def memory_bytes(train: TrainOptions, model: nn.Module, measured: int = 0) -> dict[str, int]:
+    """What a run keeps between steps, by part, in bytes; activations, which come on top, depend on the batch.
+
+    measured: of the optimiser, for one of which it is not known beforehand.
+    """
     weights = sum(parameter.nbytes for parameter in model.parameters())
     buffers = sum(buffer.nbytes for buffer in model.buffers())
-    copies = 0 if train.optimizer == "sgd" and train.momentum == 0 else _OPTIMISER_COPIES[train.optimizer]
-    parts = {"weights": weights + buffers, "gradients": weights, "optimiser": copies * weights}
+    trained = sum(parameter.nbytes for parameter in _trained(model))
+    copies = 0 if train.optimizer == "sgd" and train.momentum == 0 else _OPTIMISER_COPIES.get(train.optimizer)
+    held = measured if copies is None or train.optimizer_options else copies * trained
+    parts = {"weights": weights + buffers, "gradients": trained, "optimiser": held}
     return parts | ({"average": weights + buffers} if train.ema > 0 else {})
 
 
-def _describe_memory(train: TrainOptions, model: nn.Module) -> str:
-    parts = memory_bytes(train, model)
+def _describe_memory(train: TrainOptions, model: nn.Module, measured: int) -> str:
+    parts = memory_bytes(train, model, measured)
     listed = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in parts.items())
     return f"{sum(parts.values()) / 2**20:,.1f} MiB ({listed}), and activations"
 
 
 def _describe_time(recipe: TrainRecipe, costs: Costs, work: TrainingWork, device: torch.device) -> str:
     train = recipe.train
-    training, validation = costs.training(train, work.steps), costs.validation(train)
+    training, validation = costs.training(train, work.plan), costs.validation(train)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     rates = ", ".join(f"{1 / seconds:,.1f} images/s of {side} px" for side, seconds in sorted(costs.train.items()))
     reads = "" if costs.read is None else f", reading {1 / costs.read:,.0f} images/s"
@@ -240,7 +264,7 @@ def _describe_time(recipe: TrainRecipe, costs: Costs, work: TrainingWork, device
         *(["validation"] if recipe.data.val and not costs.val_images else []),
         "checkpoints",
     ]
-    compiled = train_mode(train.compile, device, work.steps * work.epochs) != "off"
+    compiled = train_mode(train.compile, device, work.steps) != "off"
     return (
         f"{duration(training + validation)} on one {name}{validated}\n"
         f"         measured now: {rates} in batches of {costs.batch}{reads}\n"

@@ -11,6 +11,26 @@ from ffdr.beton.header import UNUSED
 from ffdr.loader.targets import SparseTargets, merge, spread
 
 
+def check_settings(num_classes: int, residual: str, label_smoothing: float) -> None:
+    """Raise ValueError for settings of a loss on sparse targets that are out of range."""
+    if num_classes < 1:
+        raise ValueError(f"num_classes: {num_classes} is less than 1")
+    if residual not in ("smooth", "renormalise"):
+        raise ValueError(f"residual: {residual!r} is not one of smooth, renormalise")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing: {label_smoothing} is not in [0, 1)")
+
+
+def check_logits(logits: torch.Tensor, targets: SparseTargets, num_classes: int) -> torch.Tensor:
+    """Logits (B, C) in the dtype that losses compute in: float64 stays, all others become float32.
+
+    Raises ValueError for another number of classes or images.
+    """
+    if logits.shape != (len(targets), num_classes):
+        raise ValueError(f"logits: shape {tuple(logits.shape)}, but {len(targets)} images and {num_classes} classes")
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 class SparseTargetLoss(nn.Module):
     """Kullback-Leibler divergence of softmax(logits) from sparse targets, batch mean, without a dense (B, C) target.
 
@@ -54,14 +74,9 @@ class SparseTargetLoss(nn.Module):
             ValueError: a setting out of range.
         """
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes: {num_classes} is less than 1")
+        check_settings(num_classes, residual, label_smoothing)
         if not temperature > 0:
             raise ValueError(f"temperature: {temperature} is not positive")
-        if residual not in ("smooth", "renormalise"):
-            raise ValueError(f"residual: {residual!r} is not one of smooth, renormalise")
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing: {label_smoothing} is not in [0, 1)")
         self.num_classes = num_classes
         self.temperature = temperature
         self.residual = residual
@@ -87,11 +102,7 @@ class SparseTargetLoss(nn.Module):
         Raises:
             ValueError: logits of another number of classes or images.
         """
-        if logits.shape != (len(targets), self.num_classes):
-            raise ValueError(
-                f"logits: shape {tuple(logits.shape)}, but {len(targets)} images and {self.num_classes} classes"
-            )
-        z_BC = (logits if logits.dtype == torch.float64 else logits.float()) / self.temperature
+        z_BC = check_logits(logits, targets, self.num_classes) / self.temperature
         ids_BT, used_BT, logq_BT, log_qu_B = self._target(targets)
         lse_B = z_BC.logsumexp(1)
         z_BT = z_BC.gather(1, ids_BT)

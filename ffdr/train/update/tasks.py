@@ -16,6 +16,7 @@ from torch import nn
 from ffdr.config.training import TrainOptions
 from ffdr.loader.targets import SparseTargets
 from ffdr.train.identity import Normalisation
+from ffdr.train.update.bce import SparseBceLoss, label_targets
 from ffdr.train.update.losses import SparseTargetLoss
 from ffdr.util.errors import UserError
 
@@ -57,8 +58,11 @@ class ErmTask:
 
     teachers: tuple[str, ...] = ()
 
-    def __init__(self, num_classes: int, label_smoothing: float = 0.0) -> None:
-        self.label_loss = SparseTargetLoss(num_classes, label_smoothing=label_smoothing)
+    def __init__(self, num_classes: int, label_smoothing: float = 0.0, bce: SparseBceLoss | None = None) -> None:
+        """bce: the loss, in place of the divergence with label_smoothing."""
+        self.label_loss: SparseTargetLoss | SparseBceLoss = bce or SparseTargetLoss(
+            num_classes, label_smoothing=label_smoothing
+        )
 
     def query_teacher(self, images: torch.Tensor) -> None:
         """There is none."""
@@ -66,7 +70,7 @@ class ErmTask:
     def __call__(
         self, model: nn.Module, images: torch.Tensor, targets: SparseTargets, teacher_logp: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Divergence from the labels."""
+        """The loss of the labels."""
         return self.label_loss(model(images), targets)
 
 
@@ -81,12 +85,14 @@ class KdTask:
         temperature: float = 1.0,
         teacher_weight: float = 1.0,
         label_smoothing: float = 0.0,
+        bce: SparseBceLoss | None = None,
     ) -> None:
-        """normalisation: the loader's, which the teacher has to undo."""
+        """normalisation: the loader's, which the teacher has to undo. bce: of both parts, in place of divergences;
+        it has the label_smoothing, and temperature 1."""
         self.teacher, self.normalisation = teacher, normalisation
         self.teachers = tuple(teacher.names)
-        self.temperature, self.teacher_weight = temperature, teacher_weight
-        self.label_loss = SparseTargetLoss(num_classes, label_smoothing=label_smoothing)
+        self.temperature, self.teacher_weight, self.bce = temperature, teacher_weight, bce
+        self.label_loss = bce or SparseTargetLoss(num_classes, label_smoothing=label_smoothing)
 
     def query_teacher(self, images: torch.Tensor) -> torch.Tensor | None:
         """None if the teacher has no weight."""
@@ -108,7 +114,9 @@ class KdTask:
         return soft + (1 - w) * self.label_loss(logits, targets) if w < 1 else soft
 
     def _soft_loss(self, teacher_logp: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """t^2 KL(teacher || student), both at temperature t, in float32."""
+        """t^2 KL(teacher || student), both at temperature t, in float32; or the binary cross-entropy."""
+        if self.bce is not None:
+            return self.bce.dense(logits, teacher_logp.exp())
         t = self.temperature
         target_BC = (teacher_logp / t).log_softmax(1)
         student_BC = (logits.float() / t).log_softmax(1)
@@ -125,10 +133,16 @@ class DrTask:
     teachers: tuple[str, ...] = ()
 
     def __init__(
-        self, num_classes: int, temperature: float = 1.0, teacher_weight: float = 1.0, residual: str = "smooth"
+        self,
+        num_classes: int,
+        temperature: float = 1.0,
+        teacher_weight: float = 1.0,
+        residual: str = "smooth",
+        bce: SparseBceLoss | None = None,
     ) -> None:
-        self.teacher_weight = teacher_weight
-        self.stored_loss = SparseTargetLoss(num_classes, temperature, residual)
+        """bce: of both parts, in place of divergence and cross-entropy; it has the residual, and temperature 1."""
+        self.teacher_weight, self.bce = teacher_weight, bce
+        self.stored_loss = bce or SparseTargetLoss(num_classes, temperature, residual)
 
     def query_teacher(self, images: torch.Tensor) -> None:
         """There is none: the teacher's outputs are stored."""
@@ -140,9 +154,14 @@ class DrTask:
         logits = model(images)
         w = self.teacher_weight
         if w == 0:
-            return _label_loss(logits.float(), targets)
+            return self._label_loss(logits, targets)
         soft = w * self.stored_loss(logits, targets)
-        return soft + (1 - w) * _label_loss(logits.float(), targets) if w < 1 else soft
+        return soft + (1 - w) * self._label_loss(logits, targets) if w < 1 else soft
+
+    def _label_loss(self, logits: torch.Tensor, targets: SparseTargets) -> torch.Tensor:
+        if self.bce is not None:
+            return self.bce(logits, label_targets(targets))
+        return _label_loss(logits.float(), targets)
 
 
 def _label_loss(logits: torch.Tensor, targets: SparseTargets) -> torch.Tensor:
@@ -164,12 +183,15 @@ def build_task(
 
     Raises UserError for KD without a teacher.
     """
+    smoothing, bce = options.label_smoothing, None
+    if options.bce_loss:
+        bce = SparseBceLoss(
+            num_classes, smoothing, options.bce_target_thresh or None, options.bce_sum, options.residual
+        )
     if options.task == "erm":
-        return ErmTask(num_classes, options.label_smoothing)
+        return ErmTask(num_classes, smoothing, bce)
     if options.task == "dr":
-        return DrTask(num_classes, options.temperature, options.teacher_weight, options.residual)
+        return DrTask(num_classes, options.temperature, options.teacher_weight, options.residual, bce)
     if teacher is None or normalisation is None:
         raise UserError("train.task: kd needs a live teacher; name it with teacher.models")
-    return KdTask(
-        num_classes, teacher, normalisation, options.temperature, options.teacher_weight, options.label_smoothing
-    )
+    return KdTask(num_classes, teacher, normalisation, options.temperature, options.teacher_weight, smoothing, bce)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ffdr.augment.policy import Policy
 from ffdr.beton.read import ImageBeton, ReinforcedBeton, open_both
 from ffdr.config.files import ConcatOptions
 from ffdr.util.errors import UserError
@@ -120,16 +122,21 @@ def _check_same_kind(reinforced: Sequence[ReinforcedBeton]) -> None:
                 f"{most.path}: has {most.header.topk} teacher entries per view, but {least.path} {least.header.topk}; "
                 f"ffdr subset --topk={least.header.topk} takes the best"
             )
-        for name in ("num_classes", "teachers", "resolution", "policy", "mixes"):
+        for name in ("num_classes", "teachers", "resolution", "policy", "mixes", "effects"):
             mine, others = getattr(first.header, name), getattr(other.header, name)
             if name == "policy" and mine != others:
                 name = next(f"policy.{key}" for key in {**mine, **others} if mine.get(key) != others.get(key))
-                mine, others = (header.get(name.removeprefix("policy.")) for header in (mine, others))
+                mine, others = (_setting(policy, name.removeprefix("policy.")) for policy in (mine, others))
             if mine != others:
                 raise UserError(
                     f"{other.path}: made with {name} {brief(others, 60)}, but {first.path} with {brief(mine, 60)}; one "
                     "file can't say both"
                 )
+
+
+def _setting(policy: Mapping[str, Any], key: str) -> Any:
+    """A setting of a stored policy; one that came later is left out where it has its default."""
+    return policy.get(key, getattr(Policy, key, None))
 
 
 def _check_new_views(reinforced: Sequence[ReinforcedBeton]) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ffdr.augment import magnitude as m
-from ffdr.augment.magnitude import OpStep, magnitude
-from ffdr.augment.picture import Output
-from ffdr.augment.tone import (
+from ffdr.augment.ops import magnitude as m
+from ffdr.augment.ops.blur import blur_bytes
+from ffdr.augment.ops.magnitude import OpStep, magnitude
+from ffdr.augment.ops.tone import (
     autocontrast,
     brightness,
     color,
@@ -18,8 +18,9 @@ from ffdr.augment.tone import (
     sharpness,
     solarize,
 )
+from ffdr.augment.ops.warp import translate, warp, warp_bytes
+from ffdr.augment.picture import Output
 from ffdr.augment.view import DEFAULT_BINS, OP_NUMBER
-from ffdr.augment.warp import translate, warp, warp_bytes
 from ffdr.jit.kernel import address_of, kernel
 
 IMAGE_SLACK = 64
@@ -30,8 +31,8 @@ _IDENTITY = OP_NUMBER["Identity"]
 
 @kernel
 def op_bytes(out_w: int) -> int:
-    """Scratch that ``apply_op`` needs, bytes."""
-    return max(warp_bytes(out_w), equalize_bytes())
+    """Scratch that ``apply_op`` and ``apply_effect`` need, bytes."""
+    return max(warp_bytes(out_w), equalize_bytes(), blur_bytes(out_w))
 
 
 @kernel

@@ -56,6 +56,16 @@ def color(factor: float, source: np.uint64, target: np.uint64, pixels: int) -> N
 
 
 @kernel
+def grayscale(source: np.uint64, target: np.uint64, pixels: int) -> None:
+    """The grey image, in all three channels."""
+    from_, to = bytes_at(source, 3 * pixels), bytes_at(target, 3 * pixels)
+    for pixel in range(np.uint64(pixels)):
+        i = pixel * _THREE
+        grey = np.uint8(np.int32(_grey(from_[i], from_[i + _ONE], from_[i + _TWO])))
+        to[i], to[i + _ONE], to[i + _TWO] = grey, grey, grey
+
+
+@kernel
 def _mean_grey(source: np.uint64, pixels: int) -> np.float32:
     """Mean of the grey image, float32.
 

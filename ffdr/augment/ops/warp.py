@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from ffdr.augment.magnitude import ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X
+from ffdr.augment.ops.magnitude import ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X
 from ffdr.jit.instructions import copy_word, fused, nearest
 from ffdr.jit.kernel import (
     bytes_at,
