@@ -1,6 +1,7 @@
 """Small real betons that many tests share: handwritten digits (raw), photographs (JPEG), and reinforced versions."""
 
 import os
+import zlib
 
 if len(os.sched_getaffinity(0)) < 2:  # tests ask for two decoding threads; Numba reads it when it is imported
     os.environ.setdefault("NUMBA_NUM_THREADS", "2")
@@ -98,8 +99,7 @@ def reinforce(folder):
     """Function (image beton, policy) → reinforced beton with real draws and made-up teacher outputs."""
 
     def make(path, policy, seed=3):
-        more = {None: "", False: "_flipped", True: "_effects"}[effects_of(policy)]
-        out = folder / f"{path.stem}_{'mixing' if policy.mixes else 'plain'}{more}_{seed}.beton"
+        out = folder / f"{path.stem}_{zlib.crc32(repr(policy).encode()):08x}_{seed}.beton"
         if not out.exists():
             _write_reinforced(ImageBeton.open(path), policy, seed, out)
         return out

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sqlite3
+from importlib.util import find_spec
 
 import pytest
 from broken_tracker import Broken
@@ -20,7 +21,8 @@ from ffdr.train.tracking.companion import Companion
 from ffdr.util.errors import UserError
 from ffdr.util.ranks import Ranks
 
-ALL = ("tensorboard", "wandb", "trackio")
+HAS_TRACKIO = find_spec("trackio") is not None
+ALL = ("tensorboard", "wandb", *(["trackio"] if HAS_TRACKIO else []))
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +107,7 @@ def test_wandb_has_every_number_in_the_file_of_the_last_start(tracked):
     assert [end.exit_code for end in ends] == [1, 1, 0]
 
 
+@pytest.mark.skipif(not HAS_TRACKIO, reason="the lowest versions go without it, see test_versions.py")
 def test_trackio_has_every_number(tracked):
     out, log = tracked
     with sqlite3.connect(out / "trackio" / "digits.db") as base:
