@@ -35,14 +35,15 @@ class Normalising(nn.Module):
     def __init__(self, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.model = model
-        self.mean: torch.Tensor
-        self.std: torch.Tensor
-        self.register_buffer("mean", 255 * torch.tensor(mean).reshape(1, 3, 1, 1))
-        self.register_buffer("std", 255 * torch.tensor(std).reshape(1, 3, 1, 1))
+        # Not called mean: earlier exporters to ONNX call a step of the graph so.
+        self.pixel_mean: torch.Tensor
+        self.pixel_std: torch.Tensor
+        self.register_buffer("pixel_mean", 255 * torch.tensor(mean).reshape(1, 3, 1, 1))
+        self.register_buffer("pixel_std", 255 * torch.tensor(std).reshape(1, 3, 1, 1))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Logits of pixels as they are."""
-        return self.model((pixels.to(torch.float32) - self.mean) / self.std)
+        return self.model((pixels.to(torch.float32) - self.pixel_mean) / self.pixel_std)
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ def test_vertical_flips():
         plain = render(image, view, size)
         for flags, expected in ((VERTICAL_FLIP, plain[::-1]), (VERTICAL_FLIP | FLIP, plain[::-1, ::-1])):
             flipped = view.copy()
-            flipped["flags"] |= flags
+            flipped["flags"] |= np.uint8(flags)
             assert np.array_equal(render(image, flipped, size), expected)
     assert views[2]["flags"] == CENTER
     flipped = views[0].copy()

@@ -22,6 +22,7 @@ from ffdr.util.errors import UserError
 from ffdr.util.ranks import Ranks
 
 HAS_TRACKIO = find_spec("trackio") is not None
+needs_trackio = pytest.mark.skipif(not HAS_TRACKIO, reason="the lowest versions go without it, see test_versions.py")
 ALL = ("tensorboard", "wandb", *(["trackio"] if HAS_TRACKIO else []))
 
 
@@ -107,7 +108,7 @@ def test_wandb_has_every_number_in_the_file_of_the_last_start(tracked):
     assert [end.exit_code for end in ends] == [1, 1, 0]
 
 
-@pytest.mark.skipif(not HAS_TRACKIO, reason="the lowest versions go without it, see test_versions.py")
+@needs_trackio
 def test_trackio_has_every_number(tracked):
     out, log = tracked
     with sqlite3.connect(out / "trackio" / "digits.db") as base:
@@ -212,6 +213,7 @@ def test_an_id_that_ffdr_did_not_write_is_refused(tmp_path):
     assert remote._run_id(tmp_path, resumed=True) == fresh
 
 
+@needs_trackio
 def test_where_trackers_write_and_send_is_the_users_choice(monkeypatch, tmp_path):
     for name in ("WANDB_MODE", "TRACKIO_DIR"):
         monkeypatch.delenv(name, raising=False)
