@@ -1,4 +1,4 @@
-"""Single images in Python, for notebooks, inspection and tests; training goes through ``ffdr.loader.decode``."""
+"""Single images in Python, for notebooks, inspection and tests; training goes through ``ffdr.loader.replay``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Decoders with which FFCV's own Loader hands out stored views and their targets: the face of it is ``ffdr.ffcv``.
 
 FFCV gives a decoder image indices and a buffer, and compiles its code; that code steps out of the compiled world at
-once, into what ``ReinforcedLoader`` uses (``views.py``, ``decode.py``), and reads through the map of the opened file,
+once, into what ``ReinforcedLoader`` uses (``views.py``, ``replay/``), and reads through the map of the opened file,
 whatever FFCV has in memory. So the bytes are those of ``ReinforcedLoader`` with the same seed.
 
 What is relied on, of FFCV 1.0.2:
@@ -42,7 +42,7 @@ from numba.core.errors import NumbaWarning
 
 from ffdr.beton.fields import BlockDecoder, NoDecoder
 from ffdr.beton.read import ReinforcedBeton
-from ffdr.loader.decode import Replayer, view_side
+from ffdr.loader.replay.replayer import Replayer, view_side
 from ffdr.loader.sources import Images, open_images, open_reinforced
 from ffdr.loader.views import StoredViews, ViewBatch
 from ffdr.util.arguments import integer, shown

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from ffdr.augment.policy import Policy
 from ffdr.augment.view import share_of_first
 from ffdr.beton.read import ReinforcedBeton
-from ffdr.loader.decode import Replayer, view_side
 from ffdr.loader.normalise import Normalisation
+from ffdr.loader.replay.replayer import Replayer, view_side
 from ffdr.loader.settings import channels, checked_dtype
 from ffdr.loader.sources import Images, Reinforced, open_images, open_views
 from ffdr.loader.targets import SparseTargets

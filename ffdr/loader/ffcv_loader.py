@@ -26,7 +26,7 @@ What is kept out, and how:
   ``compile_reader`` compiles for each loader: ``_MappedFile`` and ``_OwnPages`` do neither.
 - ``Graph.codegen_stage`` compiles decoders anew for each loader, 0.4 s and 2.6 MiB that are never given back: in
   ``_Graph`` all nodes are in a stage that runs as it is. What takes time in them is compiled once per machine
-  (``decode.py``, ``views.py``). ``Graph.allocate_memory`` pins wherever there is a GPU, and hides why it can't.
+  (``replay/``, ``views.py``). ``Graph.allocate_memory`` pins wherever there is a GPU, and hides why it can't.
 - ``EpochIterator`` leaves its consumer waiting for ever when its thread fails; keeps the thread of an iterator that is
   dropped half-way; allocates anew in every epoch; takes a CUDA stream per slot of the 32 that there are; overwrites a
   buffer from which a GPU still copies: ``stream.Pass`` is in its place.
@@ -64,9 +64,9 @@ from ffcv.utils import chunks
 from ffdr.augment.view import share_of_first
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.records import Records
-from ffdr.loader.decode import Replayer
 from ffdr.loader.order import EpochOrder
 from ffdr.loader.pages import PageCache, PagePlan
+from ffdr.loader.replay.replayer import Replayer
 from ffdr.loader.views import ViewBatch, ViewSource
 
 

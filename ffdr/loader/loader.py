@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from ffdr.augment.policy import Policy
-from ffdr.loader.decode import Replayer
 from ffdr.loader.device import Transfer
 from ffdr.loader.order import EpochOrder, OrderSettings, Place
 from ffdr.loader.protocol import Batch
+from ffdr.loader.replay.replayer import Replayer
 from ffdr.loader.settings import DeviceSettings, StreamSettings, channels, checked_device, checked_dtype, checked_sides
 from ffdr.loader.sources import Images, Reinforced, open_images, open_views
 from ffdr.loader.stream import BatchStream, Pass

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ffdr.loader.decode import view_side
 from ffdr.loader.order import OrderSettings
+from ffdr.loader.replay.replayer import view_side
 from ffdr.util.arguments import PerChannel, per_channel, shown
 from ffdr.util.errors import UserError
 from ffdr.util.text import reason

@@ -18,7 +18,7 @@ order: it ends the pass before (its thread has stopped: nothing is written), wai
 with the batch at hand (nothing is read), and only then starts the next one. A consumer reads a batch through a
 function that it gives, within which nothing is written anew.
 
-The thread runs FFCV's pipeline, a batch at a time (``ffcv_loader.py``); decoding takes Numba's threads (``decode.py``).
+The thread runs FFCV's pipeline, a batch at a time (``ffcv_loader.py``); decoding takes Numba's threads (``replay/``).
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ import torch
 from numba import set_num_threads
 
 from ffdr.beton.read import ImageBeton
-from ffdr.loader.decode import Replayer
 from ffdr.loader.ffcv_loader import BetonLoader, HostBatch, Replay
 from ffdr.loader.order import EpochOrder
 from ffdr.loader.pages import PageCache
+from ffdr.loader.replay.replayer import Replayer
 from ffdr.loader.settings import StreamSettings
 from ffdr.loader.views import ViewSource
 from ffdr.util.errors import UserError

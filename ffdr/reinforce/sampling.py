@@ -17,7 +17,7 @@ from ffdr.augment.policy import Policy
 from ffdr.augment.view import share_of_first
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.records import Records
-from ffdr.loader.decode import Replayer
+from ffdr.loader.replay.replayer import Replayer
 from ffdr.reinforce.agreement import Predictions
 from ffdr.reinforce.teacher import Teacher
 from ffdr.util.errors import UserError

@@ -24,7 +24,7 @@ from ffdr.bench.loading.pipelines import StageClock
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton
 from ffdr.config.measuring import BenchOptions
-from ffdr.loader.decode import ReplayError
+from ffdr.loader.replay.status import ReplayError
 
 R = 48
 NONE = blank_effects(1)

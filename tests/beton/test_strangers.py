@@ -23,10 +23,10 @@ from ffdr.codec.jpeg.coefficients import from_jpeg
 from ffdr.codec.jpeg.libjpeg import decode_jpeg
 from ffdr.codec.jpeg.read import Unsupported, read_jpeg
 from ffdr.config.files import VerifyOptions
-from ffdr.loader import decode
-from ffdr.loader.decode import Replayer
 from ffdr.loader.ffcv_loader import _OwnPages
 from ffdr.loader.pages import PageCache
+from ffdr.loader.replay import replayer
+from ffdr.loader.replay.replayer import Replayer
 from ffdr.loader.views import StoredViews, ViewBatch
 from ffdr.util.errors import DamagedError, UserError
 from ffdr.write import verify
@@ -90,7 +90,7 @@ def test_pages_of_a_small_file_take_no_more_memory_than_the_file(copy):
 def test_images_larger_than_the_memory_are_refused_before_memory_is_taken(photos, monkeypatch):
     images = ImageBeton.open(photos)
     large = replace(images, sizes=np.full_like(images.sizes, 60_000))
-    monkeypatch.setattr(decode, "machine_memory", lambda: 64 << 30)
+    monkeypatch.setattr(replayer, "machine_memory", lambda: 64 << 30)
     with pytest.raises(UserError, match=r"60000×60000 pixels: .* in 8 threads needs 8\d\.\d GiB .* has 64\.0 GiB"):
         Replayer(large, 32, threads=8)
     Replayer(images, 32, threads=2)

@@ -20,7 +20,7 @@ from ffdr import ReinforcedLoader, SparseTargetLoss, SparseTargets
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.config.files import PackOptions, TranscodeOptions, WriteOptions
 from ffdr.ffcv import CUSTOM_FIELDS, ReplayImageDecoder, TargetIdsDecoder, TargetLogProbsDecoder
-from ffdr.loader.decode import ReplayError
+from ffdr.loader.replay.status import ReplayError
 from ffdr.util import lean_ffcv
 from ffdr.util.errors import UserError
 from ffdr.write.copy.merge import pack

@@ -29,8 +29,8 @@ from ffdr.config.files import (
     VerifyOptions,
 )
 from ffdr.inspect.run import inspect
-from ffdr.loader.decode import Replayer
 from ffdr.loader.pages import PageCache, PagePlan
+from ffdr.loader.replay.replayer import Replayer
 from ffdr.loader.views import StoredViews, ViewBatch
 from ffdr.util.errors import UserError
 from ffdr.write.copy.merge import pack, split

@@ -21,7 +21,8 @@ from ffdr import ReinforcedDataset, ReinforcedLoader
 from ffdr.augment.draw import draw
 from ffdr.augment.view import blank_effects
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
-from ffdr.loader.decode import Replayer, ReplayError
+from ffdr.loader.replay.replayer import Replayer
+from ffdr.loader.replay.status import ReplayError
 from ffdr.loader.views import ViewBatch
 from ffdr.util.errors import UserError
 

@@ -18,7 +18,8 @@ from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.config.files import TranscodeOptions
 from ffdr.ffcv import ReplayImageDecoder
-from ffdr.loader.decode import Replayer, ReplayError
+from ffdr.loader.replay.replayer import Replayer
+from ffdr.loader.replay.status import ReplayError
 from ffdr.loader.views import DrawnViews, SomeStored, StoredViews, ViewBatch
 from ffdr.write.copy.transcode import transcode
 

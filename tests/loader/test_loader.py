@@ -19,7 +19,7 @@ from ffdr.augment.replay import mix_into, render, visible
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.records import Records
-from ffdr.loader.decode import ReplayError
+from ffdr.loader.replay.status import ReplayError
 from ffdr.util.errors import UserError
 from ffdr.util.machine import thread_count
 

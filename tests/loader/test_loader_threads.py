@@ -22,7 +22,7 @@ from ffdr import ReinforcedLoader
 from ffdr.beton import layout
 from ffdr.config.files import WriteOptions
 from ffdr.loader import order, pages, stream
-from ffdr.loader.decode import ReplayError
+from ffdr.loader.replay.status import ReplayError
 from ffdr.util.errors import UserError
 from ffdr.write.images import write_images
 

@@ -15,7 +15,8 @@ from ffdr.beton.read import ImageBeton
 from ffdr.cli import main
 from ffdr.config.files import InspectOptions, TranscodeOptions, VerifyOptions
 from ffdr.inspect.run import inspect
-from ffdr.loader.decode import Replayer, ReplayError
+from ffdr.loader.replay.replayer import Replayer
+from ffdr.loader.replay.status import ReplayError
 from ffdr.loader.views import DrawnViews, ViewBatch
 from ffdr.write.copy.transcode import transcode
 from ffdr.write.verify import verify

@@ -46,7 +46,7 @@ from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.records import Records
 from ffdr.config.measuring import BenchOptions
-from ffdr.loader.decode import Replayer
+from ffdr.loader.replay.replayer import Replayer
 
 PICTURES = 4
 WIDTH, HEIGHT = 500, 375

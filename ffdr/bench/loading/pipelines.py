@@ -19,8 +19,8 @@ from ffdr.bench.timing import Workload
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.records import Records
 from ffdr.config.files import ExportOptions, TranscodeOptions
-from ffdr.loader.decode import Replayer
 from ffdr.loader.loader import ReinforcedLoader
+from ffdr.loader.replay.replayer import Replayer
 from ffdr.loader.views import StoredViews, ViewBatch
 from ffdr.mldr.exporting import export_archive
 from ffdr.write.copy.transcode import transcode

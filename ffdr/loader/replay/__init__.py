@@ -1,0 +1,1 @@
+"""Stored bytes and view records to finished pixels, a batch at a time."""

@@ -1,0 +1,170 @@
+"""``Replayer``: the replay kernels with the memory that they need, for any number of threads.
+
+Shapes: B images in the batch, H×W output, T threads.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+from numba import set_num_threads
+
+from ffdr.augment.check import OK
+from ffdr.augment.laps import STAGES, new_laps
+from ffdr.augment.replay import scratch_bytes
+from ffdr.beton.layout import DCT, JPG
+from ffdr.beton.read import ImageBeton
+from ffdr.beton.records import Records
+from ffdr.codec.dct.blocks import make_tables
+from ffdr.codec.dct.decode import CANVAS_SLACK
+from ffdr.codec.dct.decode import scratch_bytes as coefficient_scratch_bytes
+from ffdr.codec.jpeg.libjpeg import FUNCTION, make_handles
+from ffdr.jit.kernel import numba_threads
+from ffdr.loader.replay.samples import Scratch, Stored, Workspace, replay_batch, replay_sample, time_batch
+from ffdr.loader.replay.status import ReplayError
+from ffdr.util.arguments import integer
+from ffdr.util.errors import UserError
+from ffdr.util.machine import machine_memory
+from ffdr.util.process import OneProcess
+from ffdr.util.text import byte_size
+
+MAX_RESOLUTION = 26_754
+"""Side of the largest square view below 2 GiB, which is as far as the kernels count."""
+
+
+class Replayer(OneProcess):
+    """Turns (image, view record) into pixels, in ``threads`` threads, at one resolution.
+
+    Holds all scratch memory: per thread one decoded image of the largest stored size, one JPEG of the most stored
+    bytes, the kernels' scratch and one output. Not to be called from two Python threads at once.
+
+    portable: unpack coefficients without AVX2, as other processors do; the pixels are the same.
+
+    Raises:
+        UserError: a resolution that is none; images too large for the memory of this machine.
+    """
+
+    noun = "replayer"
+
+    def __init__(self, images: ImageBeton, resolution: int, threads: int, portable: bool = False) -> None:
+        super().__init__()
+        resolution = view_side(resolution)
+        self.images = images
+        self.threads = threads
+        self.shape = (resolution, resolution, 3)
+        base = np.uint64(images.memmap.ctypes.data)
+        tables = make_tables(images.coding, fast=not portable)
+        self._stored = Stored(images.modes, images.sizes, images.data_ptr, images.data_size, base, FUNCTION, *tables)
+        widths, heights = images.sizes.astype(np.int64).T
+        is_jpeg, is_dct = images.modes == JPG, images.modes == DCT
+        largest = int((widths * heights * 3)[is_jpeg | is_dct].max(initial=0))
+        longest = int(images.data_size[is_jpeg].max(initial=0))
+        widest = int(widths[is_dct].max(initial=0))
+        scratch = int(scratch_bytes(int(widths.max()), int(heights.max()), resolution, resolution))
+        self._check_memory(largest + longest + scratch)
+        self._workspace: Workspace = (
+            make_handles(threads, self),
+            np.zeros((threads, largest + CANVAS_SLACK), np.uint8),
+            np.zeros((threads, longest), np.uint8),
+            np.zeros((threads, coefficient_scratch_bytes(widest) if widest else 0), np.uint8),
+            np.zeros((threads, scratch), np.uint8),
+            np.zeros((threads, *self.shape), np.uint8),
+        )
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the scratch memory."""
+        return sum(part.nbytes for part in self._workspace)
+
+    def _first_scratch(self, laps: np.ndarray | None) -> Scratch:
+        """For the calling thread alone."""
+        handle, canvas, jpeg, samples, replay, partner = (part[0] for part in self._workspace)
+        return Scratch(handle, canvas, jpeg, samples, replay, partner, laps)
+
+    def _check_memory(self, per_thread: int) -> None:
+        """Refuse images too large for this machine: of one colour, one of gigabytes has a JPEG of a few megabytes."""
+        needed, present = self.threads * per_thread, machine_memory()
+        if needed > present:
+            width, height = self.images.sizes.max(axis=0).tolist()
+            raise UserError(
+                f"{self.images.path}: images of up to {width}×{height} pixels: decoding them in {self.threads} threads "
+                f"needs {byte_size(needed)} of memory, this machine has {byte_size(present)}"
+            )
+
+    def spans(self, index: np.ndarray) -> np.ndarray:
+        """Where the images of ``index`` (B,) lie in the memory map: (B, 3) uint64 index, address, size."""
+        address = self.images.data_ptr[index] + self._stored.base
+        return np.stack([index.astype(np.uint64), address, self.images.data_size[index]], axis=1)
+
+    def __call__(self, spans: np.ndarray, records: Records, out: np.ndarray) -> None:
+        """Replay one batch.
+
+        Args:
+            spans: (B, 3) uint64: index, address of the stored bytes, their number.
+            records: B of them.
+            out: (B, H, W, 3) uint8, filled; of this replayer's resolution, or smaller.
+
+        Raises:
+            ReplayError: naming the first sample that could not be replayed.
+            UserError: the file has become shorter.
+        """
+        self.check_process()
+        self.images.file.check_size()
+        status = np.zeros(len(spans), np.int32)
+        set_num_threads(self.threads)  # of the calling thread; Numba keeps it per thread
+        *scratch, partner = self._workspace
+        partner = partner.ravel()[: self.threads * prod(out.shape[1:])].reshape(-1, *out.shape[1:])
+        with numba_threads():
+            replay_batch(self._stored, spans, records, out, (*scratch, partner), status)
+        self._check_status(spans, status)
+
+    def _check_status(self, spans: np.ndarray, status: np.ndarray) -> None:
+        bad = np.flatnonzero(status)
+        if len(bad):
+            raise ReplayError(self.images.path, int(spans[bad[0], 0]), int(status[bad[0]]))
+
+    def time_stages(self, spans: np.ndarray, records: Records) -> dict[str, float]:
+        """Replay a batch by the calling thread alone, for the time it takes; the pixels are lost.
+
+        Args:
+            spans, records: as for a batch.
+
+        Returns:
+            Seconds by stage (``ffdr.augment.laps.STAGES``), of all views together. The checks are in none of them.
+
+        Raises:
+            ReplayError, UserError: as for a batch.
+        """
+        self.images.file.check_size()
+        laps, status = new_laps(), np.zeros(len(spans), np.int32)
+        time_batch(self._stored, spans, records, self._first_scratch(laps), status)
+        self._check_status(spans, status)
+        return dict(zip(STAGES, (laps[: len(STAGES)] / 1e9).tolist(), strict=True))
+
+    def one(self, image: int, records: Records) -> np.ndarray:
+        """One view, by the calling thread alone, so that a fork can have it, too: (H, W, 3) uint8.
+
+        records: a batch of one.
+
+        Raises:
+            ReplayError: it could not be replayed.
+            UserError: the file has become shorter.
+        """
+        self.images.file.check_size()
+        out, span = np.empty(self.shape, np.uint8), self.spans(np.array([image]))[0]
+        views, mixes, effects = records
+        scratch = self._first_scratch(None)
+        status = replay_sample(self._stored, span, views[0], effects[0], mixes[0], out, scratch)
+        if status != OK:
+            raise ReplayError(self.images.path, image, int(status))
+        return out
+
+
+def view_side(resolution: object) -> int:
+    """The side of square views, in pixels.
+
+    Raises:
+        UserError: it is none.
+    """
+    return integer("resolution", resolution, 1, MAX_RESOLUTION, "; views are square")
