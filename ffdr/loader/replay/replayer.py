@@ -1,6 +1,6 @@
 """``Replayer``: the replay kernels with the memory that they need, for any number of threads.
 
-Shapes: B images in the batch, H×W output, T threads.
+Shapes: B views in the batch, H×W output, T threads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from math import prod
 import numpy as np
 from numba import set_num_threads
 
-from ffdr.augment.check import OK
 from ffdr.augment.laps import STAGES, new_laps
 from ffdr.augment.replay import scratch_bytes
 from ffdr.beton.layout import DCT, JPG
@@ -21,7 +20,7 @@ from ffdr.codec.dct.decode import CANVAS_SLACK
 from ffdr.codec.dct.decode import scratch_bytes as coefficient_scratch_bytes
 from ffdr.codec.jpeg.libjpeg import FUNCTION, make_handles
 from ffdr.jit.kernel import numba_threads
-from ffdr.loader.replay.samples import Scratch, Stored, Workspace, replay_batch, replay_sample, time_batch
+from ffdr.loader.replay.samples import Scratch, Stored, Workspace, replay_batch, replay_group, time_batch
 from ffdr.loader.replay.status import ReplayError
 from ffdr.util.arguments import integer
 from ffdr.util.errors import UserError
@@ -79,8 +78,8 @@ class Replayer(OneProcess):
 
     def _first_scratch(self, laps: np.ndarray | None) -> Scratch:
         """For the calling thread alone."""
-        handle, canvas, jpeg, samples, replay, partner = (part[0] for part in self._workspace)
-        return Scratch(handle, canvas, jpeg, samples, replay, partner, laps)
+        handles, canvas, jpeg, samples, replay, partner = self._workspace
+        return Scratch(handles[0], canvas[0], jpeg[0], samples[0], replay[0], partner[:1], laps)
 
     def _check_memory(self, per_thread: int) -> None:
         """Refuse images too large for this machine: of one colour, one of gigabytes has a JPEG of a few megabytes."""
@@ -97,18 +96,22 @@ class Replayer(OneProcess):
         address = self.images.data_ptr[index] + self._stored.base
         return np.stack([index.astype(np.uint64), address, self.images.data_size[index]], axis=1)
 
-    def __call__(self, spans: np.ndarray, records: Records, out: np.ndarray) -> None:
+    def __call__(self, spans: np.ndarray, records: Records, out: np.ndarray, views_per_image: int = 1) -> None:
         """Replay one batch.
 
         Args:
             spans: (B, 3) uint64: index, address of the stored bytes, their number.
             records: B of them.
             out: (B, H, W, 3) uint8, filled; of this replayer's resolution, or smaller.
+            views_per_image: rows in a row that show the same image, which is decoded once for them. The threads share
+                the work by groups of these.
 
         Raises:
             ReplayError: naming the first sample that could not be replayed.
             UserError: the file has become shorter.
+            ValueError: the spans are not such groups.
         """
+        _check_groups(spans, views_per_image)
         self.check_process()
         self.images.file.check_size()
         status = np.zeros(len(spans), np.int32)
@@ -116,7 +119,7 @@ class Replayer(OneProcess):
         *scratch, partner = self._workspace
         partner = partner.ravel()[: self.threads * prod(out.shape[1:])].reshape(-1, *out.shape[1:])
         with numba_threads():
-            replay_batch(self._stored, spans, records, out, (*scratch, partner), status)
+            replay_batch(self._stored, spans, records, out, (*scratch, partner), status, views_per_image)
         self._check_status(spans, status)
 
     def _check_status(self, spans: np.ndarray, status: np.ndarray) -> None:
@@ -124,21 +127,22 @@ class Replayer(OneProcess):
         if len(bad):
             raise ReplayError(self.images.path, int(spans[bad[0], 0]), int(status[bad[0]]))
 
-    def time_stages(self, spans: np.ndarray, records: Records) -> dict[str, float]:
+    def time_stages(self, spans: np.ndarray, records: Records, views_per_image: int = 1) -> dict[str, float]:
         """Replay a batch by the calling thread alone, for the time it takes; the pixels are lost.
 
         Args:
-            spans, records: as for a batch.
+            spans, records, views_per_image: as for a batch.
 
         Returns:
             Seconds by stage (``ffdr.augment.laps.STAGES``), of all views together. The checks are in none of them.
 
         Raises:
-            ReplayError, UserError: as for a batch.
+            ReplayError, UserError, ValueError: as for a batch.
         """
+        _check_groups(spans, views_per_image)
         self.images.file.check_size()
         laps, status = new_laps(), np.zeros(len(spans), np.int32)
-        time_batch(self._stored, spans, records, self._first_scratch(laps), status)
+        time_batch(self._stored, spans, records, self._first_scratch(laps), status, views_per_image)
         self._check_status(spans, status)
         return dict(zip(STAGES, (laps[: len(STAGES)] / 1e9).tolist(), strict=True))
 
@@ -152,13 +156,17 @@ class Replayer(OneProcess):
             UserError: the file has become shorter.
         """
         self.images.file.check_size()
-        out, span = np.empty(self.shape, np.uint8), self.spans(np.array([image]))[0]
-        views, mixes, effects = records
-        scratch = self._first_scratch(None)
-        status = replay_sample(self._stored, span, views[0], effects[0], mixes[0], out, scratch)
-        if status != OK:
-            raise ReplayError(self.images.path, image, int(status))
-        return out
+        out, status = np.empty((1, *self.shape), np.uint8), np.zeros(1, np.int32)
+        spans = self.spans(np.array([image]))
+        replay_group(self._stored, spans, records, out, self._first_scratch(None), status)
+        self._check_status(spans, status)
+        return out[0]
+
+
+def _check_groups(spans: np.ndarray, size: int) -> None:
+    """Raise ValueError unless every ``size`` rows, (B, 3), are of one image, as the kernels take for granted."""
+    if size > 1 and (len(spans) % size or (spans.reshape(-1, size, 3) != spans[::size, None]).any()):
+        raise ValueError(f"spans: not groups of {size} rows of the same image")
 
 
 def view_side(resolution: object) -> int:

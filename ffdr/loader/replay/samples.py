@@ -9,12 +9,14 @@ with a row table (``codec/jpeg/splice.py``), only the part that a view reads is 
                  └─ coefficients ────────────────────────────► canvas ──┼─► replay_view ─► out, or the partner's
                  └─ raw ────────────────────────────────────────────────┘                  view, which is mixed in
 
+A thread takes a *group* of rows at a time: adjacent ones that show the same image, decoded once for all of them.
+
 **Any bytes.** A file may hold anything, and a record any 24 bytes, its effects any 32. So before memory is handed over:
 a raw image has as many bytes as its size says, a JPEG's frame header states the size that the canvas was made for
 (libjpeg writes as many pixels as the header says), ``decode_coefficients`` compares the sizes itself, and
 ``check_view`` comes before ``view_region``, which holds only for records that have passed it.
 
-Shapes: B images in the batch, H×W output, T threads.
+Shapes: B rows in the batch, G in a group, H×W output, T threads.
 """
 
 from __future__ import annotations
@@ -29,7 +31,6 @@ from ffdr.augment.geometry import view_region
 from ffdr.augment.laps import DECODE, MIX, OTHER, SPLICE, lap
 from ffdr.augment.picture import ImagePart
 from ffdr.augment.replay import mix_into, replay_view, visible
-from ffdr.augment.view import MixRecord, ViewRecord
 from ffdr.beton.layout import DCT, JPG, RAW
 from ffdr.beton.records import Records
 from ffdr.codec.crop import Crop
@@ -89,21 +90,48 @@ class Scratch(NamedTuple):
     replay: np.ndarray
     """(bytes,) uint8 for replay_view"""
     partner: np.ndarray
-    """(H, W, 3) uint8, the partner's view"""
+    """(1, H, W, 3) uint8, the partner's view"""
     laps: np.ndarray | None
 
 
 Workspace = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """The first six of ``Scratch`` of all threads: (T, …) each."""
 
+Region = tuple[int, int, int, int]
+"""Pixels (x0, y0, x1, y1) of an image, ends excluded."""
+
+OWN, PARTNER = np.int64(0), np.int64(1)
+"""Whose view in ``Records.views`` and ``Records.effects``."""
+
+
+@kernel
+def _area(region: Region) -> int:
+    return (region[2] - region[0]) * (region[3] - region[1])
+
+
+@kernel
+def _holds(outer: Region, inner: Region) -> bool:
+    """Whether a region lies in another one."""
+    return outer[0] <= inner[0] and outer[1] <= inner[1] and inner[2] <= outer[2] and inner[3] <= outer[3]
+
+
+@kernel
+def _check_stored(mode: int, data: np.ndarray, width: int, height: int) -> int:
+    """Whether stored bytes are an image of this size, as far as memory depends on it: a status."""
+    if mode == RAW and len(data) != width * height * 3:
+        return BAD_RAW_SIZE
+    if mode == JPG and frame_size(data) != (width, height):
+        return BAD_JPEG
+    return OK
+
 
 @kernel
 def _decode_region(
-    stored: Stored, mode: int, data: np.ndarray, width: int, height: int, region: tuple, scratch: Scratch
+    stored: Stored, mode: int, data: np.ndarray, width: int, height: int, region: Region, scratch: Scratch
 ) -> tuple[int, Crop]:
     """Decode at least ``region`` of an image of width × height pixels to the beginning of the canvas.
 
-    Returns a status and what was decoded.
+    Returns a status and what was decoded. The region's pixels are the same, whatever else is decoded.
     """
     canvas, jpeg = scratch.canvas, scratch.jpeg
     if mode == DCT:
@@ -121,66 +149,101 @@ def _decode_region(
 
 
 @kernel
-def _replay_stored(
-    stored: Stored, span: Span, view: ViewRecord, effects: np.ndarray, out: np.ndarray, scratch: Scratch
-) -> int:
-    """Pixels of one view of one stored image. Returns a status, ``OK`` for success."""
+def _common_region(
+    records: Records, whose: int, width: int, height: int, out: np.ndarray, fits: int, status: np.ndarray
+) -> Region:
+    """What to decode at once for the views of a group that can be seen, and their statuses.
+
+    fits: of the stored bytes. Returns the smallest region that holds those of all views, or an empty one where that is
+    dearer than to decode them one by one, as of small crops far from each other.
+    """
+    views, mixes, _ = records
+    x0, y0, x1, y1 = np.int64(width), np.int64(height), np.int64(0), np.int64(0)
+    apart = np.int64(0)
+    for row in range(len(mixes)):
+        if status[row] == OK and visible(mixes[row])[whose]:
+            view = views[row, whose]
+            status[row] = fits if fits != OK else check_view(view, width, height, out.shape[1], out.shape[2])
+            if status[row] == OK:
+                region = view_region(view, width, height, out.shape[1], out.shape[2])
+                x0, y0, x1, y1 = min(x0, region[0]), min(y0, region[1]), max(x1, region[2]), max(y1, region[3])
+                apart += _area(region)
+    together = x0, y0, x1, y1
+    return together if apart >= _area(together) else (x0, y0, x0, y0)
+
+
+@kernel
+def _replay_views(
+    stored: Stored, span: Span, records: Records, whose: int, out: np.ndarray, scratch: Scratch, status: np.ndarray
+) -> None:
+    """Pixels of the views of one stored image that can be seen, of a group of rows.
+
+    whose: ``OWN`` or ``PARTNER``, which views of the records are this image's. out: (G, H, W, 3). status: (G,), of a
+    row that is not ``OK`` nothing is done.
+    """
+    views, mixes, effects = records
     data = bytes_at(span.address, span.size)
     width, height = np.int64(stored.sizes[span.image, 0]), np.int64(stored.sizes[span.image, 1])
     mode = stored.modes[span.image]
     lap(scratch.laps, OTHER)
-    if mode == RAW:
-        if span.size != width * height * 3:
-            return BAD_RAW_SIZE
-        part = ImagePart(data.reshape((height, width, 3)), np.int64(0), np.int64(0), width, height)
-        return replay_view(part, view, effects, out, scratch.replay, scratch.laps)
-    if mode == JPG and frame_size(data) != (width, height):
-        return BAD_JPEG
-    status = check_view(view, width, height, out.shape[0], out.shape[1])
-    if status != OK:
-        return status
-    region = view_region(view, width, height, out.shape[0], out.shape[1])
-    status, crop = _decode_region(stored, mode, data, width, height, region, scratch)
-    if status != OK:
-        return status
-    pixels = scratch.canvas[: crop.height * crop.width * 3].reshape((crop.height, crop.width, 3))
-    part = ImagePart(pixels, crop.left, crop.top, width, height)
-    return replay_view(part, view, effects, out, scratch.replay, scratch.laps)
+    fits = _check_stored(mode, data, width, height)
+    common = _common_region(records, whose, width, height, out, fits, status)
+    # What is decoded: the region that was asked for, and the crop that came. Only the former is exact: at the edges of
+    # a crop, libjpeg has not seen all of the chroma.
+    zero = np.int64(0)
+    crop = Crop(zero, zero, width, height)
+    asked = (zero, zero, width, height) if mode == RAW else (zero, zero, zero, zero)
+    for row in range(len(mixes)):
+        if status[row] == OK and visible(mixes[row])[whose]:
+            view = views[row, whose]
+            region = view_region(view, width, height, out.shape[1], out.shape[2])
+            if not _holds(asked, region):
+                asked = common if _holds(common, region) else region
+                failed, crop = _decode_region(stored, mode, data, width, height, asked, scratch)
+                if failed != OK and asked != region:
+                    # Damage of another view's part of the image is no fault of this one's.
+                    common, asked = (zero, zero, zero, zero), region
+                    failed, crop = _decode_region(stored, mode, data, width, height, asked, scratch)
+                status[row] = failed
+            if status[row] == OK:
+                source = address_of(data) if mode == RAW else address_of(scratch.canvas)
+                pixels = bytes_at(source, crop.height * crop.width * 3).reshape((crop.height, crop.width, 3))
+                part = ImagePart(pixels, crop.left, crop.top, width, height)
+                status[row] = replay_view(part, view, effects[row, whose], out[row], scratch.replay, scratch.laps)
+            else:
+                asked = zero, zero, zero, zero
 
 
 @kernel
-def replay_sample(
-    stored: Stored,
-    span: np.ndarray,
-    pair: np.ndarray,
-    effects: np.ndarray,
-    mix: MixRecord,
-    out: np.ndarray,
-    scratch: Scratch,
-) -> int:
-    """One row of a batch: the image's view, mixed with its partner's; what can't be seen is not decoded.
+def replay_group(
+    stored: Stored, spans: np.ndarray, records: Records, out: np.ndarray, scratch: Scratch, status: np.ndarray
+) -> None:
+    """A group of rows: views of one image, each mixed with its partner's; what can't be seen is not decoded.
 
-    span: (3,) of ``Replayer.spans``. pair: (2,) the views of both, and effects, (2, 8), theirs. Returns a status.
+    The image is decoded first and its views replayed, then the canvas is free for one partner after the other.
+
+    spans: (G, 3) of ``Replayer.spans``, all the same. records: G of them. out: (G, H, W, 3). status: (G,), written;
+    what is wrong with one row is no fault of the others.
     """
-    status = check_mix(mix, len(stored.modes))
-    if status != OK:
-        return status
-    first, second = visible(mix)
-    if first:
-        own = Span(np.int64(span[0]), span[1], np.int64(span[2]))
-        status = _replay_stored(stored, own, pair[0], effects[0], out, scratch)
-    if status != OK or not second:
-        return status
-    partner = np.int64(mix.partner)
-    address = np.uint64(stored.base) + stored.data_ptr[partner]
-    other = Span(partner, address, np.int64(stored.data_size[partner]))
-    other_out = scratch.partner if first else out
-    status = _replay_stored(stored, other, pair[1], effects[1], other_out, scratch)
-    if status == OK and first:
-        lap(scratch.laps, OTHER)
-        mix_into(out, other_out, mix)
-        lap(scratch.laps, MIX)
-    return status
+    views, mixes, effects = records
+    for row in range(len(mixes)):
+        status[row] = check_mix(mixes[row], len(stored.modes))
+    own = Span(np.int64(spans[0, 0]), spans[0, 1], np.int64(spans[0, 2]))
+    _replay_views(stored, own, records, OWN, out, scratch, status)
+    for row in range(len(mixes)):
+        mix, alone = mixes[row], slice(row, row + 1)
+        first, second = visible(mix)
+        if status[row] == OK and second:
+            partner = np.int64(mix.partner)
+            address = np.uint64(stored.base) + stored.data_ptr[partner]
+            other = Span(partner, address, np.int64(stored.data_size[partner]))
+            other_out = scratch.partner if first else out[alone]
+            one = Records(views[alone], mixes[alone], effects[alone])
+            _replay_views(stored, other, one, PARTNER, other_out, scratch, status[alone])
+            if status[row] == OK and first:
+                lap(scratch.laps, OTHER)
+                mix_into(out[row], other_out[0], mix)
+                lap(scratch.laps, MIX)
 
 
 @parallel_kernel
@@ -191,26 +254,33 @@ def replay_batch(
     out: np.ndarray,
     workspace: Workspace,
     status: np.ndarray,
+    size: int,
 ) -> None:
-    """Each thread owns one row of the workspace and takes the next sample when it is done with one: crops differ in
-    cost, and a batch is only done when its last thread is."""
+    """Each thread owns one row of the workspace and takes the next group of ``size`` rows when it is done with one:
+    crops differ in cost, and a batch is only done when its last thread is."""
     counter = np.zeros(1, np.int64)
     views, mixes, effects = records
     handles, canvas, jpeg, samples, replay, partner = workspace
     for thread in prange(len(handles)):
         t = np.int64(thread)  # unsigned here, signed elsewhere: Numba would compile all below for either
-        scratch = Scratch(handles[t], canvas[t], jpeg[t], samples[t], replay[t], partner[t], None)
+        scratch = Scratch(handles[t], canvas[t], jpeg[t], samples[t], replay[t], partner[t : t + 1], None)
         place = address_of(counter)
-        i = take_number(place)
-        while i < len(spans):
-            status[i] = replay_sample(stored, spans[i], views[i], effects[i], mixes[i], out[i], scratch)
-            i = take_number(place)
+        at = take_number(place) * size
+        while at < len(spans):
+            rows = slice(at, at + size)
+            some = Records(views[rows], mixes[rows], effects[rows])
+            replay_group(stored, spans[rows], some, out[rows], scratch, status[rows])
+            at = take_number(place) * size
 
 
 @kernel
-def time_batch(stored: Stored, spans: np.ndarray, records: Records, scratch: Scratch, status: np.ndarray) -> None:
-    """``replay_batch`` in one thread, with laps, one view over the other."""
-    out = np.empty_like(scratch.partner)
+def time_batch(
+    stored: Stored, spans: np.ndarray, records: Records, scratch: Scratch, status: np.ndarray, size: int
+) -> None:
+    """``replay_batch`` in one thread, with laps, the views of one group over those of the other."""
+    out = np.empty((size, *scratch.partner.shape[1:]), np.uint8)
     views, mixes, effects = records
-    for i in range(len(spans)):
-        status[i] = replay_sample(stored, spans[i], views[i], effects[i], mixes[i], out, scratch)
+    for at in range(0, len(spans), size):
+        rows = slice(at, at + size)
+        some = Records(views[rows], mixes[rows], effects[rows])
+        replay_group(stored, spans[rows], some, out, scratch, status[rows])
