@@ -257,7 +257,7 @@ def _draw_mix(
 def draw_batch(
     policy: PackedPolicy,
     seed: np.uint64,
-    epoch: int,
+    epochs: np.ndarray,
     images: np.ndarray,
     sizes: np.ndarray,
     views: np.ndarray,
@@ -270,8 +270,10 @@ def draw_batch(
     ----------
     policy
         ``pack_policy``.
-    seed, epoch
-        Of the draws; the seed counts modulo 2**64.
+    seed
+        Of the draws; it counts modulo 2**64.
+    epochs
+        (B,) int64, of each image's draw.
     images
         (B,) int64, below N.
     sizes
@@ -288,7 +290,7 @@ def draw_batch(
     numbers = MOST_NUMBERS if policy.draws_more else FIRST_NUMBER
     own, other, mixing = np.empty(numbers), np.empty(numbers), np.empty(_MIX_NUMBERS)
     for row in range(images.shape[0]):
-        image = np.int64(images[row])
+        image, epoch = np.int64(images[row]), np.int64(epochs[row])
         # Constants are given as int64: Numba would compile a version of its own for every literal.
         _fill(own, key, np.int64(VIEW), epoch, image)
         _draw_view(policy, own, np.int64(sizes[image, 0]), np.int64(sizes[image, 1]), views[row, 0])
@@ -316,7 +318,8 @@ def draw(policy: Policy, seed: int, epoch: int, image: int, sizes: np.ndarray) -
     mixes = np.zeros(1, MIX_DTYPE)
     sizes = np.ascontiguousarray(sizes, np.int32)
     effects = blank_effects(1)
-    draw_batch(pack_policy(policy), np.uint64(seed % 2**64), epoch, np.array([image]), sizes, views, mixes, effects)
+    key, at = np.uint64(seed % 2**64), (np.array([epoch]), np.array([image]))
+    draw_batch(pack_policy(policy), key, *at, sizes, views, mixes, effects)
     drawn = np.zeros(1, record_dtype(True, policy.has_effects))
     drawn["first"], drawn["mix"], drawn["second"] = views[:, 0], mixes, views[:, 1]
     if policy.has_effects:

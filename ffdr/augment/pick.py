@@ -40,15 +40,17 @@ def _shuffled(x: np.uint64, round_: int, seed: np.uint64, cycle: np.uint64, imag
 
 
 @kernel
-def pick_views(seed: np.uint64, epoch: int, images: np.ndarray, K: int, picked: np.ndarray) -> None:
-    """Index in [0, K) of the view that each of ``images``, (B,) int64, shows in ``epoch``: into picked, (B,) uint64.
+def pick_views(seed: np.uint64, epochs: np.ndarray, images: np.ndarray, K: int, picked: np.ndarray) -> None:
+    """Index in [0, K) of the view that each of ``images`` shows in the epoch beside it: into picked, (B,) uint64.
 
     Within each cycle of K epochs every view comes exactly once, in an order of its own for every image, cycle and
-    seed. A pure function of (seed, epoch, image, K).
+    seed. A pure function of (seed, epoch, image, K). epochs, images: (B,) int64.
     """
     count = np.uint64(K)
-    cycle = np.uint64(epoch) // count
-    picked[:] = np.uint64(epoch) % count
+    cycles = np.empty(len(images), np.uint64)  # divided once, because no SIMD instruction divides
+    for i in range(len(images)):
+        cycles[i] = np.uint64(epochs[i]) // count
+        picked[i] = np.uint64(epochs[i]) - cycles[i] * count
     for round_ in range(_ROUNDS):
         for i in range(len(images)):
-            picked[i] = _shuffled(picked[i], round_, seed, cycle, images[i], count)
+            picked[i] = _shuffled(picked[i], round_, seed, cycles[i], images[i], count)

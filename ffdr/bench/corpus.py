@@ -124,7 +124,7 @@ def reinforce_untaught(beton: Path, out: Path, policy: Policy, views: int, seed:
     records = np.empty((count, views), header.record_dtype)
     for k in range(views):
         drawn = Records.blank(count)
-        draw_batch(pack_policy(policy), np.uint64(seed), k, index, images.original_sizes, *drawn)
+        draw_batch(pack_policy(policy), np.uint64(seed), np.full_like(index, k), index, images.original_sizes, *drawn)
         records[:, k] = stored_records(drawn, header.record_dtype)
     rng = np.random.default_rng(seed)
     topk = header.topk

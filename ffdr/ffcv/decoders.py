@@ -160,7 +160,7 @@ class StoredDecoder(Operation):
             wrong = index[(index < 0) | (index >= count)][0]
             raise UserError(f"indices: {wrong} is not the number of an image; there are {count}")
         batch = ViewBatch.blank(len(index), self._source.entries)
-        self._source.fill(epoch, index, batch)
+        self._source.fill(np.full_like(index, epoch), index, batch)
         with self._one_pass:
             self.fill(batch, index, out)
 

@@ -64,7 +64,7 @@ from ffcv.utils import chunks
 from ffdr.augment.view import share_of_first
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.records import Records
-from ffdr.loader.order import EpochOrder
+from ffdr.loader.order import EpochOrder, view_epochs
 from ffdr.loader.pages import PageCache, PagePlan
 from ffdr.loader.replay.replayer import Replayer
 from ffdr.loader.views import ViewBatch, ViewSource
@@ -92,11 +92,12 @@ class Replay(Operation):
 
     views: records and targets of a batch.
     replayer: of the views; another one from the next batch on, if it is replaced.
+    views_per_image: of ``OrderSettings``.
     """
 
-    def __init__(self, views: ViewSource, replayer: Replayer) -> None:
+    def __init__(self, views: ViewSource, replayer: Replayer, views_per_image: int = 1) -> None:
         super().__init__()
-        self.views, self.replayer = views, replayer
+        self.views, self.replayer, self.views_per_image = views, replayer, views_per_image
         self.epoch = 0
         """Of the batches to come."""
 
@@ -121,9 +122,10 @@ class Replay(Operation):
         def replay(spans: np.ndarray, batch: HostBatch) -> HostBatch:
             batch.image[:] = spans[:, 0]
             records = Records.blank(len(spans))
-            self.views.fill(self.epoch, batch.image, ViewBatch(*records, batch.ids, batch.log_probs))
+            epochs = view_epochs(self.epoch, len(spans), self.views_per_image)
+            self.views.fill(epochs, batch.image, ViewBatch(*records, batch.ids, batch.log_probs))
             batch.partner[:], batch.share[:] = records.mixes["partner"], share_of_first(records.mixes)
-            self.replayer(spans, records, batch.pixels)
+            self.replayer(spans, records, batch.pixels, self.views_per_image)
             return batch
 
         return replay

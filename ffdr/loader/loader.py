@@ -13,7 +13,15 @@ from ffdr.loader.device import Transfer
 from ffdr.loader.order import EpochOrder, OrderSettings, Place
 from ffdr.loader.protocol import Batch
 from ffdr.loader.replay.replayer import Replayer
-from ffdr.loader.settings import DeviceSettings, StreamSettings, channels, checked_device, checked_dtype, checked_sides
+from ffdr.loader.settings import (
+    DeviceSettings,
+    StreamSettings,
+    channels,
+    checked_device,
+    checked_dtype,
+    checked_sides,
+    checked_views_per_image,
+)
 from ffdr.loader.sources import Images, Reinforced, open_images, open_views
 from ffdr.loader.stream import BatchStream, Pass
 from ffdr.util.arguments import integer, switch
@@ -48,10 +56,13 @@ class ReinforcedLoader(OneProcess):
     Args:
         images: image beton (path or opened).
         reinforced: reinforced beton of these images (path or opened); with a merged beton the same file once more.
-        batch_size: images per batch, on this rank.
+        batch_size: views per batch, on this rank.
         resolution: side of the square views, in pixels.
         resolutions: several sides in its place, of which each batch has one (multi-scale training), all equally often;
             which, is a function of (seed, epoch, batch). Buffers and scratch are of the largest, and serve them all.
+        views_per_image: m, how many views of an image a batch holds, side by side, of ``batch_size`` / m images. An
+            image is decoded once for all of them. m epochs then show what they show with one view per image, in another
+            order: epoch e has the images of part e mod m of a cycle's order, with the views of all epochs of the cycle.
         device: where batches go; of "cuda" the GPU that is current at the first pass.
         dtype: torch.uint8 for the pixels as they are, 0..255; a floating dtype normalises them on the device.
         policy: what may be drawn, for training on labels.
@@ -89,6 +100,7 @@ class ReinforcedLoader(OneProcess):
         batch_size: int,
         resolution: int = 224,
         resolutions: Sequence[int] = (),
+        views_per_image: int = 1,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         policy: Policy | None = None,
@@ -119,12 +131,14 @@ class ReinforcedLoader(OneProcess):
         self.dtype, self.mean, self.std = delivery.dtype, delivery.mean, delivery.std
         views, self.num_classes = open_views(self.images, reinforced, policy, reinforced_share, center, self.seed)
         is_evaluation = reinforced is None and policy is None
+        drop_last = not is_evaluation if drop_last is None else switch("drop_last", drop_last)
         ordering = OrderSettings(
             kind=("sequential" if is_evaluation else "random") if order is None else order,
             batch_size=self.batch_size,
-            drop_last=not is_evaluation if drop_last is None else switch("drop_last", drop_last),
+            drop_last=drop_last,
             seed=self.seed,
             place=Place(rank, world_size),
+            views_per_image=checked_views_per_image(views_per_image, self.batch_size, drop_last, views.num_views),
         )
         self._order = EpochOrder(ordering, self.images.data_ptr, self.images.page_size)
         decoding = StreamSettings(
@@ -153,7 +167,7 @@ class ReinforcedLoader(OneProcess):
 
     @property
     def num_images(self) -> int:
-        """Images in the file, each shown once per epoch (less an incomplete last batch, if that is dropped)."""
+        """Images in the file. An epoch has as many views, less an incomplete last batch, if that is dropped."""
         return self.images.num_images
 
     @property
@@ -219,8 +233,8 @@ class ReinforcedLoader(OneProcess):
         self._stream.replay.replayer = replayer
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands, equal on all ranks: seed, order, epoch, batches handed out in it, images of a batch
-        over all ranks, and the images' fingerprint."""
+        """Where the loader stands, equal on all ranks: seed, order, epoch, batches handed out in it, views of a batch
+        over all ranks and per image, and the images' fingerprint."""
         epoch, batch = self._at
         if batch >= self._order.global_batches:
             epoch, batch = epoch + 1, 0
@@ -230,6 +244,7 @@ class ReinforcedLoader(OneProcess):
             "epoch": epoch,
             "batch": batch,
             "global_batch_size": self._order.global_batch_size,
+            "views_per_image": self._order.settings.views_per_image,
             "fingerprint": self.images.fingerprint,
         }
 
@@ -239,12 +254,13 @@ class ReinforcedLoader(OneProcess):
         The number of ranks may have changed, if their batches together are as large as before.
 
         Raises:
-            UserError: the state is of other images, another seed, order or global batch size; both values are named.
+            UserError: the state is of other images, another seed, order, global batch size or number of views per
+                image; both values are named.
         """
-        mine = self.state_dict()
-        for key in ("fingerprint", "seed", "order", "global_batch_size"):
-            if state.get(key) != mine[key]:
-                raise UserError(f"loader state: {key} was {state.get(key)}, but this loader's is {mine[key]}")
+        mine, was = self.state_dict(), {"views_per_image": 1, **state}  # states of earlier versions have fewer keys
+        for key in ("fingerprint", "seed", "order", "global_batch_size", "views_per_image"):
+            if was.get(key) != mine[key]:
+                raise UserError(f"loader state: {key} was {was.get(key)}, but this loader's is {mine[key]}")
         with self._stream.lock:
             self._next = self._at = (int(state["epoch"]), int(state["batch"]))
 

@@ -4,6 +4,16 @@ Every rank derives the same order of all images from (seed, epoch) and takes its
 ranks' batches together are the batch of one process that is as large. Random numbers come from a counter-based
 generator: the same order on every machine and version of NumPy.
 
+With several *views per image*, m, a batch has m views of each of its images, side by side. Then m epochs are a cycle,
+and each of them shows 1/m of the images, m times as many views of each::
+
+    m = 1    epoch 0     a b c d e f g h      their views of epoch 0, in an order of its own
+             epoch 1     g c e a h b f d      their views of epoch 1, in another one
+    m = 2    epoch 0     a a b b c c d d      a's views of epochs 0 and 1, b's, …
+             epoch 1     e e f f g g h h
+
+So a cycle shows what the same epochs show at m = 1, and every image is shown equally often at its end.
+
 Shapes: N images, P pages of the file.
 """
 
@@ -81,18 +91,20 @@ class OrderSettings:
     kind: str
     """one of ``ORDERS``"""
     batch_size: int
-    """images per batch, on this rank"""
+    """views per batch, on this rank"""
     drop_last: bool
     """leave out an incomplete last global batch"""
     seed: int = 0
     place: Place = field(default_factory=Place)
     """of this process among those that share an epoch"""
+    views_per_image: int = 1
+    """m, of which ``batch_size`` is a multiple; with more than one, ``drop_last`` is set"""
 
 
 class EpochOrder:
     """One rank's images of an epoch, batch after batch.
 
-    A global batch has ``batch_size`` × ``world_size`` images; rank r takes its contiguous part r. With ``drop_last``
+    A global batch has ``batch_size`` × ``world_size`` views; rank r takes its contiguous part r. With ``drop_last``
     only full global batches are shown, and all ranks have equally many; without, the last one is shared out as evenly
     as it goes, nobody is shown twice, and a rank may have one batch less.
 
@@ -143,14 +155,16 @@ class EpochOrder:
         return self._count // self.global_batch_size + (stop > start)
 
     def sample_order(self, epoch: int) -> np.ndarray:
-        """(n,) int64 images of this rank."""
-        order_N = global_order(self.settings.kind, self._count, self.settings.seed, epoch, self._page_N)
+        """(n,) int64 images of this rank, each as often in a row as it is shown."""
+        views = self.settings.views_per_image
+        cycle, number = divmod(epoch, views)
+        order_N = global_order(self.settings.kind, self._count, self.settings.seed, cycle, self._page_N)
         size, rank, mine = self.global_batch_size, self.settings.place.rank, self.settings.batch_size
-        part = slice(rank * mine, (rank + 1) * mine)
-        full = len(order_N) // size
-        batches = order_N[: full * size].reshape(full, size)[:, part].ravel()
+        full, images = len(order_N) // size, size // views
+        shown = order_N[number * full * images : (number + 1) * full * images].reshape(full, images)
+        batches = shown[:, rank * mine // views : (rank + 1) * mine // views].ravel()
         start, stop = self._last_part()
-        return np.concatenate([batches, order_N[start:stop]])
+        return np.concatenate([np.repeat(batches, views), order_N[start:stop]])
 
     def sides(self, choice: Sequence[int], epoch: int) -> list[int]:
         """Which of some sides the views of each global batch have: the same on all ranks."""
@@ -164,6 +178,11 @@ class EpochOrder:
         rest = 0 if self.settings.drop_last else self._count % self.global_batch_size
         mine = part_of(rest, self.settings.place.rank, self.settings.place.world_size)
         return self._count - rest + mine.start, self._count - rest + mine.stop
+
+
+def view_epochs(epoch: int, rows: int, views_per_image: int) -> np.ndarray:
+    """The epoch whose view each row of a batch of an epoch shows: (rows,) int64, those of its cycle in turn."""
+    return epoch // views_per_image * views_per_image + np.arange(rows) % views_per_image
 
 
 def part_of(rest: int, rank: int, ranks: int) -> slice:

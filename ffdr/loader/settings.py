@@ -10,7 +10,7 @@ import torch
 
 from ffdr.loader.order import OrderSettings
 from ffdr.loader.replay.replayer import view_side
-from ffdr.util.arguments import PerChannel, per_channel, shown
+from ffdr.util.arguments import PerChannel, integer, per_channel, shown
 from ffdr.util.errors import UserError
 from ffdr.util.text import reason
 
@@ -57,6 +57,27 @@ def checked_sides(resolution: int, resolutions: Sequence[int]) -> tuple[int, ...
     if len({*sides}) < len(sides):
         raise UserError(f"resolutions: {shown(sides)} has a side twice; all are drawn equally often")
     return sides
+
+
+def checked_views_per_image(views_per_image: int, batch_size: int, drop_last: bool, num_views: int | None) -> int:
+    """How many views of an image a batch holds. num_views: of ``ViewSource``.
+
+    Raises:
+        UserError: it is no number, or none for such batches or so many different views.
+    """
+    count = integer("views_per_image", views_per_image, 1)
+    if count == 1:
+        return count
+    if num_views is not None and count > num_views:
+        there = f"there are {num_views} stored ones" if num_views > 1 else "there is but one"
+        raise UserError(
+            f"views_per_image: {count} views of an image in a batch, but {there}, and none should come twice"
+        )
+    if batch_size % count:
+        raise UserError(f"batch_size: {batch_size} is no multiple of views_per_image, {count}")
+    if not drop_last:
+        raise UserError(f"drop_last=False: with {count} views_per_image all batches are full; leave it out")
+    return count
 
 
 def checked_dtype(dtype: torch.dtype) -> torch.dtype:

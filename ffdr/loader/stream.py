@@ -73,7 +73,7 @@ class BatchStream(OneProcess):
         self.sides = settings.sides
         """Of the views of the coming pass: each batch has one of these."""
         replayer = Replayer(images, max(self.sides), settings.threads)
-        self.replay = Replay(views, self._checked(replayer, settings.order.batch_size))
+        self.replay = Replay(views, self._checked(replayer, settings.order.batch_size), settings.order.views_per_image)
         self.loader = BetonLoader(images, order, self.replay, self.pages)
         self.lock = threading.RLock()
         """Held while one pass replaces another."""

@@ -1,7 +1,7 @@
 """Where a batch's views and targets come from: stored, drawn on the fly, or the one evaluation view.
 
-A source fills the records and targets of a batch from nothing but (epoch, image indices), so that what a sample gets
-does not depend on batch, thread or rank.
+A source fills the records and targets of a batch from nothing but (epoch, image index) of each row, so that what a
+sample gets does not depend on batch, thread or rank.
 
 Shapes: B images in the batch, K views per image, T target entries.
 """
@@ -61,9 +61,11 @@ class ViewSource(Protocol):
     """T, the number of target entries."""
     has_mixes: bool
     """Whether an image may be mixed with another one."""
+    num_views: int | None
+    """K, views per image before one comes again; None: each epoch draws its own."""
 
-    def fill(self, epoch: int, index: np.ndarray, batch: ViewBatch) -> None:
-        """Fill the records and targets of the images ``index``, (B,) int64, in an epoch; whatever they held."""
+    def fill(self, epochs: np.ndarray, index: np.ndarray, batch: ViewBatch) -> None:
+        """Fill the records and targets of the images ``index`` in ``epochs``, (B,) int64 each; whatever they held."""
 
     def one(self, epoch: int, image: int) -> ViewBatch:
         """The same of one image, a batch of one. No kernel runs in threads, so that a fork can have it, too."""
@@ -75,12 +77,13 @@ class FixedView:
 
     entries = 1
     has_mixes = False
+    num_views: int | None = 1
 
     def __init__(self, images: ImageBeton, center: float) -> None:
         self.images = images
         self.view = center_view(center)
 
-    def fill(self, epoch: int, index: np.ndarray, batch: ViewBatch) -> None:
+    def fill(self, epochs: np.ndarray, index: np.ndarray, batch: ViewBatch) -> None:
         """The same in every epoch."""
         batch.views[:, 0] = self.view
         batch.mixes[:] = 0
@@ -101,6 +104,8 @@ class DrawnViews:
     Targets are the label or, with mixing, the labels of both images weighted by their share of the picture.
     """
 
+    num_views: int | None = None
+
     def __init__(self, policy: Policy, seed: int, images: ImageBeton) -> None:
         if policy.mixes and images.num_images < 2:
             raise UserError(f"{images.path}: mixing needs two images, the file has {images.num_images}")
@@ -110,10 +115,10 @@ class DrawnViews:
         self.images = images
         self.policy = pack_policy(policy)
 
-    def fill(self, epoch: int, index: np.ndarray, batch: ViewBatch) -> None:
+    def fill(self, epochs: np.ndarray, index: np.ndarray, batch: ViewBatch) -> None:
         """Draw them."""
         labels, sizes = self.images.labels, self.images.original_sizes
-        draw_batch(self.policy, self.seed, epoch, index, sizes, *batch.records)
+        draw_batch(self.policy, self.seed, epochs, index, sizes, *batch.records)
         batch.ids[:, 0] = labels[index]
         batch.log_probs[:, 0] = 0.0
         if self.has_mixes:
@@ -136,10 +141,11 @@ class StoredViews:
         self.seed = seed
         self.entries = reinforced.header.topk
         self.has_mixes = reinforced.header.mixes
+        self.num_views: int | None = reinforced.header.views
 
-    def fill(self, epoch: int, index: np.ndarray, batch: ViewBatch) -> None:
+    def fill(self, epochs: np.ndarray, index: np.ndarray, batch: ViewBatch) -> None:
         """Read them. Raises as ``read_batch``."""
-        self.read_batch(index, self.pick(epoch, index), batch)
+        self.read_batch(index, self.pick(epochs, index), batch)
 
     def read_batch(self, index: np.ndarray, picked: np.ndarray, batch: ViewBatch) -> None:
         """Read view ``picked`` of each image of ``index``, both (B,) int64.
@@ -160,15 +166,15 @@ class StoredViews:
                 f"{header.num_classes} or a log-probability is not a finite number up to 0"
             )
 
-    def pick(self, epoch: int, index: np.ndarray) -> np.ndarray:
-        """Which view each image shows in an epoch: (B,) int64 below K."""
+    def pick(self, epochs: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Which view each image shows in its epoch: (B,) int64 below K."""
         picked = np.empty(len(index), np.uint64)
-        pick_views(np.uint64(self.seed), epoch, index, self.reinforced.header.views, picked)
+        pick_views(np.uint64(self.seed), epochs, index, self.reinforced.header.views, picked)
         return picked.view(np.int64)
 
     def one(self, epoch: int, image: int) -> ViewBatch:
         """A batch of one. Raises as ``read``."""
-        return self.read(image, int(self.pick(epoch, np.array([image]))[0]))
+        return self.read(image, int(self.pick(np.array([epoch]), np.array([image]))[0]))
 
     def read(self, image: int, view: int) -> ViewBatch:
         """Records and targets of one view, a batch of one.
@@ -187,46 +193,47 @@ class SomeStored:
         self.stored, self.drawn, self.share, self.seed = stored, drawn, share, seed
         self.entries = max(stored.entries, drawn.entries)
         self.has_mixes = stored.has_mixes or drawn.has_mixes
+        self.num_views = stored.num_views
 
-    def fill(self, epoch: int, index: np.ndarray, batch: ViewBatch) -> None:
+    def fill(self, epochs: np.ndarray, index: np.ndarray, batch: ViewBatch) -> None:
         """Each from its source; entries that it has fewer of are unused."""
         batch.ids[...], batch.log_probs[...] = 0, UNUSED
-        is_stored = self._is_stored(epoch, index)
+        is_stored = self._is_stored(epochs, index)
         sources: tuple[tuple[ViewSource, np.ndarray], ...] = (self.stored, is_stored), (self.drawn, ~is_stored)
         for source, rows in sources:
             part = ViewBatch.blank(int(np.count_nonzero(rows)), source.entries)
-            source.fill(epoch, index[rows], part)
+            source.fill(epochs[rows], index[rows], part)
             for whole, some in zip(batch.records, part.records, strict=True):
                 whole[rows] = some
             batch.ids[rows, : source.entries], batch.log_probs[rows, : source.entries] = part.ids, part.log_probs
 
     def one(self, epoch: int, image: int) -> ViewBatch:
         """A batch of one."""
-        is_stored = self._is_stored(epoch, np.array([image]))[0]
+        is_stored = self._is_stored(np.array([epoch]), np.array([image]))[0]
         part = (self.stored if is_stored else self.drawn).one(epoch, image)
         missing = (0, 0), (0, self.entries - part.ids.shape[1])
         ids, log_probs = np.pad(part.ids, missing), np.pad(part.log_probs, missing, constant_values=UNUSED)
         return part._replace(ids=ids, log_probs=log_probs)
 
-    def _is_stored(self, epoch: int, index: np.ndarray) -> np.ndarray:
+    def _is_stored(self, epochs: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Which of the images show a stored view: (B,) bool."""
         is_stored = np.empty(len(index), np.bool_)
-        _choose_stored(np.uint64(self.seed), epoch, index, self.share, is_stored)
+        _choose_stored(np.uint64(self.seed), epochs, index, self.share, is_stored)
         return is_stored
 
 
 def _filled(source: FixedView | DrawnViews, epoch: int, image: int) -> ViewBatch:
     """A batch of one from a source that never uses threads."""
     batch = ViewBatch.blank(1, source.entries)
-    source.fill(epoch, np.array([image]), batch)
+    source.fill(np.array([epoch]), np.array([image]), batch)
     return batch
 
 
 @kernel
-def _choose_stored(seed: np.uint64, epoch: int, index: np.ndarray, share: float, is_stored: np.ndarray) -> None:
-    """Which images of ``index`` show a stored view in an epoch: into is_stored, bool (B,)."""
+def _choose_stored(seed: np.uint64, epochs: np.ndarray, index: np.ndarray, share: float, is_stored: np.ndarray) -> None:
+    """Which images of ``index`` show a stored view in their epoch: into is_stored, bool (B,)."""
     for i in range(len(index)):
-        is_stored[i] = uniform(seed, SHARE, epoch, index[i], 0) < share
+        is_stored[i] = uniform(seed, SHARE, epochs[i], index[i], 0) < share
 
 
 class _StoredViews(NamedTuple):

@@ -37,7 +37,7 @@ class ViewSampler:
         found = Records.blank(len(index) * count)
         for k in range(count):
             drawn = Records.blank(len(index))
-            draw_batch(self._policy, self.seed, k, index, self.images.original_sizes, *drawn)
+            draw_batch(self._policy, self.seed, np.full_like(index, k), index, self.images.original_sizes, *drawn)
             for whole, some in zip(found, drawn, strict=True):
                 whole[k::count] = some
         return found

@@ -29,7 +29,7 @@ def batch(policy, seed=1, epoch=0, images=None, sizes=SIZES):
     views.view(np.uint8)[...] = 0xAA
     effects = blank_effects(len(images))
     effects.view(np.uint8)[...] = 0xAA
-    draw_batch(pack_policy(policy), np.uint64(seed), epoch, images, sizes, views, mixes, effects)
+    draw_batch(pack_policy(policy), np.uint64(seed), np.full(len(images), epoch), images, sizes, views, mixes, effects)
     assert policy.has_effects or not effects.view(np.uint8).any()
     return views, mixes
 

@@ -40,7 +40,7 @@ def batch(policy, seed=1, epoch=0, images=None):
     views, mixes = np.zeros((len(images), 2), VIEW_DTYPE), np.zeros(len(images), MIX_DTYPE)
     effects = blank_effects(len(images))
     effects.view(np.uint8)[...] = 0xAA
-    draw_batch(pack_policy(policy), np.uint64(seed), epoch, images, SIZES, views, mixes, effects)
+    draw_batch(pack_policy(policy), np.uint64(seed), np.full(len(images), epoch), images, SIZES, views, mixes, effects)
     return views, mixes, effects
 
 

@@ -12,7 +12,7 @@ def picks(images, epochs, K, seed=3):
     out = np.empty((images, epochs), np.uint64)
     for epoch in range(epochs):
         column = np.empty(images, np.uint64)
-        pick_views(np.uint64(seed), epoch, np.arange(images), K, column)
+        pick_views(np.uint64(seed), np.full(images, epoch), np.arange(images), K, column)
         out[:, epoch] = column
     return out.astype(np.int64)
 
@@ -47,11 +47,11 @@ def test_cycles_images_and_seeds_have_orders_of_their_own():
 
 @pytest.mark.parametrize("K", [1, 3, 400, 65535])
 def test_a_batch_picks_what_its_images_pick(K):
-    images, picked = np.random.default_rng(0).integers(0, 1 << 32, 37), np.empty(37, np.uint64)
-    pick_views(np.uint64(3), 2 * K + 1, images, K, picked)
-    alone = np.empty(1, np.uint64)
+    images, epochs = np.random.default_rng(0).integers(0, 1 << 32, (2, 37))
+    picked, alone = np.empty(37, np.uint64), np.empty(1, np.uint64)
+    pick_views(np.uint64(3), epochs, images, K, picked)
     for i in range(len(images)):
-        pick_views(np.uint64(3), 2 * K + 1, images[i : i + 1], K, alone)
+        pick_views(np.uint64(3), epochs[i : i + 1], images[i : i + 1], K, alone)
         assert alone[0] == picked[i]
     assert picked.max() < K
 

@@ -40,7 +40,16 @@ def replay(image, views, row, column, size=SIZE):
 def drawn(count, policy, seed=0, size=(150, 120)):
     views, mixes = np.zeros((count, 2), VIEW_DTYPE), np.zeros(count, MIX_DTYPE)
     sizes = np.tile(np.array([size], np.int32), (count, 1))
-    draw_batch(pack_policy(policy), np.uint64(seed), 0, np.arange(count), sizes, views, mixes, blank_effects(count))
+    draw_batch(
+        pack_policy(policy),
+        np.uint64(seed),
+        np.zeros(count, np.int64),
+        np.arange(count),
+        sizes,
+        views,
+        mixes,
+        blank_effects(count),
+    )
     return views, mixes
 
 

@@ -235,7 +235,7 @@ def test_the_choice_of_a_view_is_that_of_the_page():
             if mix(word) >> 40 & 1:
                 x = other
         picked = np.empty(1, np.uint64)
-        pick_views(np.uint64(seed), epoch, np.array([image]), K, picked)
+        pick_views(np.uint64(seed), np.array([epoch]), np.array([image]), K, picked)
         assert picked[0] == x
 
 

@@ -272,7 +272,7 @@ def test_a_file_that_is_cut_under_a_running_loader_is_one_line(copy, reinforced_
     images, reinforced = ImageBeton.open(copy), ReinforcedBeton.open(views_copy)
     source, replayer = StoredViews(reinforced, seed=0), Replayer(images, 32, threads=1)
     index, batch = np.arange(100), ViewBatch.blank(100, source.entries)
-    source.fill(0, index, batch)
+    source.fill(np.zeros_like(index), index, batch)
     out = np.empty((100, 32, 32, 3), np.uint8)
     replayer(replayer.spans(index), batch.records, out)
     for path in (copy, views_copy):
@@ -280,7 +280,7 @@ def test_a_file_that_is_cut_under_a_running_loader_is_one_line(copy, reinforced_
     with pytest.raises(UserError, match=r"copy\.beton: was cut from \d+ to 8192 bytes while it was open"):
         replayer(replayer.spans(index), batch.records, out)
     with pytest.raises(UserError, match=r"views\.beton: was cut from"):
-        source.fill(0, index, batch)
+        source.fill(np.zeros_like(index), index, batch)
 
 
 def test_a_pickle_takes_neither_another_manifest_nor_another_header(copy, reinforce, digits, tmp_path):

@@ -29,6 +29,7 @@ from ffdr.config.files import (
     VerifyOptions,
 )
 from ffdr.inspect.run import inspect
+from ffdr.loader.order import view_epochs
 from ffdr.loader.pages import PageCache, PagePlan
 from ffdr.loader.replay.replayer import Replayer
 from ffdr.loader.views import StoredViews, ViewBatch
@@ -106,14 +107,13 @@ class User:
 
     @staticmethod
     def replay(images, reinforced):
-        """A batch, as the loader replays it."""
-        count = min(N, len(images), len(reinforced))
+        """A batch, as the loader replays it: two views of each image."""
         source = StoredViews(reinforced, seed=0)
-        index = np.arange(count)
-        batch = ViewBatch.blank(count, source.entries)
-        source.fill(0, index, batch)
+        index = np.repeat(np.arange(min(N, len(images), len(reinforced))), 2)
+        batch = ViewBatch.blank(len(index), source.entries)
+        source.fill(view_epochs(0, len(index), 2), index, batch)
         replayer = Replayer(images, SIDE, threads=1)
-        replayer(replayer.spans(index), batch.records, np.empty((count, *replayer.shape), np.uint8))
+        replayer(replayer.spans(index), batch.records, np.empty((len(index), *replayer.shape), np.uint8), 2)
         cache = PageCache(images)
         (pages,) = cache.pages_of([index])
         slots = {page: slot for slot, page in enumerate(pages)}

@@ -73,7 +73,7 @@ def test_stored_views_are_rendered_with_their_effects(files, kind, policy):
     path, out = files(kind, policy)
     images, reinforced = ImageBeton.open(path), ReinforcedBeton.open(out)
     picked = np.empty(len(images), np.uint64)
-    pick_views(np.uint64(SEED), EPOCH, np.arange(len(images)), reinforced.header.views, picked)
+    pick_views(np.uint64(SEED), np.full(len(images), EPOCH), np.arange(len(images)), reinforced.header.views, picked)
     pixels, log_probs = epoch_of(path, reinforced=out)
     again, _ = epoch_of(path, reinforced=out, workers=1, batch_size=50)
     assert np.array_equal(pixels, again)
@@ -109,8 +109,8 @@ def test_some_stored_views_each_have_the_effects_of_their_source(files, digits, 
     batches = {source: ViewBatch.blank(len(images), source.entries) for source in (stored, drawn, both)}
     for source, batch in batches.items():
         batch.effects["kind"] = 99  # whatever they held
-        source.fill(EPOCH, index, batch)
-    is_stored = both._is_stored(EPOCH, index)
+        source.fill(np.full_like(index, EPOCH), index, batch)
+    is_stored = both._is_stored(np.full_like(index, EPOCH), index)
     assert 20 < is_stored.sum() < 80
     for part, own, other in zip(batches[both].records, batches[stored].records, batches[drawn].records, strict=True):
         assert np.array_equal(part[is_stored], own[is_stored]) and np.array_equal(part[~is_stored], other[~is_stored])
@@ -146,7 +146,7 @@ def test_a_file_without_effects_leaves_none(digits, reinforced_digits):
     source = StoredViews(ReinforcedBeton.open(reinforced_digits), SEED)
     batch = ViewBatch.blank(100, source.entries)
     batch.effects["kind"], batch.effects["value"] = 99, -1
-    source.fill(0, np.arange(100), batch)
+    source.fill(np.zeros(100, np.int64), np.arange(100), batch)
     assert np.array_equal(batch.effects, blank_effects(100))
 
 

@@ -29,7 +29,7 @@ U8 = {"dtype": torch.uint8, "batch_size": 8, "resolution": 40}
 def picked_views(seed, epoch, count):
     """Which of its views each image shows."""
     picked = np.empty(count, np.uint64)
-    pick_views(np.uint64(seed), epoch, np.arange(count), VIEWS, picked)
+    pick_views(np.uint64(seed), np.full(count, epoch), np.arange(count), VIEWS, picked)
     return picked.tolist()
 
 
@@ -112,7 +112,16 @@ def test_mixed_batches_are_both_views_mixed(photos):
     for pixels, _, index in loader:
         views, mixes, effects = Records.blank(len(index))
         sizes = images.original_sizes
-        draw_batch(pack_policy(policy), np.uint64(3), 0, index.numpy(), sizes, views, mixes, effects)
+        draw_batch(
+            pack_policy(policy),
+            np.uint64(3),
+            np.zeros(len(index), np.int64),
+            index.numpy(),
+            sizes,
+            views,
+            mixes,
+            effects,
+        )
         for row, image in enumerate(index.tolist()):
             first = render(decode_image(images, image), views[row, 0], 40)
             if mixes[row]["partner"] != image:

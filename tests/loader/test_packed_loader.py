@@ -73,7 +73,7 @@ def test_other_processors_see_the_same(packed):
     beton = ImageBeton.open(packed)
     index = np.arange(len(beton))
     batch = ViewBatch.blank(len(beton), 1)
-    DrawnViews(PLAIN, 0, beton).fill(0, index, batch)
+    DrawnViews(PLAIN, 0, beton).fill(np.zeros_like(index), index, batch)
     pixels = []
     for portable in (False, True):
         replayer = Replayer(beton, 80, threads=1, portable=portable)

@@ -32,7 +32,7 @@ def drawn(images, policy):
     found = Records.blank(IMAGES * VIEWS)
     for epoch in range(VIEWS):
         batch = ViewBatch.blank(IMAGES, source.entries)
-        source.fill(epoch, index, batch)
+        source.fill(np.full_like(index, epoch), index, batch)
         for whole, part in zip(found, batch.records, strict=True):
             whole[epoch::VIEWS] = part
     return np.repeat(index, VIEWS), found

@@ -86,7 +86,8 @@ def _betons(photos: Path, sizes: Sizes, processes: int) -> Path:
 def _read_views(folder: Path) -> None:
     """Has the kernels compiled that read stored views."""
     source = StoredViews(ReinforcedBeton.open(folder / VIEWS), 0)
-    source.fill(0, np.zeros(1, np.int64), ViewBatch.blank(1, source.entries))
+    first = np.zeros(1, np.int64)
+    source.fill(first, first, ViewBatch.blank(1, source.entries))
 
 
 if __name__ == "__main__":

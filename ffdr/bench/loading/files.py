@@ -133,7 +133,7 @@ def _read(source: StoredViews) -> Callable[[], object]:
     def run() -> None:
         epoch = next(epochs)
         for part in index:
-            source.fill(epoch, part, batch)
+            source.fill(np.full_like(part, epoch), part, batch)
 
     return run
 

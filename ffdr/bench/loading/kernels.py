@@ -286,8 +286,8 @@ def _draw(images: ImageBeton) -> tuple[np.ndarray, np.ndarray]:
     count = len(images)
     policy = replace(Policy(), erase=1.0, mixup=1.0, mixup_alpha=1.0, cutmix=1.0)
     views, mixes, effects = Records.blank(count)
-    sizes = images.original_sizes
-    draw_batch(pack_policy(policy), np.uint64(0), 0, np.arange(count), sizes, views, mixes, effects)
+    sizes, index, epochs = images.original_sizes, np.arange(count), np.zeros(count, np.int64)
+    draw_batch(pack_policy(policy), np.uint64(0), epochs, index, sizes, views, mixes, effects)
     rng = np.random.default_rng(0)
     for name in ("level0", "level1"):
         views[name] = rng.integers(1, policy.bins, views.shape) * rng.choice([-1, 1], views.shape)

@@ -135,7 +135,7 @@ class StageClock:
     def records(self, epoch: int) -> Records:
         """Of the n images."""
         batch = ViewBatch.blank(len(self.index), self.views.entries)
-        self.views.fill(epoch, self.index, batch)
+        self.views.fill(np.full_like(self.index, epoch), self.index, batch)
         return batch.records
 
     def __call__(self) -> None:
