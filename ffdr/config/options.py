@@ -93,8 +93,13 @@ class Options:
 
     def identity(self) -> dict[str, Any]:
         """What tells these options from others, by name; the same as in versions that had fewer."""
-        news = [f.name for f in fields(self) if _ADDED in f.metadata and getattr(self, f.name) == f.default]
-        return {name: value for name, value in asdict(self).items() if name not in news}
+        left_out = self.left_out()
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+    def left_out(self) -> dict[str, Any]:
+        """What ``identity`` says nothing of: options of later versions that are at their defaults, and these."""
+        added_here = [f for f in fields(self) if _ADDED in f.metadata]
+        return {f.name: f.default for f in added_here if getattr(self, f.name) == f.default}
 
     def need(self, *names: str, what: str = "give the path of a file") -> None:
         """Raise UserError where one of these options is empty."""

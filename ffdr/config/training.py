@@ -127,6 +127,9 @@ class TrainOptions(Options, section="train"):
     """leave out the last images of an epoch, which fill no batch"""
     resolutions: tuple[Annotated[int, Between(1, 4096)], ...] = added(())
     """pixels of the training views, of which each batch has one, drawn anew; empty: train.resolution throughout"""
+    views_per_image: Annotated[int, Between(1, 10**4)] = added(1)
+    """views of an image in a batch, of train.batch_size / views_per_image images, each decoded once for all of them; as
+    many epochs show what they show with 1, in another order"""
     trackers: tuple[Annotated[str, OneOf(TRACKERS)], ...] = added(())
     """where epochs are also logged, in the run's folder: tensorboard, wandb (offline unless WANDB_MODE says otherwise),
     trackio,…"""
@@ -158,6 +161,16 @@ class TrainOptions(Options, section="train"):
             raise UserError("train.min_resolution: views grow or, by train.resolutions, have any size; leave one out")
         if len({*self.resolutions}) < len(self.resolutions):
             raise UserError(f"train.resolutions: {','.join(map(str, self.resolutions))} has a size twice")
+        if self.batch_size % self.views_per_image:
+            raise UserError(
+                f"train.batch_size: {self.batch_size} is no multiple of train.views_per_image={self.views_per_image}"
+            )
+        if self.views_per_image > self.epochs:
+            raise UserError(
+                f"train.views_per_image: {self.views_per_image} epochs show every image, but train.epochs={self.epochs}"
+            )
+        if self.views_per_image > 1 and not self.drop_last:
+            raise UserError("train.drop_last: with train.views_per_image above 1 all batches are full; leave it out")
         if self.bce_loss and self.temperature != 1:
             raise UserError(
                 f"train.temperature: {self.temperature:g} softens a softmax, and train.bce_loss has none; leave it out"

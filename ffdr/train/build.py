@@ -12,6 +12,7 @@ from torch import nn
 
 from ffdr.augment.policy import Policy
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.config.training import TrainOptions
 from ffdr.config.verbs import TrainRecipe
 from ffdr.evaluate.evaluator import center_share
 from ffdr.loader.loader import ReinforcedLoader
@@ -66,6 +67,11 @@ def build_trainer(
     train, ranks = recipe.train, ranks or Ranks()
     if train.batch_size % ranks.size:
         raise UserError(f"train.batch_size: {train.batch_size} images can't be shared evenly by {ranks.size} ranks")
+    if train.batch_size // ranks.size % train.views_per_image:
+        raise UserError(
+            f"train.batch_size: {train.batch_size // ranks.size} on each of {ranks.size} ranks is no multiple of "
+            f"train.views_per_image={train.views_per_image}"
+        )
     device = ranks.device()
     data = open_data(recipe)
     loader = build_loader(recipe, data, device, ranks)
@@ -97,11 +103,22 @@ def open_data(recipe: TrainRecipe) -> TrainingData:
                 f"{images.path}, which holds none"
             )
         reinforced = ReinforcedBeton.open(data.reinforced or images.path, images)
+        check_views_per_image(train, reinforced)
     only_stored = train.task == "dr" and train.reinforced_share == 1
     if only_stored and reinforced is not None:
         check_policy(recipe.policy, reinforced)
     normalisation = Normalisation(data.mean or images.mean, data.std or images.std)
     return TrainingData(images, reinforced, None if only_stored else recipe.policy, normalisation)
+
+
+def check_views_per_image(train: TrainOptions, reinforced: ReinforcedBeton) -> None:
+    """Raise UserError where a batch would show a stored view twice."""
+    asked, stored = train.views_per_image, reinforced.header.views
+    if asked > stored:
+        raise UserError(
+            f"train.views_per_image: {asked}, but {reinforced.path} has {stored} views per image, and a batch should "
+            f"show none twice; at most {stored}"
+        )
 
 
 def check_policy(policy: Policy, reinforced: ReinforcedBeton) -> None:
@@ -136,6 +153,7 @@ def build_loader(recipe: TrainRecipe, data: TrainingData, device: torch.device, 
         batch_size=train.batch_size // ranks.size,
         resolution=train.resolution,
         resolutions=train.resolutions,
+        views_per_image=train.views_per_image,
         mean=data.normalisation.mean,
         std=data.normalisation.std,
         seed=train.seed,

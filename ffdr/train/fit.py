@@ -19,7 +19,7 @@ from ffdr.models.build import autocast_dtype, save_weights
 from ffdr.models.compiling import FixedBatch, set_backends
 from ffdr.train.background import BackgroundWriter, snapshot
 from ffdr.train.checkpoint import Checkpoints, get_rng, restoring, set_rng
-from ffdr.train.identity import DataInfo, run_identity
+from ffdr.train.identity import DataInfo, identity_defaults, run_identity
 from ffdr.train.plan import EpochPlan
 from ffdr.train.report.outputs import Findings, Outputs
 from ffdr.train.run_folder import RunLog, sole_run
@@ -150,7 +150,8 @@ class Trainer:
         if self.ranks.rank == 0:
             self.out.mkdir(parents=True, exist_ok=True)
         set_backends(self.device, self.dtype)
-        state = self.checkpoints.newest(self._identity()) if self.options.resume else None
+        defaults = identity_defaults(self.options, self.model_options)
+        state = self.checkpoints.newest(self._identity(), defaults) if self.options.resume else None
         self._check_same_step(None if state is None else state["step"])
         if state is not None:
             with restoring(self.checkpoints.folder):

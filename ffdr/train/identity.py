@@ -84,10 +84,21 @@ def run_identity(
     architecture: as ``Student`` has it; stored where the model's own name is not the one that its weights go by. steps:
     per epoch.
     """
-    free = [key for key in _FREE if (options.scheduler, key) != ("plateau", "eval_every")]  # which heeds validations
+    free = _free(options)
     found = {f"train.{key}": value for key, value in options.identity().items() if key not in free}
     found |= {f"model.{key}": value for key, value in model.identity().items() if key != "module"}
     if architecture.name != model.name:
         found |= {"model.architecture": architecture.name, "model.architecture_options": architecture.options}
     found |= {f"data.{key}": value for key, value in data.stored().items()}
     return found | {"data.num_classes": loader.num_classes, "data.batches": steps}
+
+
+def identity_defaults(options: TrainOptions, model: ModelOptions) -> dict[str, Any]:
+    """What ``run_identity`` leaves out because it is at its default: another value in a checkpoint is another run."""
+    free, parts = _free(options), (("train", options.left_out()), ("model", model.left_out()))
+    return {f"{section}.{key}": value for section, part in parts for key, value in part.items() if key not in free}
+
+
+def _free(options: TrainOptions) -> list[str]:
+    """Options that a resumed run may change."""
+    return [key for key in _FREE if (options.scheduler, key) != ("plateau", "eval_every")]  # which heeds validations

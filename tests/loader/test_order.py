@@ -16,6 +16,7 @@ from ffdr.loader.order import (
     page_numbers,
     quasi_random,
     rank_and_world_size,
+    view_epochs,
 )
 from ffdr.util.errors import UserError
 
@@ -99,6 +100,55 @@ def test_an_epoch_of_imagenet_is_ordered_in_a_second():
 def test_pages_are_numbered_without_gaps():
     pointers = np.array([5 << 16, (9 << 16) + 3, (5 << 16) + 9, 7 << 16], np.uint64)
     assert page_numbers(pointers, PAGE_BYTES).tolist() == [0, 2, 0, 1]
+
+
+@pytest.mark.parametrize("views", [2, 4])
+@pytest.mark.parametrize("kind", orders.ORDERS)
+def test_a_cycle_of_epochs_shows_the_images_of_one_order(kind, views):
+    """Each image in one epoch of the cycle, so many times in a row; what fills no batch is left out. Written out as
+    loops."""
+    count, size = 253, 8
+    order = epoch_order(kind, count, batch_size=size, drop_last=True, views_per_image=views)
+    plain = epoch_order(kind, count)
+    for cycle in (0, 3):
+        images, steps = iter(plain.sample_order(cycle).tolist()), count // size
+        for epoch in range(cycle * views, (cycle + 1) * views):
+            expected = [[next(images) for _ in range(size // views)] for _ in range(steps)]
+            repeated = [[image for image in batch for _ in range(views)] for batch in expected]
+            assert batches_of(order, epoch) == repeated
+            assert len(order) == order.global_batches == steps
+        assert len(list(images)) == count % size
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("kind", orders.ORDERS)
+def test_ranks_share_batches_of_several_views_by_images(kind, world):
+    shape = {"drop_last": True, "views_per_image": 3}
+    single = epoch_order(kind, 253, batch_size=24, **shape)
+    for epoch in (0, 4):
+        ranks = [
+            batches_of(epoch_order(kind, 253, batch_size=24 // world, rank=r, world_size=world, **shape), epoch)
+            for r in range(world)
+        ]
+        for batch, *parts in zip(batches_of(single, epoch), *ranks, strict=True):
+            assert list(chain(*parts)) == batch
+
+
+def test_quasi_random_epochs_of_several_views_use_as_few_pages():
+    """300 images on 33 pages, 8 at a time: a part of an order has no more than the whole."""
+    order = epoch_order("quasi_random", 300, batch_size=20, drop_last=True, views_per_image=4)
+    page = page_numbers(np.arange(300, dtype=np.uint64) * np.uint64(7000), PAGE_BYTES)
+    for epoch in range(8):
+        pages = page[order.sample_order(epoch)]
+        spans = [np.flatnonzero(pages == p)[[0, -1]] for p in np.unique(pages)]
+        in_use = sum((np.arange(len(pages)) >= first) & (np.arange(len(pages)) <= last) for first, last in spans)
+        assert in_use.max() <= 8
+
+
+def test_rows_show_the_epochs_of_their_cycle_in_turn():
+    assert view_epochs(5, 4, 1).tolist() == [5, 5, 5, 5]
+    assert view_epochs(5, 8, 4).tolist() == [4, 5, 6, 7, 4, 5, 6, 7]
+    assert view_epochs(2**40, 3, 3).tolist() == [2**40 - 1, 2**40, 2**40 + 1]
 
 
 def batches_of(order, epoch=2, first=0):

@@ -44,7 +44,7 @@ _FIRST, _GROWTH = 4, 4
 _MEMORY = 0.25
 """Share of the machine's memory that the activations of a measured batch may take."""
 _READ = 128
-"""Images per batch at most where reading is timed."""
+"""Views per batch at most where reading is timed, or those of one image."""
 _NEXT_TO_0 = 1e-30
 """A learning rate that changes no weight but those that are 0."""
 _NORMALISATION = Normalisation((0.5,) * 3, (0.25,) * 3)
@@ -124,7 +124,8 @@ def _time_reading(recipe: TrainRecipe, device: torch.device) -> tuple[float | No
     if not all(Path(path).is_file() for path in needed):
         return None, 0
     opened = open_data(recipe)
-    small = replace(recipe, train=replace(train, batch_size=min(train.batch_size, _READ), accumulate=1))
+    most = max(1, _READ // train.views_per_image) * train.views_per_image
+    small = replace(recipe, train=replace(train, batch_size=min(train.batch_size, most), accumulate=1))
     loader = build_loader(small, opened, device, ranks)
     val_images = build_val_loader(recipe, opened, device, ranks).num_images if Path(data.val).is_file() else 0
     return _seconds_per_image(loader), val_images

@@ -33,7 +33,7 @@ from ffdr.models.factory import device_of
 from ffdr.models.given import check_given
 from ffdr.models.timm_options import on_meta
 from ffdr.reinforce.functions import FunctionTeacher
-from ffdr.train.build import check_policy
+from ffdr.train.build import check_policy, check_views_per_image
 from ffdr.train.dry_run.estimate import Costs, measure
 from ffdr.train.plan import EpochPlan, all_sides, view_sides
 from ffdr.train.run_folder import recipe_yaml
@@ -117,7 +117,7 @@ def dry_run(recipe: TrainRecipe, given: nn.Module | None = None, functions: Sequ
         ("model", _describe_model(recipe, model, work)),
         ("steps", f"{work.plan.steps:,} per epoch × {len(work.sides):,} = {work.steps:,}; {work.images:,} images"),
         ("compute", f"{3 * work.forward_flops:.3g} FLOPs in all, three times the forward passes"),
-        ("reads", _describe_reads(data)),
+        ("reads", _describe_reads(data, recipe.train.views_per_image)),
         ("updates", describe_updates(recipe.train, model)),
         ("memory", _describe_memory(recipe.train, model, costs.optimizer_bytes)),
         ("time", _describe_time(recipe, costs, work, device)),
@@ -145,6 +145,7 @@ def find_data(train: TrainOptions, data: DataOptions, policy: Policy) -> KnownDa
         if Path(path).is_file():
             opened = ReinforcedBeton.open(path, images)
             reinforced = opened.header
+            check_views_per_image(train, opened)
             if train.reinforced_share == 1:
                 check_policy(policy, opened)
     source = str(images.path) + ("; no reinforced beton yet" if train.task == "dr" and reinforced is None else "")
@@ -203,11 +204,12 @@ def _describe_model(recipe: TrainRecipe, model: nn.Module, work: TrainingWork) -
     )
 
 
-def _describe_reads(data: KnownData) -> str:
-    """Bytes per epoch: every image once, and one view of each with its teacher entries."""
+def _describe_reads(data: KnownData, views_per_image: int) -> str:
+    """Bytes per epoch: images, every one or an epoch's share of them, and as many views with their teacher entries as
+    there are images."""
     if data.image_bytes is None:
         return "unknown before the files are written"
-    text = f"{data.image_bytes:,} bytes of images per epoch"
+    text = f"{data.image_bytes // views_per_image:,} bytes of images per epoch"
     if data.reinforced is None:
         return text
     header = data.reinforced
