@@ -107,6 +107,8 @@ class _ArrayUnpickler(PlainUnpickler):
             return _reconstruct
         if (module, name) == ("_codecs", "encode"):
             return self._encode
+        if (module, name) == ("__builtin__", "bytes"):
+            return _no_bytes
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _Tensor
         if (module, name) == ("collections", "OrderedDict"):  # a tensor's hooks, of which it has none
@@ -149,6 +151,11 @@ def _reconstruct(kind: object, shape: object, letter: object) -> _Array:
     if type(kind) is not _Name or kind.said != "numpy.ndarray" or shape != (0,):
         raise EntryError("it holds an array that is not NumPy's of plain numbers")
     return _Array()
+
+
+def _no_bytes() -> bytes:
+    """How protocol 2 says none."""
+    return b""
 
 
 def _no_hooks() -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import gc
 import glob
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -105,8 +107,8 @@ def import_all(
     survey = prepare(Target(images, sizes, digest.get("sizes", ""), options))
     states = " ".join(state_of(Path(path)) for path in options.archive)
     read = {"archive": states, "images": images.fingerprint} | digest
-    facts = {"classes": images.num_classes} | _changed(options)
-    work = Work(out, "import", options.overwrite, facts, read, b"%d" % images.num_classes)
+    facts = {"classes": images.num_classes, "format": options.format, "topk": options.topk}
+    work = Work(out, "import", options.overwrite, facts, read, _identity(facts))
     is_there = is_finished(work)
     if not is_there:
         surveyed = survey()
@@ -124,10 +126,11 @@ def import_all(
     return out
 
 
-def _changed(options: ImportOptions) -> dict[str, object]:
-    """Options that decide the bytes, where earlier versions had none."""
-    defaults = {"format": "ml-dr", "topk": 0}
-    return {name: getattr(options, name) for name, value in defaults.items() if getattr(options, name) != value}
+def _identity(facts: dict[str, Any]) -> bytes:
+    """Of the options: that of earlier versions, which had fewer of them, where the new ones are at their defaults."""
+    new = {"format": "ml-dr", "topk": 0}
+    changed = {name: facts[name] for name, default in new.items() if facts[name] != default}
+    return b"%d" % facts["classes"] + (json.dumps(changed).encode() if changed else b"")
 
 
 def _merged_header(surveyed: list[Surveyed]) -> ReinforcedHeader:

@@ -133,7 +133,7 @@ def views_of(crops: Crops, width: int, height: int) -> np.ndarray:
     start, size = coords[:, :2], coords[:, 2:]
     inside = (start >= 0).all(axis=1) & (size > 0).all(axis=1) & (start + size <= 1 + slack).all(axis=1)
     _refuse(~inside, lambda row: f"{brief(coords[row].tolist())} (top, left, height, width) is not inside the image")
-    _refuse(crops.flips > 1, lambda row: f"its flip is {crops.flips[row]}, neither 0 nor 1")
+    _refuse(np.asarray(crops.flips > 1), lambda row: f"its flip is {crops.flips[row]}, neither 0 nor 1")
     views = np.zeros(len(coords), VIEW_DTYPE)
     views["bins"] = DEFAULT_BINS
     views["flags"] = np.where(crops.flips != 0, FLIP, 0)

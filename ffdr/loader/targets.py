@@ -99,8 +99,8 @@ class SparseTargets:
         They are the marginal smoothing, marginal re-norm, smoothing and hard label of FKD (Shen & Xing, ECCV 2022). Of
         equal entries the one of the lowest class is the best.
 
-        Probabilities that exceed 1 by no more than ``RESIDUAL_TOLERANCE`` are rounding and are scaled to sum to 1; a row
-        whose entries name every class is scaled likewise, having no other class.
+        Probabilities that exceed 1 by no more than ``RESIDUAL_TOLERANCE`` are rounding and are scaled to sum to 1; a
+        row whose entries name every class is scaled likewise, having no other class.
 
         Raises ValueError for ids that are no class, log-probabilities that are no number, a larger excess, or a row
         without entries to renormalise. It looks at the values, so it waits for the device: a training step should use
