@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -133,7 +134,7 @@ def views_of(crops: Crops, width: int, height: int) -> np.ndarray:
     start, size = coords[:, :2], coords[:, 2:]
     inside = (start >= 0).all(axis=1) & (size > 0).all(axis=1) & (start + size <= 1 + slack).all(axis=1)
     _refuse(~inside, lambda row: f"{brief(coords[row].tolist())} (top, left, height, width) is not inside the image")
-    _refuse(np.asarray(crops.flips > 1), lambda row: f"its flip is {crops.flips[row]}, neither 0 nor 1")
+    _refuse(crops.flips > 1, lambda row: f"its flip is {crops.flips[row]}, neither 0 nor 1")
     views = np.zeros(len(coords), VIEW_DTYPE)
     views["bins"] = DEFAULT_BINS
     views["flags"] = np.where(crops.flips != 0, FLIP, 0)
@@ -151,7 +152,7 @@ def pixels(start: np.ndarray, size: np.ndarray, length: int) -> tuple[np.ndarray
     return first, np.clip(np.rint(size * length), 1, length - first)
 
 
-def _refuse(bad: np.ndarray, text: Callable[[int], str]) -> None:
+def _refuse(bad: Any, text: Callable[[int], str]) -> None:
     """Raise EntryError for the first crop where ``bad`` (K,) holds."""
     at = np.flatnonzero(bad)
     if len(at):
