@@ -11,7 +11,9 @@ The rooms, from top to bottom; each imports from those below it only (``tests/te
 - ``reinforce/``  teachers, and making a reinforced beton
 - ``evaluate/``   accuracy, calibration, robustness sets
 - ``inspect/``    what a file holds, as text, JSON and picture
+- ``fkd/``        soft labels of Fast Knowledge Distillation, imported
 - ``mldr/``       the published format of reinforced data, imported and exported
+- ``archive/``    what reading archives of others has in common
 - ``ffcv/``       decoders for the pipelines of FFCV's own Loader
 - ``loader/``     from opened betons to batches: ``ReinforcedLoader``, ``ReinforcedDataset``, FFCV's pipeline beneath
 - ``write/``      everything that makes a beton, and its check

@@ -44,8 +44,11 @@ def reinforce(recipe: verbs.ReinforceRecipe) -> None:
 
 
 def import_archive(options: files.ImportOptions) -> None:
-    """Turn archives of the published format (apple/ml-dr) into a reinforced beton."""
-    from ffdr.mldr.importing import import_archives
+    """Turn archives of a published format (apple/ml-dr, FKD) into a reinforced beton."""
+    if options.format == "fkd":
+        from ffdr.fkd.importing import import_archives
+    else:
+        from ffdr.mldr.importing import import_archives
 
     import_archives(options)
 

@@ -15,8 +15,8 @@ import ffdr
 PACKAGE = Path(ffdr.__file__).parent
 
 ORDER = (
-    "__main__", "cli", "demo", "ablate", "bench", "deploy", "train", "reinforce", "evaluate", "inspect", "mldr", "ffcv",
-    "loader", "write", "beton", "data", "codec", "models", "config", "augment", "jit", "util",
+    "__main__", "cli", "demo", "ablate", "bench", "deploy", "train", "reinforce", "evaluate", "inspect", "fkd", "mldr",
+    "archive", "ffcv", "loader", "write", "beton", "data", "codec", "models", "config", "augment", "jit", "util",
 )  # fmt: skip
 """Top to bottom: a room imports from those behind it only."""
 MOST_LINES = 2700

@@ -9,10 +9,11 @@ PYTHON = "python"
 """The source of images that a call from Python brings along."""
 MODES = ("jpg", "raw", "proportion", "dct")
 KINDS = ("jpg", "dct")
+IMPORT_FORMATS = ("ml-dr", "fkd")
 ON_ERROR = ("stop", "skip")
 TASKS = ("erm", "kd", "dr")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-RESIDUALS = ("smooth", "renormalise")
+RESIDUALS = ("smooth", "renormalise", "top1", "hard")
 SCHEDULERS = ("cosine", "linear", "poly", "tanh", "step", "multistep", "plateau")
 TRACKERS = ("tensorboard", "wandb", "trackio")
 COMPILE = ("auto", "off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from ffdr.config.choices import KINDS, MODES, ON_ERROR, PYTHON, SOURCES, TORCHVISION
-from ffdr.config.options import Between, OneOf, Options, Processes, Share
+from ffdr.config.choices import IMPORT_FORMATS, KINDS, MODES, ON_ERROR, PYTHON, SOURCES, TORCHVISION
+from ffdr.config.options import Between, OneOf, Options, Processes, Share, added
 from ffdr.util.errors import UserError, one_of
 from ffdr.util.text import brief
 
@@ -76,22 +76,28 @@ class WriteOptions(Options, section="write"):
 
 @dataclass(frozen=True)
 class ImportOptions(Options, section="import"):
-    """``ffdr import``: archives of the published format (apple/ml-dr) become a reinforced beton."""
+    """``ffdr import``: archives of a published format (apple/ml-dr, FKD) become a reinforced beton."""
 
     archive: tuple[str, ...] = ()
-    """folders or .tar.gz files, one or several whose views are put together; the published ones are licensed
-    CC-BY-NC-ND: no commercial use, and what is made from them may not be passed on"""
+    """folders or .tar.gz files, one or several whose views are put together; those published by apple/ml-dr are
+    licensed CC-BY-NC-ND: no commercial use, and what is made from them may not be passed on"""
     images: str = ""
-    """image beton of the very images that the archive was made from, in the archive's order"""
+    """image beton of the very images that the archive was made from; ml-dr: in the archive's order"""
     out: str = ""
     """reinforced beton to write"""
     overwrite: bool = False
     """replace an existing file; without it, finished work is not done again, and a file of other work is refused"""
     sizes: str = ""
     """folder of the images, one subfolder per class: the original sizes are read there, which betons of stock FFCV
-    don't hold; empty: the image beton holds them"""
+    don't hold, and for fkd the names; empty: the image beton holds them"""
+    format: Annotated[str, OneOf(IMPORT_FORMATS)] = added("ml-dr")
+    """ml-dr: ImageNet+ and its like, which count images; fkd: Fast Knowledge Distillation, which names them"""
+    topk: Most16 = added(0)
+    """teacher entries to keep per view, the best ones; 0: all that the archive has, and the best 10 of labels over all
+    classes"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.need("archive", what="name the archive, a folder or a .tar.gz file")
         self.need("images", "out")
 

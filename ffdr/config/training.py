@@ -42,7 +42,9 @@ class TrainOptions(Options, section="train"):
     teacher_weight: Share = 1.0
     """weight of the teacher's part of the loss; the rest is the label's (kd, dr)"""
     residual: Annotated[str, OneOf(RESIDUALS)] = "smooth"
-    """the probability that top-k leaves out (dr): smooth spreads it over the other classes, renormalise drops it"""
+    """the probability that top-k leaves out (dr): smooth spreads it over the other classes, renormalise drops it; top1
+    keeps only the best entry and spreads all else, hard makes it a label. FKD calls them marginal smoothing, marginal
+    re-norm, smoothing, hard"""
     reinforced_share: Share = 1.0
     """share of samples that are stored views (dr); the others are drawn from the policy and learned from their label"""
     ema: Annotated[float, Between(0, 0.999999)] = 0.0

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ffdr.beton.header import UNUSED
+from ffdr.config.choices import RESIDUALS
 
 RESIDUAL_TOLERANCE = 2.0**-7
 """How far the kept probabilities may exceed 1 and still be rounding.
@@ -19,6 +20,10 @@ A log-probability l rounded to float16 is off by at most |l|·2^-11, which moves
 row that sums to at most 2^-11 times the entropy, which is at most ln T: 0.0011 for ten entries, 0.0054 for 65,535. The
 next power of two covers every row that a file can hold; an excess beyond it is damage, not rounding.
 """
+
+
+_BEST_ONLY, _SCALED = ("top1", "hard"), ("renormalise", "hard")
+"""Residuals for which only the best entry counts; those that leave nothing to classes without an entry."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +89,25 @@ class SparseTargets:
     def dense(self, num_classes: int, residual: str = "smooth") -> torch.Tensor:
         """(B, C) probabilities that sum to 1 per row, float32 (float64 where the log-probabilities are).
 
-        residual: "smooth" spreads what the entries leave out of 1 uniformly over the other classes; "renormalise"
-        scales the entries to sum to 1. Probabilities that exceed 1 by no more than ``RESIDUAL_TOLERANCE`` are rounding
-        and are scaled to sum to 1; a row whose entries name every class is scaled likewise, having no other class.
+        residual: with s the sum of a row's T entries p, and m the best of them,
+
+        - "smooth": an entry keeps p, each of the C - T other classes gets (1 - s) / (C - T);
+        - "renormalise": an entry gets p / s, the others nothing;
+        - "top1": the best entry keeps m, each of the C - 1 other classes gets (1 - m) / (C - 1);
+        - "hard": the best entry's class gets 1, the others nothing.
+
+        They are the marginal smoothing, marginal re-norm, smoothing and hard label of FKD (Shen & Xing, ECCV 2022). Of
+        equal entries the one of the lowest class is the best.
+
+        Probabilities that exceed 1 by no more than ``RESIDUAL_TOLERANCE`` are rounding and are scaled to sum to 1; a
+        row whose entries name every class is scaled likewise, having no other class.
 
         Raises ValueError for ids that are no class, log-probabilities that are no number, a larger excess, or a row
         without entries to renormalise. It looks at the values, so it waits for the device: a training step should use
         ``SparseTargetLoss``, which neither waits nor builds this array.
         """
         self._check(num_classes, residual)
-        merged = merge(self, num_classes)
+        merged = merge(self, num_classes, residual)
         logp_BT, log_rest_B = spread(merged, num_classes, residual)
         # One column more than classes: unused slots point there.
         dense_BC = log_rest_B.exp()[:, None].repeat(1, num_classes + 1)
@@ -102,8 +116,7 @@ class SparseTargets:
 
     def _check(self, num_classes: int, residual: str) -> None:
         """Raise ValueError for values that no distribution over ``num_classes`` classes has."""
-        if residual not in ("smooth", "renormalise"):
-            raise ValueError(f"residual: {residual!r} is not one of smooth, renormalise")
+        check_residual(residual)
         if self.ids.numel() == 0:
             return
         low, high = int(self.ids.min()), int(self.ids.max())
@@ -117,7 +130,7 @@ class SparseTargets:
                 f"targets: row {int(total_B.argmax())} sums to {float(total_B.max()):.4f}; "
                 f"rounding explains at most {1 + RESIDUAL_TOLERANCE:.4f}"
             )
-        if residual == "renormalise" and float(total_B.min()) == 0:
+        if residual in _SCALED and float(total_B.min()) == 0:
             raise ValueError(f"targets: row {int(total_B.argmin())} has no entry to renormalise")
 
 
@@ -126,8 +139,16 @@ def _float_type(values: torch.Tensor) -> torch.dtype:
     return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
-def merge(targets: SparseTargets, num_classes: int) -> MergedTargets:
+def check_residual(residual: str) -> None:
+    """Raise ValueError for a residual that there is not."""
+    if residual not in RESIDUALS:
+        raise ValueError(f"residual: {residual!r} is not one of {', '.join(RESIDUALS)}")
+
+
+def merge(targets: SparseTargets, num_classes: int, residual: str = "smooth") -> MergedTargets:
     """Name every class of a row once; a class named twice gets the sum of its probabilities.
+
+    residual: "top1" and "hard" keep the best of these classes only, so that T is 1.
 
     Sorting by class puts equal ids side by side; each run is then one segment, summed by log-sum-exp so that tiny
     probabilities keep their precision for a later temperature. O(T log T) per row, no wait for the device.
@@ -151,7 +172,14 @@ def merge(targets: SparseTargets, num_classes: int) -> MergedTargets:
     sum_BT = torch.zeros_like(logp_BT).scatter_add_(1, segment_BT, scaled_BT)
     used_BT = merged_ids_BT < num_classes
     logp_BT = torch.where(used_BT, peak_BT + sum_BT.log(), UNUSED)
-    return MergedTargets(merged_ids_BT, logp_BT, used_BT)
+    merged = MergedTargets(merged_ids_BT, logp_BT, used_BT)
+    return _best(merged) if residual in _BEST_ONLY else merged
+
+
+def _best(merged: MergedTargets) -> MergedTargets:
+    """The entry of the highest probability of each row; an unused one where a row has none."""
+    at_B1 = merged.logp.argmax(1, keepdim=True)
+    return MergedTargets(*(part.gather(1, at_B1) for part in (merged.ids, merged.logp, merged.used)))
 
 
 def spread(merged: MergedTargets, num_classes: int, residual: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -160,12 +188,13 @@ def spread(merged: MergedTargets, num_classes: int, residual: str) -> tuple[torc
     With s the sum of the entries and m their number: smooth leaves an entry as it is and gives each of the C - m other
     classes (1 - s) / (C - m); where nothing is left over (s >= 1 but for this dtype's rounding, which a temperature
     would otherwise blow up into mass) or nobody to give it to (m = C), and always in renormalise, an entry is divided
-    by s and the others get nothing (``UNUSED``).
+    by s and the others get nothing (``UNUSED``). Of entries that ``merge`` has cut down to the best one, top1 is the
+    same as smooth, and hard as renormalise.
     """
     logp_BT = merged.logp
     left_B = (num_classes - merged.used.sum(1)).to(logp_BT.dtype)
     log_sum_B = torch.where(merged.used, logp_BT, -torch.inf).logsumexp(1)
-    if residual == "renormalise":
+    if residual in _SCALED:
         scaled_B = torch.ones_like(left_B, dtype=torch.bool)
     else:
         scaled_B = (left_B == 0) | (log_sum_B >= -logp_BT.shape[1] * torch.finfo(logp_BT.dtype).eps)

@@ -20,21 +20,19 @@ from typing import Any
 
 import numpy as np
 
+from ffdr.archive.stored import StoredEntries, are_probabilities, best_first
+from ffdr.archive.torch_zip import EntryError
 from ffdr.augment.view import FRACTION, MIXED_DTYPE, OP_NUMBER, VIEW_DTYPE, box_to_fractions, to_fraction
 from ffdr.beton.header import UNUSED
-from ffdr.beton.rounding import to_float16
 from ffdr.mldr.archive import name_of
 from ffdr.mldr.export_views import columns_from_views, pixel_boxes, reaches_beyond
 from ffdr.mldr.format import MIXING, Format
 from ffdr.mldr.import_views import views_from_columns
 from ffdr.mldr.rows import Column, Rows, is_tuple_of, without_none
-from ffdr.mldr.torch_zip import EntryError
 from ffdr.util.text import brief
 
 Entry = tuple[int, list[dict[str, Any]]]
 """Index and samples, as pickled."""
-_MOST = 1.001
-"""The largest sum of a view's probabilities: 1, and what rounding may add."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +47,6 @@ class Schema:
     num_classes: int
     sizes: np.ndarray
     """(N, 2) int32 original width and height of each image"""
-
-
-@dataclass(frozen=True)
-class StoredEntries:
-    """What a reinforced beton stores of n images."""
-
-    index: np.ndarray
-    """(n,) int64"""
-    views: np.ndarray
-    """(n, K) ``MIXED_DTYPE`` if the archive mixes, else ``VIEW_DTYPE``"""
-    ids: np.ndarray
-    """(n, K, T) uint16"""
-    log_probs: np.ndarray
-    """(n, K, T) float16"""
 
 
 def check_entry(entry: Any, index: int, views: int | None = None) -> Entry:
@@ -144,15 +128,10 @@ def _logits(probs: list[tuple[list, list]], rows: Rows, schema: Schema) -> tuple
         lambda row: f"class ids {brief(ids_RT[row].tolist())} repeat a class",
     )
     rows.refuse(
-        ~((probs_RT >= 0).all(axis=1) & (probs_RT.sum(axis=1) <= _MOST)),
+        ~are_probabilities(probs_RT),
         lambda row: f"probabilities {brief(probs_RT[row].tolist())} are not from 0 to 1, or their sum is not",
     )
-    order = np.argsort(-probs_RT, axis=1, kind="stable")
-    with np.errstate(divide="ignore"):
-        logs = to_float16(np.log(np.take_along_axis(probs_RT, order, axis=1)))
-    ids = np.take_along_axis(ids_RT, order, axis=1).astype(np.uint16)
-    ids[logs <= UNUSED] = 0
-    return ids, logs
+    return best_first(probs_RT, ids_RT)
 
 
 def _distinct_ids(stored: StoredEntries) -> np.ndarray:

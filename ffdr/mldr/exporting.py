@@ -27,6 +27,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ffdr.archive.sizes import digest_of_other, original_sizes
+from ffdr.archive.stored import StoredEntries
+from ffdr.archive.torch_zip import EntryError, zip_around
 from ffdr.augment.policy import Policy
 from ffdr.augment.view import CENTER, FRACTION, PLACED
 from ffdr.beton.header import ReinforcedHeader
@@ -34,7 +37,7 @@ from ffdr.beton.read import ImageBeton, ReinforcedBeton, check_intact
 from ffdr.beton.records import first_views
 from ffdr.config.files import ExportOptions
 from ffdr.mldr.archive import CONFIG, index_of, name_of
-from ffdr.mldr.entries import Schema, StoredEntries, to_entries
+from ffdr.mldr.entries import Schema, to_entries
 from ffdr.mldr.export_views import pixels
 from ffdr.mldr.format import (
     CENTER_CROP,
@@ -47,8 +50,6 @@ from ffdr.mldr.format import (
     Format,
     augmentation,
 )
-from ffdr.mldr.sizes import digest_of_other, original_sizes
-from ffdr.mldr.torch_zip import EntryError, zip_around
 from ffdr.util.atomic import (
     lock,
     os_errors_as_user_errors,

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from ffdr.archive.torch_zip import EntryError
 from ffdr.augment.policy import Policy
-from ffdr.mldr.torch_zip import EntryError
 from ffdr.util.errors import nearest
 from ffdr.util.text import brief, printable
 

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from ffdr.archive.torch_zip import EntryError
 from ffdr.mldr.archive import name_of
-from ffdr.mldr.torch_zip import EntryError
 
 Column = Sequence[Any]
 """One value per row."""

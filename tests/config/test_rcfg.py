@@ -106,6 +106,14 @@ def test_settings_of_the_paper():
     assert not short.policy.mixes and short.policy.randaugment == short.policy.erase == 0
 
 
+def test_settings_of_fkd():
+    """Those of its train_FKD.py."""
+    run = load("imagenet/resnet50/fkd").train
+    assert (run.task, run.epochs, run.batch_size, run.optimizer, run.lr) == ("dr", 300, 1024, "sgd", 0.1)
+    assert (run.momentum, run.nesterov, run.weight_decay, run.decay_norms) == (0.9, False, 1e-4, True)
+    assert (run.warmup_epochs, run.scheduler, run.residual, run.reinforced_share) == (0, "cosine", "smooth", 1)
+
+
 @pytest.mark.parametrize("data", SMALL)
 def test_small_data_sets_have_every_kind_of_run(data):
     images, classes, epochs = SMALL[data]

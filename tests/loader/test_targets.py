@@ -31,11 +31,23 @@ def test_renormalise_scales_the_entries_to_one():
     np.testing.assert_allclose(dense[0], expected, atol=1e-6)
 
 
+def test_top1_spreads_all_but_the_best():
+    dense = sparse([[7, 3]], [[0.2, 0.6]]).dense(10, "top1")
+    expected = np.full(10, 0.4 / 9)
+    expected[3] = 0.6
+    np.testing.assert_allclose(dense[0], expected, atol=1e-6)
+
+
+def test_hard_is_the_best_class_alone():
+    dense = sparse([[7, 3], [5, 5], [2, 1]], [[0.2, 0.6], [0.1, 0.1], [0.3, 0.3]]).dense(10, "hard")
+    np.testing.assert_allclose(dense, np.eye(10)[[3, 5, 1]], atol=1e-6)
+
+
 @pytest.mark.parametrize("second", [0.0, 0.3])
-@pytest.mark.parametrize("residual", ["smooth", "renormalise"])
+@pytest.mark.parametrize("residual", ["smooth", "renormalise", "top1", "hard"])
 def test_a_class_named_twice_has_the_sum(second, residual):
     dense = sparse([[3, 3]], [[0.7, second]]).dense(4, residual)
-    kept = 0.7 + second if residual == "smooth" else 1.0
+    kept = 0.7 + second if residual in ("smooth", "top1") else 1.0
     expected = np.full(4, (1 - kept) / 3)
     expected[3] = kept
     np.testing.assert_allclose(dense[0], expected, atol=1e-6)
@@ -81,6 +93,7 @@ def test_float16_rounding_of_any_teacher_stays_within_the_tolerance():
         (sparse([[3, 10]], [[0.9, 0.1]]), "smooth", "class 10 is not one of 10 classes"),
         (sparse([[-1, 1]], [[0.9, 0.1]]), "smooth", "class -1"),
         (sparse([[0, 0]], [[0.0, 0.0]]), "renormalise", "no entry"),
+        (sparse([[0, 0]], [[0.0, 0.0]]), "hard", "no entry"),
         (sparse([[3]], [[1.0]]), "zeros", "not one of smooth, renormalise"),
         (SparseTargets(torch.tensor([[1]]), torch.tensor([[math.nan]]), torch.tensor([1])), "smooth", "not a number"),
     ],

@@ -16,10 +16,10 @@ from archive_oracle import MIX, POLICIES, config_of, make_entries
 from bounded import bounded, bounded_memory
 from imports import run, sizes_of
 
+from ffdr.archive.torch_zip import EntryError, pickle_in, zip_around
+from ffdr.archive.unpickle import loads
 from ffdr.mldr.entries import Schema, check_entry, from_entries
 from ffdr.mldr.format import Format
-from ffdr.mldr.torch_zip import EntryError, pickle_in, zip_around
-from ffdr.mldr.unpickle import loads
 from ffdr.util.errors import UserError
 
 loads(pickle.dumps(1, 4))  # compiles, which is no part of the times below

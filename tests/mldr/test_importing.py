@@ -15,12 +15,12 @@ from crashes import Ordeal, fresh_process
 from imports import imported, run, sizes_of
 from PIL import Image
 
+from ffdr.archive import importing
 from ffdr.augment.geometry import from_fraction
 from ffdr.augment.replay import render
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.loader.dataset import ReinforcedDataset
-from ffdr.mldr import importing
 from ffdr.util.errors import UserError
 from ffdr.write import reinforced
 
@@ -210,7 +210,7 @@ def test_a_killed_import_goes_on(small, tmp_path):
 
 def import_through_kills(images, archives, folder):
     images = ImageBeton.open(images)
-    importing._BATCH_VIEWS, reinforced.COMMIT_BYTES = 64, 1 << 10
+    importing.BATCH_VIEWS, reinforced.COMMIT_BYTES = 64, 1 << 10
     ordeal = Ordeal(lambda out: run(images, out, *archives), folder, seed=1)
     return ordeal.run(70), ordeal.whole
 

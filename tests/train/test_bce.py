@@ -10,6 +10,7 @@ from timm.loss import BinaryCrossEntropy
 
 from ffdr import SparseBceLoss
 from ffdr.beton.header import UNUSED
+from ffdr.config.choices import RESIDUALS
 from ffdr.config.training import TrainOptions
 from ffdr.loader.targets import SparseTargets
 from ffdr.train.identity import Normalisation
@@ -38,7 +39,7 @@ def stored(entries, kind):
     return SparseTargets(ids, probs.log().clamp_min(UNUSED), ids[:, 0])
 
 
-@pytest.mark.parametrize("residual", ["smooth", "renormalise"])
+@pytest.mark.parametrize("residual", RESIDUALS)
 @pytest.mark.parametrize("smoothing, threshold", [(0.0, None), (0.1, None), (0.0, 0.2), (0.3, 0.04), (0.0, 0.0)])
 @pytest.mark.parametrize("kind", ["distinct", "duplicates", "unused"])
 def test_equals_timms_on_dense_targets(kind, smoothing, threshold, residual):

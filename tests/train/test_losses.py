@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ffdr.beton.header import UNUSED
+from ffdr.config.choices import RESIDUALS
 from ffdr.loader.targets import SparseTargets
 from ffdr.train.update.losses import SparseTargetLoss
 
@@ -21,6 +22,10 @@ def densify(ids, probs, C, residual):
             if p > 0:
                 row[c] += p
                 named.add(int(c))
+        if residual in ("top1", "hard"):
+            best, kept = row.argmax(), row.max()
+            row = np.full(C, (1 - kept) / (C - 1) if residual == "top1" else 0.0)
+            row[best] = kept
         rest = 1 - row.sum()
         others = [c for c in range(C) if c not in named]
         if residual == "smooth" and rest > 1e-12 and others:
@@ -58,7 +63,7 @@ def as_targets(ids, probs, dtype=torch.float64):
     return SparseTargets(torch.from_numpy(ids), torch.from_numpy(logs).to(dtype), torch.from_numpy(ids[:, 0]))
 
 
-@pytest.mark.parametrize("residual", ["smooth", "renormalise"])
+@pytest.mark.parametrize("residual", RESIDUALS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("temperature", [1.0, 4.0, 0.5])
 @pytest.mark.parametrize("kind", ["distinct", "duplicates", "unused"])
@@ -75,7 +80,7 @@ def test_equals_the_dense_divergence(kind, temperature, smoothing, residual):
         torch.testing.assert_close(grad, expected_grad, atol=1e-9, rtol=1e-6)
 
 
-@pytest.mark.parametrize("residual", ["smooth", "renormalise"])
+@pytest.mark.parametrize("residual", RESIDUALS)
 def test_gradcheck(residual):
     ids, probs = random_case(4, 3, 6, 0, "distinct")
     logits = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
@@ -90,7 +95,7 @@ def test_agrees_with_the_dense_form_of_the_targets():
     targets = as_targets(ids, probs, torch.float16)
     logits = torch.randn(8, 1000, dtype=torch.float64) * 5
     wide = SparseTargets(targets.ids, targets.log_probs.double(), targets.label)
-    for residual in ("smooth", "renormalise"):
+    for residual in RESIDUALS:
         dense = wide.dense(1000, residual)
         expected = F.kl_div(F.log_softmax(logits, 1), dense, reduction="batchmean")
         assert SparseTargetLoss(1000, residual=residual)(logits, wide).item() == pytest.approx(

@@ -115,7 +115,7 @@ class SparseBceLoss(nn.Module):
     def _target(self, targets: SparseTargets) -> tuple[torch.Tensor, ...]:
         """ids (B, T), used (B, T), y of the named classes (B, T), y of each other class (B,)."""
         C, eps = self.num_classes, self.label_smoothing
-        merged = merge(targets, C)
+        merged = merge(targets, C, self.residual)
         logp_BT, logu_B = spread(merged, C, self.residual)
         y_BT, u_B = ((1 - eps) * logp.exp() + eps / C for logp in (logp_BT, logu_B))
         return merged.ids.clamp_max(C - 1), merged.used, self._thresholded(y_BT), self._thresholded(u_B)

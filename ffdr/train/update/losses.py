@@ -8,15 +8,14 @@ import torch
 from torch import nn
 
 from ffdr.beton.header import UNUSED
-from ffdr.loader.targets import SparseTargets, merge, spread
+from ffdr.loader.targets import SparseTargets, check_residual, merge, spread
 
 
 def check_settings(num_classes: int, residual: str, label_smoothing: float) -> None:
     """Raise ValueError for settings of a loss on sparse targets that are out of range."""
     if num_classes < 1:
         raise ValueError(f"num_classes: {num_classes} is less than 1")
-    if residual not in ("smooth", "renormalise"):
-        raise ValueError(f"residual: {residual!r} is not one of smooth, renormalise")
+    check_residual(residual)
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing: {label_smoothing} is not in [0, 1)")
 
@@ -66,8 +65,7 @@ class SparseTargetLoss(nn.Module):
         Args:
             num_classes: C, at least 1.
             temperature: t, positive; softens teacher and student alike.
-            residual: of the probability that the stored entries leave out: "smooth" spreads it over the other classes,
-                "renormalise" drops it.
+            residual: of the probability that the stored entries leave out, see ``SparseTargets.dense``.
             label_smoothing: share of a hard label that is spread over all classes, in [0, 1).
 
         Raises:
@@ -118,7 +116,7 @@ class SparseTargetLoss(nn.Module):
     def _target(self, targets: SparseTargets) -> tuple[torch.Tensor, ...]:
         """ids (B, T), used (B, T), log q of the named classes (B, T), log q of each other class (B,)."""
         C, eps = self.num_classes, self.label_smoothing
-        merged = merge(targets, C)
+        merged = merge(targets, C, self.residual)
         logp_BT, logu_B = spread(merged, C, self.residual)
         if eps > 0:
             share = logp_BT.new_full((), math.log(eps / C))  # a fill on the device: no copy from the host

@@ -1,7 +1,7 @@
 """The zip that ``torch.save`` writes around a pickle, taken apart and put together; every file of an archive is one.
 
-Only what ``torch.save`` makes is read: stored (never compressed) records, no comment, one ``data.pkl``. So nothing in a
-file can grow when it is read, and the pickle is a slice of the file.
+Only what ``torch.save`` makes is read: stored (never compressed) records, no comment, each name once. So nothing in a
+file can grow when it is read, and a record is a slice of the file.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import struct
 import zlib
 
+from ffdr.util.text import printable
+
 _END = struct.Struct("<4s4H2IH")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
-_PICKLE = b"/data.pkl"
+_PICKLE = b"data.pkl"
 _STORED = 0
 _DATE = 0x21
 """1 January 1980, the first day that a zip knows: equal data, equal bytes."""
@@ -28,23 +30,33 @@ def pickle_in(data: bytes) -> bytes:
     Raises:
         EntryError: not such a file, or its checksum is wrong.
     """
+    return record_in(data, _PICKLE)
+
+
+def record_in(data: bytes, name: bytes) -> bytes:
+    """The record ``name`` in a file that ``torch.save`` wrote: "data.pkl", "data/0" for the first tensor's numbers.
+
+    Raises:
+        EntryError: not such a file, no such record, or its checksum is wrong.
+    """
+    said = printable(name.decode("latin-1"), 60)
     try:
-        method, crc, size, start = _find_pickle(data)
+        method, crc, size, start = _find(data, b"/" + name, said)
         signature, *_, name_length, extra_length = _LOCAL.unpack_from(data, start)
     except struct.error:
         raise EntryError("its zip is cut off") from None
     # The local header's extra field, not the directory's: torch aligns records by it.
     start += _LOCAL.size + name_length + extra_length
     if signature != b"PK\x03\x04" or method != _STORED:
-        raise EntryError("its data.pkl is compressed or misplaced; torch.save stores it as it is")
+        raise EntryError(f"its {said} is compressed or misplaced; torch.save stores it as it is")
     found = data[start : start + size]
     if len(found) != size or zlib.crc32(found) != crc:
-        raise EntryError("its data.pkl is cut off or has a wrong checksum")
+        raise EntryError(f"its {said} is cut off or has a wrong checksum")
     return found
 
 
-def _find_pickle(data: bytes) -> tuple[int, int, int, int]:
-    """Method, checksum, stored size and place of the only ``data.pkl`` in the directory at the end of a zip."""
+def _find(data: bytes, ending: bytes, said: str) -> tuple[int, int, int, int]:
+    """Method, checksum, stored size and place of the only record that ends so in the directory at the end of a zip."""
     if len(data) < _END.size or not data.endswith(b"\0\0") or data[-_END.size : -_END.size + 4] != b"PK\x05\x06":
         raise EntryError("not a zip as torch.save writes it")
     _, _, _, _, records, _, at, _ = _END.unpack_from(data, len(data) - _END.size)
@@ -54,11 +66,11 @@ def _find_pickle(data: bytes) -> tuple[int, int, int, int]:
         at += _CENTRAL.size
         if signature != b"PK\x01\x02":
             raise EntryError("the directory of its zip is damaged")
-        if data[at : at + name].endswith(_PICKLE):
+        if data[at : at + name].endswith(ending):
             found.append((method, crc, size, start))
         at += name + extra + note
     if len(found) != 1:
-        raise EntryError(f"its zip holds {len(found)} files data.pkl, not one")
+        raise EntryError(f"its zip holds {len(found)} files {said}, not one")
     return found[0]
 
 

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
 
+from ffdr.archive.torch_zip import EntryError
 from ffdr.jit.kernel import kernel
-from ffdr.mldr.torch_zip import EntryError
 from ffdr.util.text import brief, printable, reason
 
 _MOST_DEPTH = 32
@@ -45,8 +46,11 @@ _VALUE, _KEY, _OPEN, _CALLED, _LONGER, _PAIRS = 0, 1, 2, 3, 4, 5
 _MARK, _PUT, _GET, _MEMOIZE, _END, _NOTHING = 10, 11, 12, 13, 14, 15
 
 
-def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Argument, number of values taken, and effect of each of the 256 instructions."""
+Tables = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Argument, number of values taken, and effect of each of the 256 instructions."""
+
+
+def _tables() -> Tables:
     arguments, takes, effects = np.full(256, _REFUSED, np.int8), np.zeros(256, np.int8), np.zeros(256, np.int8)
     for codes, argument, taken, effect in (
         (b")N\x88\x89", 0, 0, _VALUE),
@@ -85,7 +89,15 @@ def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return arguments, takes, effects
 
 
-_TABLES = _tables()
+PLAIN = _tables()
+"""Of plain data."""
+
+
+def with_tensors() -> Tables:
+    """Of plain data, and what names a tensor's numbers, which lie outside of the pickle."""
+    arguments, takes, effects = _tables()
+    arguments[ord("Q")], takes[ord("Q")], effects[ord("Q")] = 0, 1, _VALUE
+    return arguments, takes, effects
 
 
 @kernel
@@ -216,7 +228,7 @@ def _first_bad(data: np.ndarray, arguments: np.ndarray, takes: np.ndarray, effec
     return np.int64(len(data))
 
 
-class _ScalarType:
+class ScalarType:
     """Stands in for ``numpy.dtype``: the name of a number type and its byte order."""
 
     __slots__ = ("name", "order")
@@ -236,7 +248,7 @@ class _Scalar:
     """Stands in for ``numpy.core.multiarray.scalar``: calling it gives a Python number."""
 
     def __new__(cls, dtype: object, data: object) -> Any:
-        if type(dtype) is not _ScalarType or type(data) is not bytes:
+        if type(dtype) is not ScalarType or type(data) is not bytes:
             raise EntryError("it holds a NumPy scalar that is not a plain number")
         kind = np.dtype(dtype.order + dtype.name)
         if len(data) != kind.itemsize:
@@ -247,20 +259,25 @@ class _Scalar:
         raise EntryError("it changes a function")  # without this method, a pickle could set attributes of the class
 
 
-_STAND_INS: dict[tuple[str, str], type] = {
-    ("numpy", "dtype"): _ScalarType,
+STAND_INS: dict[tuple[str, str], Any] = {
+    ("numpy", "dtype"): ScalarType,
     ("numpy.core.multiarray", "scalar"): _Scalar,
     ("numpy._core.multiarray", "scalar"): _Scalar,  # as NumPy 2 calls it
 }
+"""For each name that a pickle may look up."""
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class PlainUnpickler(pickle.Unpickler):
+    """Looks up stand-ins only."""
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _STAND_INS:
+        """Of a name in the pickle."""
+        if (module, name) not in STAND_INS:
             raise EntryError(f"it names {printable(module, 60)}.{printable(name, 60)}, which plain data has no need of")
-        return _STAND_INS[module, name]
+        return STAND_INS[module, name]
 
-    def persistent_load(self, pid: object) -> NoReturn:
+    def persistent_load(self, pid: object) -> Any:
+        """Of what lies outside of the pickle."""
         raise EntryError("it holds a tensor, not plain data")
 
 
@@ -272,12 +289,21 @@ def loads(data: bytes) -> Any:
     Raises:
         EntryError: it is damaged or describes anything else. Nothing it names is run or imported.
     """
-    at = _first_bad(np.frombuffer(data, np.uint8), *_TABLES)
+    return run_checked(data, PLAIN, PlainUnpickler)
+
+
+def run_checked(data: bytes, tables: Tables, unpickler: Callable[[io.BytesIO], pickle.Unpickler]) -> Any:
+    """The value that an unpickler makes of a pickle with no other instructions than the tables'.
+
+    Raises:
+        EntryError: it is damaged, or describes what the unpickler refuses.
+    """
+    at = _first_bad(np.frombuffer(data, np.uint8), *tables)
     if at >= 0:
         code = f"instruction {data[at]:#04x} at byte {at}" if at < len(data) else "its end is missing"
         raise EntryError(f"its pickle is damaged, is not plain data, or says far more than its size: {code}")
     try:
-        return _PlainUnpickler(io.BytesIO(data)).load()
+        return unpickler(io.BytesIO(data)).load()
     except EntryError:
         raise
     except (

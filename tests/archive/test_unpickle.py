@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
+from ffdr.archive.torch_zip import EntryError, pickle_in, zip_around
+from ffdr.archive.unpickle import loads
 from ffdr.beton.read import ImageBeton
 from ffdr.config.files import ImportOptions
 from ffdr.mldr.importing import import_archives
-from ffdr.mldr.torch_zip import EntryError, pickle_in, zip_around
-from ffdr.mldr.unpickle import loads
 from ffdr.util.errors import UserError
 
 PLAIN = (5, [{"a": [None, True, False, -3, 300, 70000, 2**40, 0.5, "text", b"bytes", (1, (2, (3,))), [], {}, ()]}] * 2)
@@ -139,8 +139,8 @@ def test_no_hostile_archive_is_run(digits, tmp_path):
 
 FUZZ = """
 import random, sys
-from ffdr.mldr.torch_zip import EntryError, pickle_in, zip_around
-from ffdr.mldr.unpickle import loads
+from ffdr.archive.torch_zip import EntryError, pickle_in, zip_around
+from ffdr.archive.unpickle import loads
 import archive_oracle as oracle
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
