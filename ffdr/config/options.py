@@ -93,13 +93,13 @@ class Options:
 
     def identity(self) -> dict[str, Any]:
         """What tells these options from others, by name; the same as in versions that had fewer."""
-        left_out = self.left_out()
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
+        defaults = self.added_defaults()
+        return {name: value for name, value in asdict(self).items() if name not in defaults or value != defaults[name]}
 
-    def left_out(self) -> dict[str, Any]:
-        """What ``identity`` says nothing of: options of later versions that are at their defaults, and these."""
-        added_here = [f for f in fields(self) if _ADDED in f.metadata]
-        return {f.name: f.default for f in added_here if getattr(self, f.name) == f.default}
+    @classmethod
+    def added_defaults(cls) -> dict[str, Any]:
+        """The options that earlier versions did not have, with what they stand for where ``identity`` names none."""
+        return {option.name: option.default for option in fields(cls) if _ADDED in option.metadata}
 
     def need(self, *names: str, what: str = "give the path of a file") -> None:
         """Raise UserError where one of these options is empty."""

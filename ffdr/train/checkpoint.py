@@ -72,8 +72,8 @@ class Checkpoints:
     def newest(self, identity: dict[str, Any], defaults: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """The newest checkpoint that can be read, on the CPU; None where there is none at all.
 
-        identity: what must be the same for the run to be the same run, by option name. defaults: the same, of what a
-        checkpoint need not name. Raises UserError when all are damaged, and for one of another run, naming both sides.
+        identity: what must be the same for the run to be the same run, by option name. defaults: of what
+        neither need name. Raises UserError when all are damaged, and for one of another run, naming both sides.
         """
         paths = self.paths()
         for path in reversed(paths):
@@ -84,7 +84,7 @@ class Checkpoints:
                     raise
                 warn(f"{error}; going on from the one before")
                 continue
-            _check(path, {**(defaults or {}), **state["identity"]}, {**identity, **(defaults or {})})
+            _check(path, (defaults or {}) | state["identity"], (defaults or {}) | identity)
             return state
         return None
 

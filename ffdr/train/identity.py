@@ -94,8 +94,8 @@ def run_identity(
 
 
 def identity_defaults(options: TrainOptions, model: ModelOptions) -> dict[str, Any]:
-    """What ``run_identity`` leaves out because it is at its default: another value in a checkpoint is another run."""
-    free, parts = _free(options), (("train", options.left_out()), ("model", model.left_out()))
+    """What the options are of which ``run_identity`` says nothing, since it leaves out defaults of later versions."""
+    free, parts = _free(options), (("train", options.added_defaults()), ("model", model.added_defaults()))
     return {f"{section}.{key}": value for section, part in parts for key, value in part.items() if key not in free}
 
 

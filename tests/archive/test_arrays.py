@@ -173,7 +173,7 @@ rng = random.Random(int(sys.argv[1]))
 numbers = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
 sources = [[numbers, numbers.T.copy(), numbers > 3], oracle.as_tensors([numbers, numbers > 3])]
 read = 0
-for trial in range(1500):
+for trial in range(500):
     whole = oracle.saved(sources[trial % 2])
     data = bytearray(pickle_in(whole) if trial % 3 else whole)
     for _ in range(rng.choice([1, 1, 2, 8])):
@@ -206,4 +206,4 @@ def test_mutated_files_are_read_or_refused():
     there = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(oracle.__file__).parent), *sys.path])}
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", FUZZ, "1"], capture_output=True, text=True, env=there)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.startswith("survived")
+    assert 0 < int(done.stdout.removeprefix("survived ")) < 500  # some are good still, some are not

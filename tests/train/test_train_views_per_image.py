@@ -38,11 +38,18 @@ def test_a_stopped_run_ends_with_the_same_weights(digits, reinforced_digits, tea
     stopped._train_batch = train_batch
     with pytest.raises(Stopped):
         stopped.fit()
-    with pytest.raises(UserError, match=r"train\.views_per_image"):
+    with pytest.raises(UserError, match=r"with train\.views_per_image=2, but this run has train\.views_per_image=1;"):
         run(plan(task, *files, tmp_path / "run", views_per_image=1), progress=False)
     assert run(plan(task, *files, tmp_path / "run"), progress=False)["step"] == 20
     ends = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run")]
     assert ends[0] == ends[1]
+
+
+def test_a_run_that_does_not_name_an_option_has_its_default(digits, tmp_path):
+    """As those of versions without the option do."""
+    run(plan("erm", digits, "", "", tmp_path, views_per_image=1), progress=False)
+    with pytest.raises(UserError, match=r"with train\.views_per_image=1, but this run has train\.views_per_image=2;"):
+        run(plan("erm", digits, "", "", tmp_path), progress=False)
 
 
 def test_one_view_per_image_is_another_run(digits, reinforced_digits, tmp_path):
