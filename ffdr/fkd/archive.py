@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from ffdr.util.foreign import read_bytes
 from ffdr.write.receipt import state
 
 _ENDING = ".tar"
+_OF_ML_DR = re.compile(r"(?:.*/)?(?:config|\d+)\.pth\.tar", re.DOTALL)
+"""Files of the other format: without them, what a message says is wrong is the format."""
 _MOST_DEPTH = 16
 """Folders within folders; an archive has imagenet/train/class."""
 
@@ -71,15 +74,19 @@ class Archive:
                 left -= 1
                 if left < 0:
                     raise UserError(f"{self.path}: holds more than {self._most_files:,} files, too many for its images")
-                if path.name.endswith(_ENDING):
+                if _is_one(path.name):
                     yield ArchiveFile(name_of(path.as_posix()), path)
 
 
 def _wanted(name: str) -> str | None:
     """class/name of a file in a tar file, if it is one of an archive's; latin-1, as ``Tar`` reads names."""
-    if not name.endswith(_ENDING) or "/" not in name or "\0" in name:
+    if not _is_one(name) or "/" not in name or "\0" in name:
         return None
     return name_of(os.fsdecode(name.encode("latin-1")))
+
+
+def _is_one(name: str) -> bool:
+    return name.endswith(_ENDING) and _OF_ML_DR.fullmatch(name) is None
 
 
 def folders_below(path: Path) -> Iterator[tuple[Path, list[Path]]]:

@@ -69,12 +69,12 @@ def _prepare(target: Target) -> Callable[[], list[Surveyed]]:
 
 def _survey(archive: Archive, names: Names, target: Target) -> Surveyed:
     """Read one file, and check what can be checked before the slow work."""
+    file = next(iter(archive), None)
+    if file is None:
+        raise UserError(f"{archive.path}: holds no file such as CLASS/NAME.tar; of another format? See import.format")
     if archive.is_listed:
         for _ in _matched(archive, names, target):
             pass
-    file = next(iter(archive), None)
-    if file is None:
-        raise UserError(f"{archive.path}: holds no file such as CLASS/NAME.tar")
     images = target.images
     with _named(archive, file):
         schema = _crops(file).schema(images.num_classes)

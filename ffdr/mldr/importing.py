@@ -113,7 +113,7 @@ def _first_files(archive: Archive) -> tuple[dict, Entry]:
         if config is not None and entry is not None:
             break
     if entry is None:
-        raise UserError(f"{archive.path}: holds no entry such as {name_of(0)}")
+        raise UserError(f"{archive.path}: holds no entry such as {name_of(0)}; of another format? See import.format")
     if type(config) is not dict:
         raise UserError(f"{archive.path}: holds no {name_of(CONFIG)}, or one that is not a dictionary")
     return config, entry

@@ -14,6 +14,8 @@ from ffdr.write.copy.subset import subset
 ROOT = Path(__file__).parents[2]
 READY = {
     "digits": (3 * 5 * 8, {"erm", "kd", "dr"}, {20, 40, 80, 160, 320}),
+    "digits-views-per-decode": (2 * 3 * 8, {"erm", "dr"}, {24}),
+    "fashionmnist-views-per-decode": (2 * 3 * 5, {"erm", "dr"}, {8}),
     "imagenet-views": (6 * 3, {"dr"}, {150}),
     "imagenet-topk": (4 * 3, {"dr"}, {150}),
     "imagenet-teacher": (4 * 3, {"dr"}, {150}),

@@ -11,7 +11,9 @@ import torch
 from bounded import bounded, bounded_memory
 from evil import EVIL, check
 
+from ffdr.config.files import ImportOptions
 from ffdr.fkd.entries import Schema, crops_of, logits_of, pixels
+from ffdr.mldr.importing import import_archives as import_ml_dr
 from ffdr.util.errors import UserError
 
 
@@ -134,6 +136,21 @@ def test_missing_strange_and_double_files_are_named(load, pictures, tmp_path):
         load(double)
     with pytest.raises(UserError, match=r"holds no file such as CLASS/NAME.tar"):
         load(oracle.write_tar(tmp_path / "none.tar", {"readme": b""}))
+
+
+@pytest.mark.parametrize("write", [oracle.write_tar, oracle.write_folder])
+def test_archives_of_the_other_format_are_known(load, images, pictures, tmp_path, write):
+    """Both ways: a line says where to look."""
+    others = {f"ImageNet_plus/{name}.pth.tar": b"x" for name in ("config", *range(24))}
+    with pytest.raises(
+        UserError, match=r"holds no file such as CLASS/NAME.tar; of another format\? See import.format$"
+    ):
+        load(write(tmp_path / "other.tar", others))
+    files = oracle.files_of(oracle.make(pictures, "hard"))
+    archive = write(tmp_path / "own.tar", files)
+    options = ImportOptions(archive=(str(archive),), images=str(images.path), out=str(tmp_path / "x.beton"))
+    with pytest.raises(UserError, match=r"holds no entry such as 0.pth.tar; of another format\? See import.format$"):
+        import_ml_dr(options, progress=False)
 
 
 def test_images_of_one_name_are_refused(load, images, pictures, tmp_path):
