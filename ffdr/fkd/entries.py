@@ -100,7 +100,7 @@ def crops_of(arrays: list[np.ndarray]) -> Crops:
     coords, flips, labels = arrays
     if coords.ndim != 2 or coords.shape[1] != 4 or not len(coords) or coords.dtype.kind != "f":
         raise EntryError(f"its crops are {_said(coords)}, not (crops, 4) floating-point numbers")
-    if flips.shape != (len(coords),) or flips.dtype.kind not in "bu":
+    if flips.shape != (len(coords),) or flips.dtype.kind not in ("b", "u"):
         raise EntryError(f"its flips are {_said(flips)}, not ({len(coords)},) bool")
     if labels.ndim < 1 or len(labels) != len(coords):
         raise EntryError(f"its labels are {_said(labels)}, not ({len(coords)}, …)")
