@@ -9,7 +9,7 @@ from __future__ import annotations
 from numba import types
 from numba.core import cgutils
 
-from ffdr.jit.ir import F32, I8, I16, I32, I64, Code, Value, instruction
+from ffdr.jit.ir import I8, I16, I32, I64, Code, Value, instruction
 
 
 @instruction(types.int64, types.int64)
@@ -48,12 +48,6 @@ def put_long(code: Code, value: Value, address: Value) -> None:
     code.store(value, address)
 
 
-@instruction(types.void, types.uint64, types.uint64)
-def copy_word(code: Code, target: Value, source: Value) -> None:
-    """Copy four bytes between two addresses."""
-    code.store(code.load(source, I32), target)
-
-
 @instruction(types.void, types.uint64, types.uint64, types.int64)
 def copy_bytes(code: Code, target: Value, source: Value, count: Value) -> None:
     """C's memcpy between two addresses; the ranges may not overlap."""
@@ -71,9 +65,3 @@ def swap_bytes(code: Code, value: Value) -> Value:
 def fused(code: Code, a: Value, b: Value, c: Value) -> Value:
     """a * b + c in float32 with one rounding."""
     return code.b.fma(a, b, c)
-
-
-@instruction(types.float32, types.float32)
-def nearest(code: Code, value: Value) -> Value:
-    """A float32 rounded to the nearest integer, half to even."""
-    return code.call("llvm.rint.f32", F32, value)

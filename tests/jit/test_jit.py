@@ -10,7 +10,7 @@ import pytest
 from numba.core import caching
 
 from ffdr.augment.pick import pick_views
-from ffdr.jit.instructions import fused, nearest
+from ffdr.jit.instructions import fused
 from ffdr.jit.kernel import kernel
 from ffdr.util.errors import UserError
 
@@ -29,20 +29,10 @@ def _fused(a, b, c):
     return fused(a, b, c)
 
 
-@kernel
-def _nearest(value):
-    return nearest(value)
-
-
 def test_products_are_rounded_before_sums():
     a, c = np.float32(1 + 2**-12), np.float32(-1 - 2**-11)
     assert _product_and_sum(a, a, c) == 0
     assert _fused(a, a, c) == 2.0**-24
-
-
-@pytest.mark.parametrize(("value", "whole"), [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (2.4999, 2), (7, 7)])
-def test_halves_go_to_even(value, whole):
-    assert _nearest(np.float32(value)) == whole
 
 
 def test_the_disk_cache_knows_the_whole_package():

@@ -9,6 +9,7 @@ from ffdr.augment.ops.blur import blur_bytes
 from ffdr.augment.ops.magnitude import OpStep, magnitude
 from ffdr.augment.ops.tone import (
     autocontrast,
+    autocontrast_bytes,
     brightness,
     color,
     contrast,
@@ -16,12 +17,14 @@ from ffdr.augment.ops.tone import (
     equalize_bytes,
     posterize,
     sharpness,
+    sharpness_bytes,
     solarize,
 )
 from ffdr.augment.ops.warp import translate, warp, warp_bytes
-from ffdr.augment.picture import Output
+from ffdr.augment.picture import Output, copy_small, room_for
 from ffdr.augment.view import DEFAULT_BINS, OP_NUMBER
 from ffdr.jit.kernel import address_of, kernel
+from ffdr.jit.pixels import BYTES
 
 IMAGE_SLACK = 64
 """Bytes behind an image that an operation may overwrite when it reads that image."""
@@ -32,7 +35,8 @@ _IDENTITY = OP_NUMBER["Identity"]
 @kernel
 def op_bytes(out_w: int) -> int:
     """Scratch that ``apply_op`` and ``apply_effect`` need, bytes."""
-    return max(warp_bytes(out_w), equalize_bytes(), blur_bytes(out_w))
+    work = max(warp_bytes(out_w), autocontrast_bytes(), sharpness_bytes(out_w))
+    return BYTES + max(work, equalize_bytes(), blur_bytes(out_w))
 
 
 @kernel
@@ -42,11 +46,12 @@ def apply_op(step: OpStep, source: np.uint64, out: Output, scratch: np.uint64) -
     ``source`` is followed by ``IMAGE_SLACK`` bytes that may be overwritten; nothing behind ``out`` is touched. scratch:
     address of ``op_bytes`` bytes.
     """
-    target, out_h, out_w = out
+    _, out_h, out_w = out
     pixels = np.int64(out_h) * np.int64(out_w)
+    target, work = room_for(out, scratch)
     op, size = step.op, magnitude(step, out_h, out_w)
     if op in (m.SHEAR_X, m.SHEAR_Y, m.ROTATE):
-        warp(op, size, source, target, out_h, out_w, scratch)
+        warp(op, size, source, target, out_h, out_w, work)
     elif op in (m.TRANSLATE_X, m.TRANSLATE_Y):
         translate(op, size, source, target, out_h, out_w)
     elif op == m.BRIGHTNESS:
@@ -56,15 +61,16 @@ def apply_op(step: OpStep, source: np.uint64, out: Output, scratch: np.uint64) -
     elif op == m.CONTRAST:
         contrast(1.0 + size, source, target, pixels)
     elif op == m.SHARPNESS:
-        sharpness(1.0 + size, source, target, out_h, out_w)
+        sharpness(1.0 + size, source, target, out_h, out_w, work)
     elif op == m.POSTERIZE:
         posterize(np.int64(size), source, target, 3 * pixels)
     elif op == m.SOLARIZE:
         solarize(size, source, target, 3 * pixels)
     elif op == m.AUTOCONTRAST:
-        autocontrast(source, target, pixels)
+        autocontrast(source, target, pixels, work)
     elif op == m.EQUALIZE:
-        equalize(source, target, pixels, scratch)
+        equalize(source, target, pixels, work)
+    copy_small(out, target)
 
 
 def augment(image: np.ndarray, op: str, level: int = 0, bins: int = DEFAULT_BINS, wide: bool = False) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from ffdr.augment.ops.blur import blur
 from ffdr.augment.ops.colour import hue
 from ffdr.augment.ops.tone import brightness, color, contrast, grayscale, solarize
-from ffdr.augment.picture import Output
+from ffdr.augment.picture import Output, copy_small, room_for
 from ffdr.augment.view import EFFECT_NUMBER, FACTOR_ONE, HUE_TURN, MOST_EFFECTS
 from ffdr.jit.kernel import kernel
 
@@ -35,8 +35,9 @@ def apply_effect(kind: int, value: int, source: np.uint64, out: Output, scratch:
 
     kind, value: of ``EFFECT_DTYPE``, int64, and have passed ``check_effects``. scratch: address of ``op_bytes`` bytes.
     """
-    target, out_h, out_w = out
+    _, out_h, out_w = out
     pixels = np.int64(out_h) * np.int64(out_w)
+    target, work = room_for(out, scratch)
     factor = value / FACTOR_ONE
     if kind == BRIGHTNESS:
         brightness(factor, source, target, 3 * pixels)
@@ -49,6 +50,7 @@ def apply_effect(kind: int, value: int, source: np.uint64, out: Output, scratch:
     elif kind == GRAYSCALE:
         grayscale(source, target, pixels)
     elif kind == BLUR:
-        blur(value, source, target, out_h, out_w, scratch)
+        blur(value, source, target, out_h, out_w, work)
     elif kind == SOLARIZE:
         solarize(np.float64(value), source, target, 3 * pixels)
+    copy_small(out, target)

@@ -1,20 +1,39 @@
 """Operations on colours: torchvision's uint8 tensor versions, bit by bit.
 
 Blends are float32 sums of two products, each step rounded on its own, clamped to 0..255 and cut to whole levels, as
-torchvision's ``_blend`` computes them. Images are flat uint8 RGB at an address; source and target may be the same
-except for ``sharpness``.
+torchvision's ``_blend`` computes them. The vector code is in ``ffdr/jit/pixels.py``.
+
+Images are flat uint8 RGB at an address. Whole blocks are made at a time, the last one over a part of the one before it,
+so a target is written from its begin to its end and no further, or to ``BYTES`` where it is shorter; of a source as
+many bytes behind its end are read, with no effect.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ffdr.jit.kernel import bytes_at, int32_at, kernel
+from ffdr.jit.instructions import copy_bytes
+from ffdr.jit.kernel import address_of, bytes_at, float32_at, int32_at, kernel
+from ffdr.jit.pixels import (
+    BYTES,
+    GROUP,
+    MOST_GROUPS,
+    RANGE_BYTES,
+    SUMS,
+    add_three,
+    blend_bytes,
+    blend_with_grey,
+    find_range,
+    sharpen_bytes,
+    stretch_pixels,
+    sum_grey,
+)
 
 _RED, _GREEN, _BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
 _TOP = np.float32(255.0)
 _ONE, _TWO, _THREE = np.uint64(1), np.uint64(2), np.uint64(3)
 """Unsigned, because a signed index makes Numba look for a negative one, and a load becomes a gather."""
+_GROUP_BYTES = 3 * GROUP
 _LANES = 4
 """Histograms kept side by side, so that a run of equal pixels does not wait for its own counts."""
 
@@ -33,26 +52,30 @@ def _grey(red: np.uint8, green: np.uint8, blue: np.uint8) -> np.float32:
 
 
 @kernel
+def _blend(ratio: np.float32, rest: np.float32, source: np.uint64, target: np.uint64, count: int) -> None:
+    """``ratio`` times every one of ``count`` bytes and ``rest``."""
+    last, i = max(count - BYTES, 0), np.int64(0)
+    while i < count:
+        at = np.uint64(min(i, last))
+        blend_bytes(True, target + at, source + at, ratio, rest)
+        i += BYTES
+
+
+@kernel
 def brightness(factor: float, source: np.uint64, target: np.uint64, count: int) -> None:
     """Every one of ``count`` bytes times ``factor``."""
-    ratio = np.float32(factor)
-    from_, to = bytes_at(source, count), bytes_at(target, count)
-    for i in range(np.uint64(count)):
-        to[i] = _clamped(ratio * np.float32(from_[i]))
+    _blend(np.float32(factor), np.float32(0.0), source, target, count)
 
 
 @kernel
 def color(factor: float, source: np.uint64, target: np.uint64, pixels: int) -> None:
     """Blend with the grey image, ``pixels`` pixels."""
     ratio, rest = np.float32(factor), np.float32(1.0 - factor)
-    from_, to = bytes_at(source, 3 * pixels), bytes_at(target, 3 * pixels)
-    for pixel in range(np.uint64(pixels)):
-        i = pixel * _THREE
-        red, green, blue = from_[i], from_[i + _ONE], from_[i + _TWO]
-        grey = rest * _grey(red, green, blue)
-        to[i] = _clamped(ratio * np.float32(red) + grey)
-        to[i + _ONE] = _clamped(ratio * np.float32(green) + grey)
-        to[i + _TWO] = _clamped(ratio * np.float32(blue) + grey)
+    last, i = 3 * max(pixels - GROUP, 0), np.int64(0)
+    while i < 3 * pixels:
+        at = np.uint64(min(i, last))
+        blend_with_grey(True, target + at, source + at, ratio, rest)
+        i += _GROUP_BYTES
 
 
 @kernel
@@ -72,41 +95,46 @@ def _mean_grey(source: np.uint64, pixels: int) -> np.float32:
     torch adds in float32, which is exact up to 2**24, the sum of a white image of 256 × 256. Beyond it torch's result
     depends on its number of threads; here the exact sum is rounded once.
     """
+    groups, total = pixels // GROUP, np.int64(0)
+    for begin in range(0, groups, MOST_GROUPS):
+        total += sum_grey(source + np.uint64(_GROUP_BYTES * begin), min(groups - begin, MOST_GROUPS))
     from_ = bytes_at(source, 3 * pixels)
-    total = np.int64(0)
-    for pixel in range(np.uint64(pixels)):
+    for pixel in range(np.uint64(groups * GROUP), np.uint64(pixels)):
         i = pixel * _THREE
-        value = (_RED * np.float32(from_[i]) + _GREEN * np.float32(from_[i + _ONE])) + _BLUE * np.float32(
-            from_[i + _TWO]
-        )
-        total += np.int32(value)
+        total += np.int64(_grey(from_[i], from_[i + _ONE], from_[i + _TWO]))
     return np.float32(np.float32(total) / np.float32(pixels))
 
 
 @kernel
 def contrast(factor: float, source: np.uint64, target: np.uint64, pixels: int) -> None:
     """Blend with the mean of the grey image."""
-    ratio = np.float32(factor)
     rest = np.float32(1.0 - factor) * _mean_grey(source, pixels)
-    from_, to = bytes_at(source, 3 * pixels), bytes_at(target, 3 * pixels)
-    for i in range(np.uint64(3 * pixels)):
-        to[i] = _clamped(ratio * np.float32(from_[i]) + rest)
+    _blend(np.float32(factor), rest, source, target, 3 * pixels)
 
 
 @kernel
-def _sharpen(
-    ratio: np.float32, rest: np.float32, from_: np.ndarray, to: np.ndarray, begin: int, end: int, stride: int
+def sharpness_bytes(out_w: int) -> int:
+    """Scratch that ``sharpness`` needs, bytes."""
+    return 2 * (3 * np.int64(out_w) + 2 * SUMS)  # a row of sums; a block on either side is room for a pixel
+
+
+@kernel
+def _sharpen_row(
+    ratio: np.float32, rest: np.float32, source: np.uint64, target: np.uint64, stride: int, sums: np.uint64
 ) -> None:
-    """Bytes [begin, end): blend with the blur of their 3 × 3 neighbours, weights 1 and, in the middle, 5."""
-    right, below = np.uint64(3), np.uint64(stride)
-    for i in range(np.uint64(begin), np.uint64(end)):
-        above, under = i - below, i + below
-        total = np.int32(from_[above - right]) + np.int32(from_[above]) + np.int32(from_[above + right])
-        total += np.int32(from_[i - right]) + np.int32(5) * np.int32(from_[i]) + np.int32(from_[i + right])
-        total += np.int32(from_[under - right]) + np.int32(from_[under]) + np.int32(from_[under + right])
-        # total / 13 rounded to the nearest: 13 is odd, so there are no ties; exact for totals up to 13 * 255.
-        blurred = np.int32((np.int32(total) + np.int32(6)) * np.int32(5042)) >> np.int32(16)
-        to[i] = _clamped(ratio * np.float32(from_[i]) + rest * np.float32(np.int32(blurred)))
+    """Blend a row of ``stride`` bytes, 9 at least, with the blur of their 3 × 3 neighbours, weights 1 and, in the
+    middle, 5; the first and the last pixel's are noise."""
+    last, i = max(stride - SUMS, 0), np.int64(0)
+    while i < stride:
+        at = np.uint64(min(i, last))
+        middle = source + at
+        add_three(sums + at + at, middle - np.uint64(stride), middle, middle + np.uint64(stride))
+        i += SUMS
+    i = np.int64(0)
+    while i < stride:
+        at = np.uint64(min(i, last))
+        sharpen_bytes(True, target + at, source + at, sums + at + at, ratio, rest)
+        i += SUMS
 
 
 @kernel
@@ -120,18 +148,19 @@ def _blend_with_itself(
 
 
 @kernel
-def sharpness(factor: float, source: np.uint64, target: np.uint64, out_h: int, out_w: int) -> None:
+def sharpness(factor: float, source: np.uint64, target: np.uint64, out_h: int, out_w: int, scratch: np.uint64) -> None:
     """Blend with the blurred image; images of at most 2 pixels on a side are only copied."""
     ratio, rest = np.float32(factor), np.float32(1.0 - factor)
     stride = 3 * np.int64(out_w)
     count = stride * out_h
-    from_, to = bytes_at(source, count), bytes_at(target, count)
     if out_h <= 2 or out_w <= 2:
-        for i in range(np.uint64(count)):
-            to[i] = from_[i]
+        copy_bytes(target, source, count)
         return
-    # All inner rows in one go, as if each ran on into the next; the border is put right afterwards.
-    _sharpen(ratio, rest, from_, to, stride + 3, count - stride - 3, stride)
+    sums = scratch + np.uint64(2 * SUMS)
+    for begin in range(stride, count - stride, stride):
+        _sharpen_row(ratio, rest, source + np.uint64(begin), target + np.uint64(begin), stride, sums)
+    # The border, with what the last inner row wrote too much; then the ends of each row and the begins of the next.
+    from_, to = bytes_at(source, count), bytes_at(target, count)
     _blend_with_itself(ratio, rest, from_, to, np.int64(0), stride + 3)
     for end in range(2 * stride, count - stride, stride):
         _blend_with_itself(ratio, rest, from_, to, end - 3, end + 3)
@@ -158,18 +187,20 @@ def solarize(threshold: float, source: np.uint64, target: np.uint64, count: int)
 
 
 @kernel
-def _channel_ranges(source: np.uint64, pixels: int) -> tuple:
-    """(lowest, highest) of red, green and blue in turn, int32."""
-    from_ = bytes_at(source, 3 * pixels)
-    low_r = low_g = low_b = np.uint8(255)
-    high_r = high_g = high_b = np.uint8(0)
-    for pixel in range(np.uint64(pixels)):
-        i = pixel * _THREE
-        red, green, blue = from_[i], from_[i + _ONE], from_[i + _TWO]
-        low_r, high_r = min(low_r, red), max(high_r, red)
-        low_g, high_g = min(low_g, green), max(high_g, green)
-        low_b, high_b = min(low_b, blue), max(high_b, blue)
-    return low_r, high_r, low_g, high_g, low_b, high_b
+def autocontrast_bytes() -> int:
+    """Scratch that ``autocontrast`` needs, bytes."""
+    return np.int64(24 + 2 * RANGE_BYTES)
+
+
+@kernel
+def _find_extremes(source: np.uint64, count: int, extremes: np.ndarray) -> None:
+    """Lowest levels of every 96th byte of ``count``, then the highest: (2 * ``RANGE_BYTES``,) uint8."""
+    blocks = count // RANGE_BYTES
+    find_range(address_of(extremes), source, blocks)
+    from_ = bytes_at(source + np.uint64(blocks * RANGE_BYTES), count % RANGE_BYTES)
+    for i in range(len(from_)):
+        high = RANGE_BYTES + i
+        extremes[i], extremes[high] = min(extremes[i], from_[i]), max(extremes[high], from_[i])
 
 
 @kernel
@@ -182,18 +213,20 @@ def _stretch(low: np.uint8, high: np.uint8) -> tuple:
 
 
 @kernel
-def autocontrast(source: np.uint64, target: np.uint64, pixels: int) -> None:
+def autocontrast(source: np.uint64, target: np.uint64, pixels: int, scratch: np.uint64) -> None:
     """Stretch every channel to the full range."""
-    low_r, high_r, low_g, high_g, low_b, high_b = _channel_ranges(source, pixels)
-    zero_r, scale_r = _stretch(low_r, high_r)
-    zero_g, scale_g = _stretch(low_g, high_g)
-    zero_b, scale_b = _stretch(low_b, high_b)
-    from_, to = bytes_at(source, 3 * pixels), bytes_at(target, 3 * pixels)
-    for pixel in range(np.uint64(pixels)):
-        i = pixel * _THREE
-        to[i] = _clamped((np.float32(from_[i]) - zero_r) * scale_r)
-        to[i + _ONE] = _clamped((np.float32(from_[i + _ONE]) - zero_g) * scale_g)
-        to[i + _TWO] = _clamped((np.float32(from_[i + _TWO]) - zero_b) * scale_b)
+    ranges, extremes = float32_at(scratch, 6), bytes_at(scratch + np.uint64(24), 2 * RANGE_BYTES)
+    _find_extremes(source, 3 * pixels, extremes)
+    for channel in range(3):
+        low, high = np.uint8(255), np.uint8(0)
+        for i in range(channel, RANGE_BYTES, 3):
+            low, high = min(low, extremes[i]), max(high, extremes[RANGE_BYTES + i])
+        ranges[channel], ranges[3 + channel] = _stretch(low, high)
+    last, i = 3 * max(pixels - GROUP, 0), np.int64(0)
+    while i < 3 * pixels:
+        at = np.uint64(min(i, last))
+        stretch_pixels(True, target + at, source + at, scratch)
+        i += _GROUP_BYTES
 
 
 @kernel

@@ -16,13 +16,9 @@ import math
 import numpy as np
 
 from ffdr.augment.ops.magnitude import ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X
-from ffdr.jit.instructions import copy_word, fused, nearest
-from ffdr.jit.kernel import (
-    bytes_at,
-    float32_at,
-    int32_at,
-    kernel,
-)
+from ffdr.jit.instructions import copy_bytes
+from ffdr.jit.kernel import bytes_at, float32_at, kernel
+from ffdr.jit.pixels import GROUP, find_offsets, gather_pixels
 
 
 @kernel
@@ -60,35 +56,27 @@ def _grid_terms(matrix: tuple, out_h: int, out_w: int) -> tuple:
 
 
 @kernel
-def _row_offsets(
-    terms: tuple, y: float, out_h: int, out_w: int, across: np.ndarray, down: np.ndarray, offsets: np.ndarray
-) -> None:
-    """Byte offsets (int32, out_w) of the source pixels of one output row; points outside get that of the pixel behind.
-
-    across, down: x times the first and fourth term for every column, float32.
-    """
-    _, b, c, _, e, f = terms
-    one, half = np.float32(1.0), np.float32(0.5)
-    scale_x, scale_y = np.float32(0.5 * out_w), np.float32(0.5 * out_h)
-    right, bottom = np.float32(out_w - 1), np.float32(out_h - 1)
-    zero = np.float32(0.0)
-    behind = np.int32(3 * out_h * out_w)
-    width = np.int32(out_w)
-    for x in range(np.uint64(out_w)):
-        grid_x = fused(y, b, across[x]) + c
-        grid_y = fused(y, e, down[x]) + f
-        at_x = nearest(fused(grid_x + one, scale_x, -half))
-        at_y = nearest(fused(grid_y + one, scale_y, -half))
-        inside = (at_x >= zero) & (at_x <= right) & (at_y >= zero) & (at_y <= bottom)
-        column = np.int32(at_x if inside else zero)
-        line = np.int32(at_y if inside else zero)
-        offsets[x] = np.int32(3) * np.int32(line * width + column) if inside else behind
+def _groups(out_w: int) -> int:
+    """Of a row's pixels, the last one perhaps not whole."""
+    return (np.int64(out_w) + GROUP - 1) // GROUP
 
 
 @kernel
 def warp_bytes(out_w: int) -> int:
-    """Scratch that ``warp`` needs, bytes."""
-    return 12 * np.int64(out_w)
+    """Scratch that ``warp`` needs, bytes: terms and products of the grid, the offsets of a row, a row and its noise."""
+    return 24 + (8 + 4 + 3) * GROUP * _groups(out_w) + 4
+
+
+@kernel
+def _fill_grid(terms: tuple, out_h: int, out_w: int, grid: np.ndarray) -> None:
+    """What all rows of a sampling grid share, float32, in the order in which ``find_offsets`` takes it."""
+    a, b, c, d, e, f = terms
+    grid[0], grid[1], grid[2], grid[3] = b, c, e, f
+    grid[4], grid[5] = np.float32(0.5 * out_w), np.float32(0.5 * out_h)
+    for x in range(GROUP * _groups(out_w)):
+        position = np.float32(np.float64(x) - 0.5 * out_w + 0.5)
+        place = 6 + 2 * GROUP * (x // GROUP) + x % GROUP
+        grid[place], grid[place + GROUP] = position * a, position * d
 
 
 @kernel
@@ -96,31 +84,23 @@ def warp(
     op: int, size: float, source: np.uint64, target: np.uint64, out_h: int, out_w: int, scratch: np.uint64
 ) -> None:
     """ShearX, ShearY or Rotate by magnitude ``size`` from one image to another of the same size."""
-    count = 3 * np.int64(out_h) * np.int64(out_w)
+    stride, groups = 3 * np.int64(out_w), _groups(out_w)
+    count, written = stride * out_h, 3 * GROUP * groups + 4
     behind = bytes_at(source + np.uint64(count), 4)
     for i in range(4):
         behind[i] = 0
-    across = float32_at(scratch, out_w)
-    down = float32_at(scratch + np.uint64(4 * out_w), out_w)
-    offsets = int32_at(scratch + np.uint64(8 * out_w), out_w)
     terms = _grid_terms(_inverse_matrix(op, size, out_h, out_w), out_h, out_w)
-    for x in range(np.uint64(out_w)):
-        position = np.float32(np.float64(x) - 0.5 * out_w + 0.5)
-        across[x] = position * terms[0]
-        down[x] = position * terms[3]
-    to = target
-    three = np.uint64(3)
+    _fill_grid(terms, out_h, out_w, float32_at(scratch, 6 + 2 * GROUP * groups))
+    offsets = scratch + np.uint64(24 + 8 * GROUP * groups)
+    spare = offsets + np.uint64(4 * GROUP * groups)
     for line in range(out_h):
-        y = np.float32(line - 0.5 * out_h + 0.5)
-        _row_offsets(terms, y, out_h, out_w, across, down, offsets)
-        last = np.uint64(out_w - 1 if line == out_h - 1 else out_w)
-        for x in range(last):  # four bytes per pixel; the next pixel overwrites the fourth
-            copy_word(to, source + np.uint64(offsets[x]))
-            to += three
-    pixels = bytes_at(source + np.uint64(offsets[out_w - 1]), 3)
-    end = bytes_at(to, 3)
-    for channel in range(3):
-        end[channel] = pixels[channel]
+        y, to = np.float32(line - 0.5 * out_h + 0.5), target + np.uint64(line * stride)
+        find_offsets(offsets, scratch, y, out_w, out_h, groups)
+        # What a row has too much, the next ones overwrite; the last rows are made in scratch.
+        whole = line * stride + written <= count
+        gather_pixels(to if whole else spare, source, offsets, groups)
+        if not whole:
+            copy_bytes(to, spare, stride)
 
 
 @kernel
