@@ -20,6 +20,8 @@ _OTHERS = (
     "opencv-contrib-python-headless",
     "triton",
     "nvidia-dali-cuda120",
+    "spdl",
+    "litdata",
 )
 """Named where they are installed: OpenCV under any of its names, and what not every machine has."""
 COMMIT = "FFDR_COMMIT"

@@ -3,19 +3,22 @@
 import json
 import subprocess
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from ffdr import ReinforcedDataset
 from ffdr.augment.laps import STAGES
 from ffdr.augment.policy import Policy
 from ffdr.bench.corpus import reinforce_untaught
 from ffdr.bench.loading import loader, pipelines
+from ffdr.bench.loading.chunks import chunk_loader, has_litdata, write_chunks
 from ffdr.bench.loading.loader import REST, bench_loader, stage_costs
-from ffdr.bench.loading.peers import PublishedDataset, has_dali, replay
+from ffdr.bench.loading.peers import PublishedDataset, has_spdl, replay, spdl_batch
 from ffdr.bench.loading.startup import start_seconds
 from ffdr.bench.timing import Timing
 from ffdr.beton.pixels import decode_image
@@ -53,7 +56,8 @@ def stored(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipelines, "PUBLISHED_VIEWS", 6)
         patch.setattr(pipelines, "make_corpus", checked)
-        patch.setattr(loader, "start_seconds", lambda *_: 3.0)
+        seconds = count(1)
+        patch.setattr(loader, "start_seconds", lambda *_: next(seconds))
         bench_loader(BenchOptions(images=70, repeats=3, resolution=R, json=str(out)))
     for name in ("loader.png", "loader_bytes.png"):
         assert out.with_name(name).stat().st_size > 10_000
@@ -63,47 +67,63 @@ def stored(tmp_path_factory):
 def test_every_pipeline_is_timed(stored):
     figures, text = stored
     names = {pipelines.ERM, pipelines.DR, pipelines.CROPS, pipelines.MIXED, pipelines.EVALUATION, pipelines.RAW}
+    names |= {pipelines.ERM_CROPS, pipelines.DR_FOUR, pipelines.COEFFICIENTS_FOUR}
+    names |= {pipelines.COEFFICIENTS_MIXED_PAIRS, pipelines.COEFFICIENTS_EVALUATION}
     names |= {pipelines.STOCK, pipelines.STOCK_ON_OURS, pipelines.TORCHVISION, pipelines.TORCHVISION_CROPS}
     names |= {pipelines.PUBLISHED, pipelines.DECODE, pipelines.STOCK_HALF, pipelines.PORTABLE}
     names |= {pipelines.COEFFICIENTS, pipelines.COEFFICIENTS_CROPS, pipelines.COEFFICIENTS_MIXED}
     found = set(figures["pipelines"])
-    assert found - {pipelines.TWO, pipelines.COEFFICIENTS_TWO, pipelines.DALI} == names
-    assert (pipelines.DALI in found) == has_dali()
-    assert has_dali() or "| not installed" in text
+    assert found - {pipelines.TWO, pipelines.COEFFICIENTS_TWO, *pipelines.PEERS} == names
+    for peer, is_installed in pipelines.PEERS.items():
+        assert (peer in found) == is_installed()
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| {peer} ")]
+        assert ("not installed" in row) != is_installed()
     for name, row in figures["pipelines"].items():
         assert f"| {name} " in text
-        assert row["images"] == 64  # full batches
-        assert row["images_per_second"]["values"] == pytest.approx([64 / s for s in row["seconds"]])
+        images = 70 if name == pipelines.LITDATA else 64  # but for LitData, full batches
+        assert row["images"] == images
+        assert row["images_per_second"]["values"] == pytest.approx([images / s for s in row["seconds"]])
         assert 0 < row["images_per_second"]["low"] <= row["images_per_second"]["median"]
-        stock = figures["pipelines"][pipelines.STOCK]["seconds"]
-        assert row["times_stock"]["values"] == pytest.approx(np.divide(stock, row["seconds"]))
+        stock = np.array(figures["pipelines"][pipelines.STOCK]["seconds"]) / 64
+        assert row["times_stock"]["values"] == pytest.approx(stock / row["seconds"] * images)
 
 
 def test_stages_add_up_to_the_loader_s_time(stored):
-    figures, _ = stored
-    assert set(figures["stages"]) == {pipelines.DR, pipelines.MIXED, pipelines.COEFFICIENTS}
+    figures, text = stored
+    names = {pipelines.DR, pipelines.DR_FOUR, pipelines.MIXED, pipelines.EVALUATION, pipelines.COEFFICIENTS}
+    names |= {pipelines.COEFFICIENTS_FOUR, pipelines.COEFFICIENTS_MIXED, pipelines.COEFFICIENTS_EVALUATION}
+    assert set(figures["stages"]) == names
     for name, stages in figures["stages"].items():
         assert list(stages) == [*STAGES, REST]
         assert np.sum([stage["share"]["values"] for stage in stages.values()], axis=0) == pytest.approx(1)
         seconds = np.sum([stage["seconds"]["values"] for stage in stages.values()], axis=0)
         row = figures["pipelines"][name]
         assert seconds == pytest.approx(np.divide(row["seconds"], row["images"]))
-        for stage in ("decode", "resize", "operations"):
-            assert stages[stage]["seconds"]["low"] > 0
-        assert (stages["splice"]["seconds"]["low"] > 0) == (name != pipelines.COEFFICIENTS)
+        assert sum(line.startswith(f"| {name} ") for line in text.splitlines()) == 2  # its rate and its stages
+        for stage in STAGES:
+            assert stages[stage]["seconds"]["low"] >= 0
+        for stage in ("decode", "resize"):
+            assert stages[stage]["seconds"]["median"] > 0
 
 
 def test_the_summary_is_taken_from_the_figures(stored):
     figures, text = stored
     summary = figures["summary"]
-    assert len(summary) == 18
+    assert len(summary) == 33
     assert all(f"| {name} " in text for name in summary)
     assert summary["full policy : stock FFCV's crop and flip"] == figures["pipelines"][pipelines.DR]["times_stock"]
-    assert (summary["crop and flip : DALI on CPU"] is not None) == has_dali()
+    for peer, is_installed in pipelines.PEERS.items():
+        assert (summary[f"crop and flip : {peer.removesuffix(', crop and flip')}"] is not None) == is_installed()
+    erm, dr = (figures["pipelines"][name]["seconds"] for name in (pipelines.ERM_CROPS, pipelines.DR_FOUR))
+    epochs = summary["epoch time, DR, full policy, 4 views per decode : ERM, crop and flip"]
+    assert epochs["values"] == pytest.approx(np.divide(dr, erm))
     outside = summary["share of the time outside JPEG decoding"]["values"]
     decode = figures["stages"][pipelines.DR]["decode"]["share"]["values"]
     assert outside == pytest.approx(1 - np.array(decode))
-    assert summary["seconds to the first batch, second start"]["median"] == 3.0
+    starts = {name: summary[f"seconds to the first batch, {name}"]["values"] for name in figures["start_seconds"]}
+    forms = ("", "coefficients, ")
+    assert [starts[f"{form}first start"] for form in forms] == [[1], [5]]
+    assert [starts[f"{form}second start"] for form in forms] == [[2, 3, 4], [6, 7, 8]]
     sizes = figures["stored_bytes"]
     assert 1.0 < sizes[loader.PLAIN] <= 1.011
     assert 0.9 < sizes[loader.AS_STOCK] < 1.0  # its Huffman tables are not optimised
@@ -168,6 +188,40 @@ def test_the_published_dataset_shows_any_view_of_its_image(photos, archive):
         assert probs.tolist() == pytest.approx(targets.log_probs[0].exp().tolist(), rel=1e-5)
         assert label == dataset.images.labels[5]
     assert seen == {0, 1, 2, 3}
+
+
+WHOLE = replace(Policy(), scale=(1.0, 1.0), ratio=(0.2, 5.0), flip=1.0)
+"""Crops that are the whole picture, flipped."""
+
+
+def resized(path):
+    """What a peer should show of a photograph: int (R, R, 3)."""
+    picture = Image.open(path).convert("RGB").resize((R, R), Image.Resampling.BILINEAR)
+    return np.asarray(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)).astype(int)
+
+
+@pytest.mark.skipif(not has_spdl(), reason="SPDL is not installed")
+def test_spdl_shows_the_photographs(photos):
+    samples = ImageFolder(str(photos.with_name("photos"))).samples
+    images, labels = spdl_batch(samples, R, WHOLE)
+    assert labels.tolist() == [label for _, label in samples]
+    for image, (path, _) in zip(images.numpy(), samples, strict=True):
+        assert np.abs(image - resized(path)).mean() < 4
+
+
+@pytest.mark.skipif(not has_litdata(), reason="LitData is not installed")
+def test_litdata_shows_the_photographs(photos, tmp_path):
+    folder = photos.with_name("photos")
+    chunks = write_chunks(folder, tmp_path / "chunks")
+    batches = list(chunk_loader(chunks, 7, R, WHOLE))
+    shown = torch.cat([images for images, _ in batches]).permute(0, 2, 3, 1).numpy()
+    labels = torch.cat([labels for _, labels in batches]).tolist()
+    samples = ImageFolder(str(folder)).samples
+    assert sorted(labels) == [label for _, label in samples]
+    for path, label in samples:
+        distances = np.abs(shown - resized(path)).mean(axis=(1, 2, 3))
+        assert distances.min() < 2
+        assert labels[distances.argmin()] == label
 
 
 def test_a_start_is_timed_in_a_process_of_its_own(photos, tmp_path):

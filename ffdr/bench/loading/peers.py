@@ -1,5 +1,5 @@
 """Other pipelines that make the same kind of batch from the same pixels, in one thread: torchvision, the published way,
-DALI. Each ``…_pass`` returns what reads a whole epoch: uint8 images of one size, not normalised, and labels.
+DALI, SPDL. Each ``…_pass`` returns what reads a whole epoch: uint8 images of one size, not normalised, and labels.
 
 The published way of replaying reinforced data: an archive of apple/ml-dr's format (``ffdr export``) holds for each
 image of a torchvision ``ImageFolder`` one pickle of all its views, of which every access reads all and uses one.
@@ -7,9 +7,10 @@ image of a torchvision ``ImageFolder`` one pickle of all its views, of which eve
 
 from __future__ import annotations
 
-import importlib.util
+import random
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def replay(image: Image.Image, parameters: Sequence[Any], resolution: int) -> to
 
 def has_dali() -> bool:
     """Whether NVIDIA DALI is installed."""
-    return importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+    return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
 
 
 def dali_pass(photos: Path, batch_size: int, resolution: int, policy: Policy) -> EpochPass:
@@ -125,3 +126,51 @@ def dali_pass(photos: Path, batch_size: int, resolution: int, policy: Policy) ->
             pipeline.run()
 
     return run
+
+
+def has_spdl() -> bool:
+    """Whether SPDL is installed, with the FFmpeg that it needs."""
+    if find_spec("spdl") is None:
+        return False
+    from spdl.io.utils import get_ffmpeg_versions
+
+    try:
+        get_ffmpeg_versions()
+    except RuntimeError:
+        return False
+    return True
+
+
+def spdl_pass(photos: Path, batch_size: int, resolution: int, policy: Policy) -> EpochPass:
+    """SPDL on one thread: reading, decoding, cropping, antialiased resize and flip of a batch at a time."""
+    from spdl.pipeline import PipelineBuilder
+
+    samples = ImageFolder(str(photos)).samples
+    batches = len(samples) // batch_size
+
+    def run() -> None:
+        order = random.sample(samples, len(samples))
+        chosen = [order[i * batch_size : (i + 1) * batch_size] for i in range(batches)]
+        load = partial(spdl_batch, resolution=resolution, policy=policy)
+        pipeline = PipelineBuilder().add_source(chosen).pipe(load).add_sink(1).build(num_threads=1, max_failures=0)
+        with pipeline.auto_stop():
+            exhaust(pipeline)
+
+    return run
+
+
+def spdl_batch(
+    samples: Sequence[tuple[str, int]], resolution: int, policy: Policy
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random crops of some JPEG files, uint8 (B, resolution, resolution, 3), and their labels, int64 (B,)."""
+    from spdl import io
+
+    frames, draw = [], transforms.RandomResizedCrop.get_params
+    for path, _ in samples:
+        packets = io.demux_image(path)
+        shape = torch.empty(1, packets.codec.height, packets.codec.width, device="meta")
+        top, left, height, width = draw(shape, list(policy.scale), list(policy.ratio))
+        steps = [f"crop={width}:{height}:{left}:{top}:exact=1", f"scale={resolution}:{resolution}:flags=bilinear"]
+        steps += ["hflip"] * (random.random() < policy.flip)
+        frames.append(io.decode_packets(packets, filter_desc=",".join([*steps, "format=pix_fmts=rgb24"])))
+    return io.to_torch(io.convert_frames(frames)), torch.tensor([label for _, label in samples])

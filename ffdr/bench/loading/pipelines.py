@@ -12,16 +12,28 @@ import torch
 
 from ffdr.augment.policy import Policy
 from ffdr.bench.corpus import make_photos, reinforce_untaught, write_photos
+from ffdr.bench.loading.chunks import chunk_loader, has_litdata, write_chunks
 from ffdr.bench.loading.drivers import Scratch, collect, decode_all
-from ffdr.bench.loading.peers import EpochPass, dali_pass, exhaust, has_dali, published_pass, torchvision_pass
+from ffdr.bench.loading.peers import (
+    EpochPass,
+    dali_pass,
+    exhaust,
+    has_dali,
+    has_spdl,
+    published_pass,
+    spdl_pass,
+    torchvision_pass,
+)
 from ffdr.bench.loading.stock import stock_loader, write_stock
 from ffdr.bench.timing import Workload
-from ffdr.beton.read import ImageBeton, ReinforcedBeton
+from ffdr.beton.read import ImageBeton
 from ffdr.beton.records import Records
 from ffdr.config.files import ExportOptions, TranscodeOptions
 from ffdr.loader.loader import ReinforcedLoader
+from ffdr.loader.order import EpochOrder, OrderSettings, view_epochs
 from ffdr.loader.replay.replayer import Replayer
-from ffdr.loader.views import StoredViews, ViewBatch
+from ffdr.loader.sources import open_views
+from ffdr.loader.views import ViewBatch
 from ffdr.mldr.exporting import export_archive
 from ffdr.write.copy.transcode import transcode
 
@@ -37,15 +49,20 @@ _VIEWS = 16
 
 # Names of the pipelines.
 ERM = "ffdr ERM, full policy"
+ERM_CROPS = "ffdr ERM, crop and flip"
 DR = "ffdr DR, full policy"
+DR_FOUR = "ffdr DR, full policy, 4 views per decode"
 CROPS = "ffdr DR, crop and flip"
 MIXED = "ffdr DR, full policy, mixup and cutmix"
 EVALUATION = "ffdr evaluation view"
 RAW = "ffdr DR, crop and flip, raw images"
 TWO = "ffdr DR, full policy, 2 threads on 2 cores"
 COEFFICIENTS = "ffdr DR, full policy, coefficients"
+COEFFICIENTS_FOUR = "ffdr DR, full policy, coefficients, 4 views per decode"
 COEFFICIENTS_CROPS = "ffdr DR, crop and flip, coefficients"
 COEFFICIENTS_MIXED = "ffdr DR, full policy, mixup and cutmix, coefficients"
+COEFFICIENTS_MIXED_PAIRS = "ffdr DR, full policy, mixup and cutmix, coefficients, 2 views per decode"
+COEFFICIENTS_EVALUATION = "ffdr evaluation view, coefficients"
 COEFFICIENTS_TWO = "ffdr DR, full policy, coefficients, 2 threads on 2 cores"
 PORTABLE = "ffdr DR, full policy, coefficients, without AVX2"
 DECODE = "bound: decoding the segments alone"
@@ -56,6 +73,10 @@ TORCHVISION_CROPS = "torchvision, crop and flip"
 TORCHVISION = "torchvision, full policy"
 PUBLISHED = "one pickle per image, full policy"
 DALI = "DALI on CPU, crop and flip"
+SPDL = "SPDL, crop and flip"
+LITDATA = "LitData, crop and flip"
+PEERS = {DALI: has_dali, SPDL: has_spdl, LITDATA: has_litdata}
+"""Those that not everybody has; whether one is installed."""
 STAGES_OF = "stages of "
 """Beginning of the name of a ``StageClock``."""
 
@@ -84,6 +105,8 @@ class Corpus:
     """reinforced: full policy and mixing"""
     published: Path
     """the views of ``full`` as one pickle per image"""
+    chunks: Path | None
+    """LitData's, where it is installed"""
 
 
 def make_corpus(folder: Path, count: int, resolution: int) -> Corpus:
@@ -109,6 +132,7 @@ def make_corpus(folder: Path, count: int, resolution: int) -> Corpus:
         full=full,
         mixing=reinforce_untaught(jpg, folder / "mixing.beton", MIXING, _VIEWS),
         published=export_archive(export, progress=False),
+        chunks=write_chunks(photos, folder / "chunks") if has_litdata() else None,
     )
 
 
@@ -123,34 +147,54 @@ def _extract(beton: Path, originals: Path, folder: Path) -> Path:
 
 
 class StageClock:
-    """Replays the views that a loader of seed 0 shows in its n-th epoch, epoch after epoch, and notes each stage."""
+    """Replays the views that a loader of seed 0 shows in its n-th epoch, epoch after epoch, and notes each stage.
 
-    def __init__(self, images: ImageBeton, reinforced: Path, resolution: int) -> None:
+    reinforced: None for the evaluation view. views_per_image: as the loader's.
+    """
+
+    def __init__(self, beton: Path, reinforced: Path | None, resolution: int, views_per_image: int = 1) -> None:
+        images = ImageBeton.open(beton)
         self.replayer = Replayer(images, resolution, threads=1)
-        self.views = StoredViews(ReinforcedBeton.open(reinforced, images), seed=0)
-        self.index = np.arange(len(images) // BATCH * BATCH)
+        self.views, _ = open_views(images, reinforced, None, reinforced_share=1, center=0.875, seed=0)
+        settings = OrderSettings("random", BATCH, drop_last=True, views_per_image=views_per_image)
+        self.order = EpochOrder(settings, images.data_ptr, images.page_size)
         self.laps: list[np.ndarray] = []
         """For each call: seconds per image in each of ``laps.STAGES``."""
 
-    def records(self, epoch: int) -> Records:
-        """Of the n images."""
-        batch = ViewBatch.blank(len(self.index), self.views.entries)
-        self.views.fill(np.full_like(self.index, epoch), self.index, batch)
-        return batch.records
+    def epoch(self, number: int) -> tuple[np.ndarray, Records]:
+        """Spans and records of all views of an epoch."""
+        index = self.order.sample_order(number)
+        batch = ViewBatch.blank(len(index), self.views.entries)
+        self.views.fill(view_epochs(number, len(index), self.order.settings.views_per_image), index, batch)
+        return self.replayer.spans(index), batch.records
 
     def __call__(self) -> None:
         """One epoch."""
-        spent = self.replayer.time_stages(self.replayer.spans(self.index), self.records(len(self.laps)))
-        self.laps.append(np.array(list(spent.values())) / len(self.index))
+        spans, records = self.epoch(len(self.laps))
+        spent = self.replayer.time_stages(spans, records, self.order.settings.views_per_image)
+        self.laps.append(np.array(list(spent.values())) / len(spans))
+
+
+def stage_clocks(corpus: Corpus, resolution: int) -> dict[str, StageClock]:
+    """By the name of the loader that shows the same views."""
+    return {
+        DR: StageClock(corpus.jpg, corpus.full, resolution),
+        DR_FOUR: StageClock(corpus.jpg, corpus.full, resolution, 4),
+        MIXED: StageClock(corpus.jpg, corpus.mixing, resolution),
+        EVALUATION: StageClock(corpus.jpg, None, resolution),
+        COEFFICIENTS: StageClock(corpus.coefficients, corpus.full, resolution),
+        COEFFICIENTS_FOUR: StageClock(corpus.coefficients, corpus.full, resolution, 4),
+        COEFFICIENTS_MIXED: StageClock(corpus.coefficients, corpus.mixing, resolution),
+        COEFFICIENTS_EVALUATION: StageClock(corpus.coefficients, None, resolution),
+    }
 
 
 def pipelines(corpus: Corpus, resolution: int, clocks: dict[str, StageClock]) -> dict[str, Workload]:
     """All of them by name, and ``clocks`` too, which run beside the loaders of the same name.
 
-    DALI only where it is installed, two threads only where there are two cores.
+    Of ``PEERS`` only what is installed, two threads only where there are two cores.
     """
     images = ImageBeton.open(corpus.jpg)
-    units = len(images) // BATCH * BATCH
     # FFCV first: see stock_loader.
     passes: dict[str, EpochPass] = {}
     for name, beton in ((STOCK, corpus.stock), (STOCK_ON_OURS, corpus.jpg), (STOCK_HALF, corpus.half)):
@@ -162,12 +206,20 @@ def pipelines(corpus: Corpus, resolution: int, clocks: dict[str, StageClock]) ->
     passes[PUBLISHED] = published_pass(corpus.photos, corpus.published, BATCH, resolution)
     if has_dali():
         passes[DALI] = dali_pass(corpus.photos, BATCH, resolution, CROP_FLIP)
-    clock, scratch = clocks[DR], Scratch(images, resolution)
-    jpegs, parts = collect(images, scratch, clock.replayer.spans(clock.index), clock.records(0)[0])
+    if has_spdl():
+        passes[SPDL] = spdl_pass(corpus.photos, BATCH, resolution, CROP_FLIP)
+    if corpus.chunks:
+        passes[LITDATA] = partial(exhaust, chunk_loader(corpus.chunks, BATCH, resolution, CROP_FLIP))
+    spans, records = clocks[DR].epoch(0)
+    scratch = Scratch(images, resolution)
+    jpegs, parts = collect(images, scratch, spans, records.views)
     passes[DECODE] = lambda: decode_all(scratch.decoder, jpegs, parts, scratch.canvas)
     passes |= {STAGES_OF + name: clock for name, clock in clocks.items()}
-    two = (TWO, COEFFICIENTS_TWO)
-    return {name: Workload(run, units, cores=2 if name in two else 1) for name, run in passes.items()}
+    full, two = len(images) // BATCH * BATCH, (TWO, COEFFICIENTS_TWO)
+    return {
+        name: Workload(run, len(images) if name == LITDATA else full, cores=2 if name in two else 1)
+        for name, run in passes.items()
+    }
 
 
 def _loaders(corpus: Corpus, resolution: int) -> dict[str, ReinforcedLoader]:
@@ -182,14 +234,19 @@ def _loaders(corpus: Corpus, resolution: int) -> dict[str, ReinforcedLoader]:
     )
     loaders = {
         ERM: make(corpus.jpg, policy=FULL),
+        ERM_CROPS: make(corpus.jpg, policy=CROP_FLIP),
         DR: make(corpus.jpg, corpus.full),
+        DR_FOUR: make(corpus.jpg, corpus.full, views_per_image=4),
         CROPS: make(corpus.jpg, corpus.crops),
         MIXED: make(corpus.jpg, corpus.mixing),
         EVALUATION: make(corpus.jpg),
         RAW: make(corpus.raw, corpus.crops),
         COEFFICIENTS: make(corpus.coefficients, corpus.full),
+        COEFFICIENTS_FOUR: make(corpus.coefficients, corpus.full, views_per_image=4),
         COEFFICIENTS_CROPS: make(corpus.coefficients, corpus.crops),
         COEFFICIENTS_MIXED: make(corpus.coefficients, corpus.mixing),
+        COEFFICIENTS_MIXED_PAIRS: make(corpus.coefficients, corpus.mixing, views_per_image=2),
+        COEFFICIENTS_EVALUATION: make(corpus.coefficients),
         PORTABLE: make(corpus.coefficients, corpus.full),
     }
     slow = Replayer(ImageBeton.open(corpus.coefficients), resolution, threads=1, portable=True)
