@@ -14,10 +14,10 @@ from numba.core.typing import signature
 
 from ffdr.jit.kernel import kernel
 
-STAGES = ("splice", "decode", "resize", "operations", "erase", "mix")
+STAGES = ("decode", "resize", "operations", "erase", "mix")
 """In the order of a replay."""
 # As int64, because Numba would compile a version of ``lap`` for every literal.
-SPLICE, DECODE, RESIZE, OPERATIONS, ERASE, MIX, OTHER = map(np.int64, range(len(STAGES) + 1))
+DECODE, RESIZE, OPERATIONS, ERASE, MIX, OTHER = map(np.int64, range(len(STAGES) + 1))
 
 _LAST, _CLOCK = len(STAGES) + 1, len(STAGES) + 2
 """Places in laps: when the last lap was taken; what the clock writes to."""
@@ -32,7 +32,7 @@ def new_laps() -> np.ndarray:
 
 @kernel
 def lap(laps: np.ndarray | None, stage: int) -> None:
-    """The time since the last lap goes to ``stage``: one of ``SPLICE`` to ``MIX``, or ``OTHER``. None: no code."""
+    """The time since the last lap goes to ``stage``: one of ``DECODE`` to ``MIX``, or ``OTHER``. None: no code."""
     if laps is not None:
         clock = laps[_CLOCK:]
         _clock_gettime(np.int32(_MONOTONIC), clock.ctypes.data)  # type: ignore[call-overload]  # to Numba, C's function

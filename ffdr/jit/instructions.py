@@ -48,6 +48,12 @@ def put_long(code: Code, value: Value, address: Value) -> None:
     code.store(value, address)
 
 
+@instruction(types.void, types.int64, types.int64)
+def put_short(code: Code, value: Value, address: Value) -> None:
+    """Put the low 16 bits of an int64 at an address."""
+    code.store(code.b.trunc(value, I16), address)
+
+
 @instruction(types.void, types.uint64, types.uint64, types.int64)
 def copy_bytes(code: Code, target: Value, source: Value, count: Value) -> None:
     """C's memcpy between two addresses; the ranges may not overlap."""

@@ -135,9 +135,9 @@ def test_the_summary_is_taken_from_the_figures(stored):
 
 def test_shares_of_a_hand_made_case():
     laps = np.zeros((3, len(STAGES)))
-    laps[:, 0], laps[:, 1] = 1.0, (2.0, 4.0, 3.0)
+    laps[:, 1], laps[:, 0] = 1.0, (2.0, 4.0, 3.0)
     shares = stage_costs(Timing((40.0, 80.0, 50.0), 10), laps)  # 4, 8 and 5 seconds per image
-    assert shares["splice"][1].values == (0.25, 0.125, 0.2)
+    assert shares["resize"][1].values == (0.25, 0.125, 0.2)
     assert shares["decode"][0].median == 3.0
     assert shares[REST][0].values == (1.0, 3.0, 1.0)
     assert shares[REST][1].median == 0.25

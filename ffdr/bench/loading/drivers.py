@@ -13,7 +13,10 @@ from ffdr.augment.picture import ImagePart, Output
 from ffdr.augment.replay import apply_ops, erase, mix_into
 from ffdr.augment.resize import ALIGNMENT, resize_bytes, resize_view
 from ffdr.beton.read import ImageBeton
+from ffdr.codec.dct.pixels import CANVAS_SLACK
+from ffdr.codec.jpeg.entropy import CLEAN_SLACK
 from ffdr.codec.jpeg.libjpeg import FUNCTION, decompress, make_handles
+from ffdr.codec.jpeg.region import decode_segments, segments_scratch_bytes
 from ffdr.codec.jpeg.splice import splice
 from ffdr.jit.kernel import address_of, bytes_at, kernel
 
@@ -24,8 +27,10 @@ class Scratch:
     def __init__(self, images: ImageBeton, resolution: int) -> None:
         widths, heights = images.sizes.astype(np.int64).T
         self.decoder = (FUNCTION, make_handles(1, self)[0])
-        self.jpeg = np.zeros(int(images.data_size.max()), np.uint8)
-        self.canvas = np.zeros(3 * int((widths * heights).max()), np.uint8)
+        self.jpeg = np.zeros(int(images.data_size.max()) + CLEAN_SLACK, np.uint8)
+        self.canvas = np.zeros(3 * int((widths * heights).max()) + CANVAS_SLACK, np.uint8)
+        self.decoding = (self.jpeg, np.zeros(int(segments_scratch_bytes(int(widths.max()))), np.uint8), self.canvas)
+        """As ``decode_segments`` takes it."""
         self.second = np.zeros(3 * resolution * resolution + IMAGE_SLACK, np.uint8)
         """What two operations hand on."""
         count = max(resize_bytes(widths.max(), heights.max(), resolution, resolution), op_bytes(resolution))
@@ -36,19 +41,27 @@ class Scratch:
 
 
 @kernel
-def splice_all(
-    spans: np.ndarray, sizes: np.ndarray, views: np.ndarray, resolution: int, jpeg: np.ndarray, parts: np.ndarray
-) -> None:
-    """The JPEG of what each view reads, one over the other in ``jpeg``; parts (n, 3): its bytes, width and height.
+def decode_all_segments(
+    spans: np.ndarray,
+    sizes: np.ndarray,
+    views: np.ndarray,
+    resolution: int,
+    clean: np.ndarray,
+    memory: np.ndarray,
+    canvas: np.ndarray,
+) -> int:
+    """Decode what each view reads, one over the other in ``canvas``; returns how many could not be.
 
-    spans: (n, 3), see ``Replayer.spans``. sizes: of all images. 0 bytes where the image itself is to be decoded.
+    spans: (n, 3), see ``Replayer.spans``. sizes: of all images. clean, memory, canvas: ``Scratch.decoding``.
     """
+    failed = np.int64(0)
     for i in range(len(spans)):
         data = bytes_at(spans[i, 1], np.int64(spans[i, 2]))
         width, height = np.int64(sizes[spans[i, 0], 0]), np.int64(sizes[spans[i, 0], 1])
         region = view_region(views[i, 0], width, height, resolution, resolution)
-        size, crop = splice(data, width, height, region, jpeg)
-        parts[i, 0], parts[i, 1], parts[i, 2] = size, crop.width, crop.height
+        done, _ = decode_segments(data, width, height, region, True, clean, memory, canvas)
+        failed += np.int64(not done)
+    return failed
 
 
 @kernel
@@ -75,11 +88,12 @@ def collect(
     if views is not None:
         resolution = scratch.out.shape[1]
         for row in range(len(index)):
-            part = np.zeros((1, 3), np.int64)
-            splice_all(spans[row : row + 1], images.sizes, views[row : row + 1], resolution, scratch.jpeg, part)
-            if part[0, 0]:
-                pieces[row] = scratch.jpeg[: part[0, 0]].copy()
-                parts[row, 1:] = part[0]
+            width, height = images.sizes[index[row]].tolist()
+            region = view_region(views[row, 0], width, height, resolution, resolution)
+            size, crop = splice(pieces[row], width, height, region, scratch.jpeg)
+            if size:
+                pieces[row] = scratch.jpeg[:size].copy()
+                parts[row, 1:] = size, crop.width, crop.height
     parts[1:, 0] = np.cumsum(parts[:-1, 1])
     return np.concatenate(pieces), parts
 

@@ -1,7 +1,7 @@
 """``ffdr bench kernels``: microseconds per image of every step of a replay, against the usual libraries.
 
 Each step runs in a compiled loop, in one thread on one core. Resizing and operations see the same four pictures again
-and again, so that these lie in the cache, where the step before leaves them in a loader. Splicing and decoding see all
+and again, so that these lie in the cache, where the step before leaves them in a loader. Decoding sees all
 images.
 """
 
@@ -51,10 +51,11 @@ from ffdr.loader.replay.replayer import Replayer
 PICTURES = 4
 WIDTH, HEIGHT = 500, 375
 OURS = "ffdr"
-RESIZE, TWO_OPS, ERASE, MIXUP, CUTMIX, SPLICE, DECODE = (
-    "crop-resize", "two random operations", "erase", "mixup", "cutmix", "splice", "decode",
+RESIZE, TWO_OPS, ERASE, MIXUP, CUTMIX, DECODE = (
+    "crop-resize", "two random operations", "erase", "mixup", "cutmix", "decode",
 )  # fmt: skip
-PILLOW, OPENCV, TORCHVISION, WHOLE = "Pillow", "OpenCV INTER_LINEAR", "torchvision", "the whole image"
+PILLOW, OPENCV, TORCHVISION = "Pillow", "OpenCV INTER_LINEAR", "torchvision"
+PARTS, WHOLE = "libjpeg-turbo, the same segments", "libjpeg-turbo, the whole image"
 
 VALUES = {
     **dict.fromkeys(("Brightness", "Contrast", "Saturation"), (FACTOR_ONE * 6 // 10, FACTOR_ONE * 14 // 10)),
@@ -270,13 +271,13 @@ class _Subjects:
         }
 
     def decoding(self) -> Kernels:
-        scratch, parts = self.scratch, np.zeros((len(self.views), 3), np.int64)
+        scratch, sizes = self.scratch, self.images.sizes
         segments, whole = (drivers.collect(self.images, scratch, self.spans, views) for views in (self.views, None))
         return {
-            (SPLICE, OURS): lambda: drivers.splice_all(
-                self.spans, self.images.sizes, self.views, self.resolution, scratch.jpeg, parts
+            (DECODE, OURS): lambda: drivers.decode_all_segments(
+                self.spans, sizes, self.views, self.resolution, *scratch.decoding
             ),
-            (DECODE, OURS): lambda: drivers.decode_all(scratch.decoder, *segments, scratch.canvas),
+            (DECODE, PARTS): lambda: drivers.decode_all(scratch.decoder, *segments, scratch.canvas),
             (DECODE, WHOLE): lambda: drivers.decode_all(scratch.decoder, *whole, scratch.canvas),
         }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -217,15 +218,13 @@ def _samples(code: Code, sums: Sequence[tuple[Value, Value]]) -> list[Value]:
 _ROW_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
-def _store_samples(code: Code, columns: Sequence[Value], out: Value, stride: Value) -> None:
-    """Store two blocks side by side. columns: four vectors, as ``_samples`` makes them."""
+def _store_samples(code: Code, columns: Sequence[Value], out_a: Value, out_b: Value, stride: Value) -> None:
+    """Store two blocks. columns: four vectors, as ``_samples`` makes them."""
     # Bytes of one half, which is one block; s(row, column), rows in the order 0 4 1 5 2 6 3 7:
     #
     #     columns   s00 s40 s10 .. s70  s01 s41 s11 .. s71         four vectors of two columns each
     #     quads     s00 s01 s02 s03  s40 s41 s42 s43  s10 ..       4 bytes of each of 4 rows; columns 0-3, then 4-7
     #     rows      s00 s01 .. s07   s40 s41 .. s47                8 bytes of each of 2 rows
-    #
-    # and then 8 bytes of a and 8 bytes of b are one store.
     quads = []
     for first, second in (columns[:2], columns[2:]):
         even, odd = (_interleave(code, first, second, 1, high) for high in (False, True))
@@ -234,8 +233,34 @@ def _store_samples(code: Code, columns: Sequence[Value], out: Value, stride: Val
         for high in (False, True):
             rows = code.b.bitcast(_interleave(code, quads[0][part], quads[1][part], 4, high), ir.VectorType(I64, 4))
             for row in range(2):
-                place = code.at(out, code.b.mul(stride, I64(_ROW_ORDER[4 * part + 2 * high + row])))
-                code.store(code.shuffle(rows, rows, [row, row + 2]), place)
+                along = code.b.mul(stride, I64(_ROW_ORDER[4 * part + 2 * high + row]))
+                for block, out in enumerate((out_a, out_b)):
+                    code.store(code.b.extract_element(rows, I32(row + 2 * block)), code.at(out, along))
+
+
+def _places(count: int) -> np.ndarray:
+    """Natural-order positions of DC and of the coefficients in the first ``count`` groups."""
+    return np.append(GROUPS[:count][GROUPS[:count] >= 0], 0)
+
+
+def _inverse_columns(code: Code, rows: Sequence[Any], count: int) -> list[Any]:
+    """The first pass, over rows of dequantised coefficients, and its results transposed: eight columns of 16 int16.
+
+    count: of groups; a column that none of their coefficients lie in is None.
+    """
+    down = constant(I32, [_PASS1] * 8)
+    sums = _pass(code, rows, 1 << (_PASS1 - 1))
+    shifted = ((code.b.ashr(low, down), code.b.ashr(high, down)) for low, high in sums)
+    columns = _transpose(code, [code.narrow(*two) for two in shifted])
+    used = set((_places(count) % 8).tolist())
+    return [column if i in used else None for i, column in enumerate(columns)]
+
+
+def _inverse_rows(code: Code, columns: Sequence[Any]) -> list[Value]:
+    """The second pass, over columns, and samples as ``_samples`` makes them."""
+    # Samples are centred on 128, which is added before the last shift, with the rounding.
+    middle = 128 << _PASS2
+    return _samples(code, _pass(code, columns, (1 << (_PASS2 - 1)) + middle))
 
 
 class Pair(NamedTuple):
@@ -281,21 +306,60 @@ def _pair_instruction(count: int) -> Callable[..., None]:
             if values is not None:
                 factors = code.load(code.at(pair.quant, 16 * row), ir.VectorType(I16, 8))
                 rows[row] = b.mul(values, code.joined(factors, factors))
-        down = constant(I32, [_PASS1] * 8)
-        sums = _pass(code, rows, 1 << (_PASS1 - 1))
-        shifted = ((b.ashr(low, down), b.ashr(high, down)) for low, high in sums)
-        columns = _transpose(code, [code.narrow(*two) for two in shifted])
-        used = {0, *(GROUPS[:count][GROUPS[:count] >= 0] % 8).tolist()}
-        columns = [column if i in used else None for i, column in enumerate(columns)]
-        # Samples are centred on 128, which is added before the last shift, with the rounding.
-        middle = 128 << _PASS2
-        _store_samples(code, _samples(code, _pass(code, columns, (1 << (_PASS2 - 1)) + middle)), pair.out, pair.stride)
+        columns = _inverse_columns(code, rows, count)
+        _store_samples(code, _inverse_rows(code, columns), pair.out, code.at(pair.out, 8), pair.stride)
 
     return decode_pair
 
 
 pair_1, pair_2, pair_4, pair_8 = map(_pair_instruction, (1, 2, 4, 8))
 """Decode two blocks that have nothing behind their first 1, 2, 4 or 8 groups: ``pair_8(fast, pair)``."""
+
+
+class LoosePair(NamedTuple):
+    """Two blocks of coefficients, a and b, and where their samples go. All but ``stride`` are addresses."""
+
+    coefficients: int
+    """Of each of 8 rows, natural order, 8 int16 of a and 8 of b. Set to 0 as far as they are read."""
+    quant: int
+    """uint16 factors, laid out in the same way."""
+    out_a: int
+    """8 bytes of each of 8 rows are written from here on."""
+    out_b: int
+    stride: int
+    """Bytes from row to row."""
+    seen: int
+    """16 int16, to which ``SAFE`` plus what goes into both passes is or-ed."""
+
+
+SAFE = 1 << 13
+"""From −SAFE to SAFE − 1, coefficients give the same samples whatever the width of a decoder's sums. Those of an
+encoder are never larger, and the first pass's results from them neither: DC, and the sum of a row, stay below 4096."""
+_LOOSE_PAIR = types.NamedUniTuple(types.int64, len(LoosePair._fields), LoosePair)
+
+
+def _loose_pair_instruction(count: int) -> Callable[..., None]:
+    @instruction(types.void, _LOOSE_PAIR, two_versions=True)
+    def transform_pair(code: Code, packed: Value) -> None:
+        pair, sixteen = LoosePair(*cgutils.unpack_tuple(code.b, packed)), ir.VectorType(I16, 16)
+        rows: list[Any] = [None] * 8
+        for row in sorted(set((_places(count) // 8).tolist())):
+            place = code.at(pair.coefficients, 32 * row)
+            rows[row] = code.b.mul(code.load(place, sixteen), code.load(code.at(pair.quant, 32 * row), sixteen))
+            code.store(constant(I16, [0] * 16), place)
+        columns = _inverse_columns(code, rows, count)
+        seen = code.load(pair.seen, sixteen)
+        for values in [*rows, *columns]:
+            if values is not None:
+                seen = code.b.or_(seen, code.b.add(values, constant(I16, [SAFE] * 16)))
+        code.store(seen, pair.seen)
+        _store_samples(code, _inverse_rows(code, columns), pair.out_a, pair.out_b, pair.stride)
+
+    return transform_pair
+
+
+loose_1, loose_2, loose_4, loose_8 = map(_loose_pair_instruction, (1, 2, 4, 8))
+"""Samples of two blocks that have nothing behind zig-zag rank 8, 16, 32 or 63: ``loose_8(fast, pair)``."""
 
 
 @instruction(types.void, *[types.int64] * 4, two_versions=True)
@@ -309,6 +373,14 @@ def unpack_dc(code: Code, out: Value, payload: Value, type_: Value, base: Value)
     # The shift down brings in zeros, not signs: these values are unsigned. Types of biases are never used here.
     values = code.high_product(code.b.mul(_load_group(code, type_, payload), up), down, signed=False)
     code.store(code.b.add(values, code.splat(code.b.trunc(base, I16), 8)), out)
+
+
+@instruction(types.void, *[types.int64] * 3)
+def fill_block(code: Code, out: Value, stride: Value, level: Value) -> None:
+    """A block of one level: 8 rows of 8 bytes. level: int64 0 to 255."""
+    samples = code.splat(code.b.trunc(level, I8), 8)
+    for row in range(8):
+        code.store(samples, code.at(out, code.b.mul(stride, I64(row))))
 
 
 @instruction(types.void, *[types.int64] * 4)

@@ -16,9 +16,11 @@ from ffdr.beton.layout import DCT, JPG
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.records import Records
 from ffdr.codec.dct.blocks import make_tables
-from ffdr.codec.dct.decode import CANVAS_SLACK
 from ffdr.codec.dct.decode import scratch_bytes as coefficient_scratch_bytes
+from ffdr.codec.dct.pixels import CANVAS_SLACK
+from ffdr.codec.jpeg.entropy import CLEAN_SLACK
 from ffdr.codec.jpeg.libjpeg import FUNCTION, make_handles
+from ffdr.codec.jpeg.region import segments_scratch_bytes
 from ffdr.jit.kernel import numba_threads
 from ffdr.loader.replay.samples import Scratch, Stored, Workspace, replay_batch, replay_group, time_batch
 from ffdr.loader.replay.status import ReplayError
@@ -59,14 +61,17 @@ class Replayer(OneProcess):
         is_jpeg, is_dct = images.modes == JPG, images.modes == DCT
         largest = int((widths * heights * 3)[is_jpeg | is_dct].max(initial=0))
         longest = int(images.data_size[is_jpeg].max(initial=0))
-        widest = int(widths[is_dct].max(initial=0))
+        sample_bytes = max(
+            int(bytes_for(int(widths[mode].max()))) if mode.any() else 0
+            for mode, bytes_for in ((is_jpeg, segments_scratch_bytes), (is_dct, coefficient_scratch_bytes))
+        )
         scratch = int(scratch_bytes(int(widths.max()), int(heights.max()), resolution, resolution))
-        self._check_memory(largest + longest + scratch)
+        self._check_memory(largest + longest + sample_bytes + scratch)
         self._workspace: Workspace = (
             make_handles(threads, self),
             np.zeros((threads, largest + CANVAS_SLACK), np.uint8),
-            np.zeros((threads, longest), np.uint8),
-            np.zeros((threads, coefficient_scratch_bytes(widest) if widest else 0), np.uint8),
+            np.zeros((threads, longest + CLEAN_SLACK), np.uint8),
+            np.zeros((threads, sample_bytes), np.uint8),
             np.zeros((threads, scratch), np.uint8),
             np.zeros((threads, *self.shape), np.uint8),
         )

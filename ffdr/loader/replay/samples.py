@@ -5,9 +5,12 @@ memory addresses, so it works on FFCV's page cache and on a plain memory map ali
 number and stage instead of crashing or handing out stale pixels. Of coefficient images (``codec/dct``), and of a JPEG
 with a row table (``codec/jpeg/splice.py``), only the part that a view reads is decoded::
 
-    stored bytes ── splice ──► JPEG of the part ── libjpeg ──► canvas ──┐
+    stored bytes ── segments ────────────────────────────────► canvas ──┐
+                 └─ splice ──► JPEG of the part ── libjpeg ──► canvas ──┤
                  └─ coefficients ────────────────────────────► canvas ──┼─► replay_view ─► out, or the partner's
                  └─ raw ────────────────────────────────────────────────┘                  view, which is mixed in
+
+libjpeg has what ``decode_segments`` hands back: JPEGs that ffdr has not written, and damaged ones.
 
 A thread takes a *group* of rows at a time: adjacent ones that show the same image, decoded once for all of them.
 
@@ -28,7 +31,7 @@ from numba import prange
 
 from ffdr.augment.check import OK, check_mix, check_view
 from ffdr.augment.geometry import view_region
-from ffdr.augment.laps import DECODE, MIX, OTHER, SPLICE, lap
+from ffdr.augment.laps import DECODE, MIX, OTHER, lap
 from ffdr.augment.picture import ImagePart
 from ffdr.augment.replay import mix_into, replay_view, visible
 from ffdr.beton.layout import DCT, JPG, RAW
@@ -37,6 +40,7 @@ from ffdr.codec.crop import Crop
 from ffdr.codec.dct.blocks import DecodingTables
 from ffdr.codec.dct.decode import decode_coefficients
 from ffdr.codec.jpeg.libjpeg import decompress, frame_size
+from ffdr.codec.jpeg.region import decode_segments
 from ffdr.codec.jpeg.splice import splice
 from ffdr.jit.kernel import address_of, bytes_at, kernel, parallel_kernel, take_number
 from ffdr.loader.replay.status import BAD_COEFFICIENTS, BAD_JPEG, BAD_RAW_SIZE
@@ -84,9 +88,9 @@ class Scratch(NamedTuple):
     canvas: np.ndarray
     """(bytes,) uint8, a decoded image"""
     jpeg: np.ndarray
-    """(bytes,) uint8, the part of a JPEG that a view needs"""
+    """(bytes,) uint8, the part of a JPEG that a view needs, or of one segment the bytes without stuffing"""
     samples: np.ndarray
-    """(bytes,) uint8 for decode_coefficients"""
+    """(bytes,) uint8 for decode_segments and decode_coefficients"""
     replay: np.ndarray
     """(bytes,) uint8 for replay_view"""
     partner: np.ndarray
@@ -139,11 +143,13 @@ def _decode_region(
         done, crop = decode_coefficients(data, width, height, region, tables, scratch.samples, canvas)
         lap(scratch.laps, DECODE)
         return (OK if done else BAD_COEFFICIENTS), crop
-    size, crop = splice(data, width, height, region, jpeg)
-    lap(scratch.laps, SPLICE)
-    source, size = (address_of(jpeg), size) if size > 0 else (address_of(data), np.int64(len(data)))
-    function = np.uint64(stored.decompress)
-    failed = decompress(function, scratch.handle, source, size, crop.width, crop.height, address_of(canvas))
+    done, crop = decode_segments(data, width, height, region, stored.fast, jpeg, scratch.samples, canvas)
+    failed = np.int32(0)
+    if not done:
+        size, crop = splice(data, width, height, region, jpeg)
+        source, size = (address_of(jpeg), size) if size > 0 else (address_of(data), np.int64(len(data)))
+        function = np.uint64(stored.decompress)
+        failed = decompress(function, scratch.handle, source, size, crop.width, crop.height, address_of(canvas))
     lap(scratch.laps, DECODE)
     return (OK if failed == 0 else BAD_JPEG), crop
 

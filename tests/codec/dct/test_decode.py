@@ -9,10 +9,11 @@ from guarded import guarded
 from variants import all_variants, opencv, pillow
 
 from ffdr.codec.dct.blocks import make_tables
-from ffdr.codec.dct.decode import CANVAS_SLACK, decode_coefficients, decode_image, scratch_bytes
+from ffdr.codec.dct.decode import decode_coefficients, decode_image, scratch_bytes
 from ffdr.codec.dct.format import GREY, INLINE, SAMPLING_NAMES, WIDE_ROWS, YUV420, YUV422, YUV444
 from ffdr.codec.dct.learn import learn
 from ffdr.codec.dct.pack import pack
+from ffdr.codec.dct.pixels import CANVAS_SLACK
 from ffdr.codec.jpeg.libjpeg import decode_jpeg
 from ffdr.codec.jpeg.read import read_jpeg
 from ffdr.codec.jpeg.write import write_jpeg
