@@ -134,6 +134,16 @@ def blend_bytes(code: Code, out: Value, source: Value, ratio: Value, rest: Value
     code.store(_collected(code, [b.fadd(_scaled(code, factor, part), term) for part in parts]), out)
 
 
+@instruction(types.void, _ADDRESS, _ADDRESS, types.int16, two_versions=True)
+def mix_bytes(code: Code, first: Value, second: Value, weight: Value) -> None:
+    """Move 32 bytes towards others, by ``weight``, 0 to 32767, in 1/32768; rounded to the nearest, half up."""
+    b = code.b
+    factor = code.splat(weight, 16)
+    pairs = zip(*(code.halves(code.load(place, ir.VectorType(I8, BYTES))) for place in (first, second)), strict=True)
+    mixed = [b.add(own, code.rounded_product(b.sub(other, own), factor)) for own, other in pairs]
+    code.store(code.saturated(*mixed), first)
+
+
 def _channels(code: Code, source: Value) -> list[Value]:
     """Red, green and blue of eight pixels, 24 bytes and 4 that have no effect, raised."""
     data = code.joined(*(code.load(code.at(source, at), ir.VectorType(I8, 16)) for at in (0, 12)))

@@ -10,6 +10,7 @@ from ffdr.jit.pixels import (
     blend_bytes,
     blend_with_grey,
     find_range,
+    mix_bytes,
     sharpen_bytes,
     stretch_pixels,
     sum_grey,
@@ -39,6 +40,11 @@ def _blend(fast, out, source, ratio, rest):
 @kernel
 def _blend_grey(fast, out, source, ratio, rest):
     blend_with_grey(fast, address_of(out), address_of(source), ratio, rest)
+
+
+@kernel
+def _mix(fast, first, second, weight):
+    mix_bytes(fast, address_of(first), address_of(second), weight)
 
 
 @kernel
@@ -78,6 +84,18 @@ def test_blends(fast, ratio, rest):
     rest /= np.float32(255)
     expected = levels(ratio * PIXELS + (rest * grey(PIXELS))[:, None])
     assert np.array_equal(made(_blend_grey, fast, BYTES, ratio, rest, count=24), expected)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_mixing(fast):
+    """Every pair of levels, with weights that have ties."""
+    first, second = (side.ravel() for side in np.mgrid[:256, :256])
+    for weight in (0, 1, 64, 8192, 16384, 16385, 21845, 32704, 32767):
+        expected = (first * (32768 - weight) + second * weight + 16384) >> 15
+        out, other = first.astype(np.uint8), second.astype(np.uint8)
+        for at in range(0, 1 << 16, 32):
+            _mix(fast, out[at:], other[at:], weight)
+        assert np.array_equal(out, expected), weight
 
 
 @pytest.mark.parametrize("fast", [False, True])
