@@ -80,6 +80,15 @@ class Code:
         product = self.b.mul(self.extended(value, I32, signed), self.extended(factor, I32, signed))
         return self.b.trunc(self.b.lshr(product, constant(I32, [16] * value.type.count)), value.type)
 
+    def rounded_product(self, value: Value, factor: Value) -> Value:
+        """Products of 16 int16 lanes over 32768, rounded to the nearest; not of −32768 by itself."""
+        if self.fast:
+            return self.call("llvm.x86.avx2.pmul.hr.sw", value.type, value, factor)
+        count = value.type.count
+        product = self.b.mul(self.extended(value, I32), self.extended(factor, I32))
+        rounded = self.b.ashr(self.b.add(product, constant(I32, [1 << 14] * count)), constant(I32, [15] * count))
+        return self.b.trunc(rounded, value.type)
+
     def pairs(self, first: Value, second: Value) -> tuple[Value, Value]:
         """Lanes of two vectors of 16 int16 side by side, within each half: lanes 0-3 and 8-11; 4-7 and 12-15."""
         # As AVX2's unpack instructions take them, which never cross the middle of a register.
@@ -102,6 +111,13 @@ class Code:
         half = ir.VectorType(I16, 8)
         low, high = (self.b.trunc(self.clamp(part, -(1 << 15), (1 << 15) - 1), half) for part in (low, high))
         return self.shuffle(low, high, [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15])
+
+    def halves(self, levels: Value) -> tuple[Value, Value]:
+        """32 uint8 to two vectors of 16 int16, as ``saturated`` takes them: lanes 0-7 and 16-23; 8-15 and 24-31."""
+        zero, low = constant(I8, [0] * 32), [*range(8), *range(16, 24)]
+        orders = ([lane for i in low for lane in (i + more, 32)] for more in (0, 8))
+        first, second = (self.b.bitcast(self.shuffle(levels, zero, order), ir.VectorType(I16, 16)) for order in orders)
+        return first, second
 
     def saturated(self, first: Value, second: Value) -> Value:
         """Two vectors of 16 int16 to 32 uint8, within each half those of the first before those of the second."""

@@ -1,4 +1,12 @@
-"""From samples to pixels: interpolated chroma and colours, as libjpeg makes them, 16 samples at a time."""
+"""From samples to pixels: interpolated chroma and colours, as libjpeg makes them, 32 pixels at a time.
+
+Chroma becomes pixels without a detour through memory. Vectors of 16-bit lanes hold half of the pixels each, in the
+order in which AVX2 takes bytes apart and packs them again, whose lanes never cross the middle of a register::
+
+    bytes            0 …  7   8 … 15 | 16 … 23  24 … 31
+    first vector     0 …  7          | 16 … 23
+    second vector             8 … 15 |          24 … 31
+"""
 
 from __future__ import annotations
 
@@ -10,74 +18,74 @@ from numba import types
 from ffdr.jit.ir import I8, I16, I32, Code, Value, constant, instruction
 
 _ADDRESS = types.int64
-CHUNK = 16
-"""Samples of chroma that the upsampling takes at a time, and pixels that the colour conversion makes."""
+CHUNK = 32
+"""Pixels that are made at a time, of as many samples, or half as many of chroma."""
+_HALF = CHUNK // 2
+_MIDDLE = 128
+"""The sample of no colour; chroma counts from there."""
+
+_Halves = tuple[Value, Value]
+"""Two vectors of 16 int16, as above."""
 
 
-def _chunk(code: Code, address: Value) -> Value:
-    """16 samples, as int16."""
-    return code.extended(code.load(address, ir.VectorType(I8, CHUNK)), I16, signed=False)
+def _bytes(code: Code, address: Value, count: int) -> Value:
+    return code.load(address, ir.VectorType(I8, count))
 
 
-def _store_doubled(code: Code, out: Value, columns: Sequence[Value], bias: tuple[int, int], shift: int) -> None:
-    """Triangle filter along a row: of each sample two, 3/4 of it and 1/4 of its neighbour.
+def _centred(code: Code, halves: _Halves) -> _Halves:
+    low, high = (code.b.sub(half, constant(I16, [_MIDDLE] * _HALF)) for half in halves)
+    return low, high
 
-    columns: 16 samples each, the ones before, the ones that are doubled, the ones behind; bias: of the left and the
-    right sample of the two, so that halves are rounded down and up in turns.
+
+def _doubled(code: Code, columns: Sequence[Value], bias: tuple[int, int], shift: int) -> _Halves:
+    """32 samples of chroma, centred, out of 16: a triangle filter along the row, 3/4 of a sample, 1/4 of a neighbour.
+
+    columns: int16, the samples before, those that are doubled, the ones behind; bias: of the left and the right sample
+    of the two, so that halves are rounded down and up in turns.
     """
     b = code.b
     before, here, behind = columns
-    three = b.mul(here, constant(I16, [3] * CHUNK))
+    three = b.mul(here, constant(I16, [3] * _HALF))
     left, right = (
-        b.lshr(b.add(b.add(three, other), constant(I16, [more] * CHUNK)), constant(I16, [shift] * CHUNK))
+        b.ashr(
+            b.add(b.add(three, other), constant(I16, [more - (_MIDDLE << shift)] * _HALF)),
+            constant(I16, [shift] * _HALF),
+        )
         for other, more in zip((before, behind), bias, strict=True)
     )
-    # Both fit a byte, so one 16-bit lane is two neighbouring samples, and nothing has to be interleaved.
-    code.store(b.or_(left, b.shl(right, constant(I16, [8] * CHUNK))), out)
+    return code.pairs(left, right)
 
 
-@instruction(types.void, _ADDRESS, _ADDRESS, _ADDRESS)
-def double_both(code: Code, out: Value, near: Value, far: Value) -> None:
-    """32 samples of a row of 4:2:0 chroma upsampled both ways, out of 16 of the nearest and the next nearest row.
+def _row(code: Code, address: Value) -> Value:
+    """16 samples, as int16."""
+    return code.extended(_bytes(code, address, _HALF), I16, signed=False)
 
-    Addresses; one sample before and one behind the 16 are read as well. libjpeg's ``h2v2_fancy_upsample``.
-    """
+
+def _doubled_both(code: Code, near: Value, far: Value) -> _Halves:
+    """Of 4:2:0, out of the nearest and the next nearest row; libjpeg's ``h2v2_fancy_upsample``."""
+    three = constant(I16, [3] * _HALF)
     blended = [
-        code.b.add(
-            code.b.mul(_chunk(code, code.at(near, at)), constant(I16, [3] * CHUNK)), _chunk(code, code.at(far, at))
-        )
-        for at in (-1, 0, 1)
+        code.b.add(code.b.mul(_row(code, code.at(near, at)), three), _row(code, code.at(far, at))) for at in (-1, 0, 1)
     ]
-    _store_doubled(code, out, blended, bias=(8, 7), shift=4)
+    return _doubled(code, blended, bias=(8, 7), shift=4)
 
 
-@instruction(types.void, _ADDRESS, _ADDRESS)
-def double_row(code: Code, out: Value, row: Value) -> None:
-    """32 samples of a row of 4:2:2 chroma upsampled, out of 16; libjpeg's ``h2v1_fancy_upsample``.
-
-    Addresses; one sample before and one behind the 16 are read as well.
-    """
-    _store_doubled(code, out, [_chunk(code, code.at(row, at)) for at in (-1, 0, 1)], bias=(1, 2), shift=2)
+def _doubled_row(code: Code, row: Value) -> _Halves:
+    """Of 4:2:2; libjpeg's ``h2v1_fancy_upsample``."""
+    return _doubled(code, [_row(code, code.at(row, at)) for at in (-1, 0, 1)], bias=(1, 2), shift=2)
 
 
-_RED, _BLUE = 91881 - (1 << 16), 116130 - (2 << 16)
+_RED, _BLUE = 13173, -7471
+"""1.402 - 1 and 1.772 - 2 in 1/32768: of all chroma there is, products are rounded as libjpeg's in 1/65536 are."""
 _GREEN_CB, _GREEN_CR = -22554, (1 << 16) - 46802
-"""libjpeg's factors in 1/65536, less the whole multiples that additions make up for: 1.402, 1.772, −0.34414,
-−0.71414."""
+"""libjpeg's factors −0.34414 and 1 − 0.71414 in 1/65536."""
 
 
 def _colours(code: Code, y: Value, cb: Value, cr: Value) -> tuple[Value, Value, Value]:
-    """Red, green, blue of 16 pixels, not yet clamped; cb and cr are centred on 0."""
+    """Red, green, blue of 16 pixels, not yet clamped; cb and cr are centred."""
     b = code.b
-    one = constant(I16, [1] * CHUNK)
-
-    def part(doubled: Value, factor: int) -> Value:
-        """Half of doubled × factor / 65536, rounded to nearest."""
-        return b.ashr(b.add(code.high_product(doubled, constant(I16, [factor] * CHUNK)), one), one)
-
-    cb2, cr2 = b.shl(cb, one), b.shl(cr, one)
-    red = b.add(b.add(y, cr), part(cr2, _RED))
-    blue = b.add(b.add(y, cb2), part(cb2, _BLUE))
+    red = b.add(b.add(y, cr), code.rounded_product(cr, constant(I16, [_RED] * _HALF)))
+    blue = b.add(b.add(y, b.add(cb, cb)), code.rounded_product(cb, constant(I16, [_BLUE] * _HALF)))
     # libjpeg rounds the sum of green's two products, not each: it needs 32 bits.
     half, down = constant(I32, [1 << 15] * 8), constant(I32, [16] * 8)
     sums = [b.ashr(b.add(code.sums(two, _GREEN_CB, _GREEN_CR), half), down) for two in code.pairs(cb, cr)]
@@ -86,29 +94,48 @@ def _colours(code: Code, y: Value, cb: Value, cr: Value) -> tuple[Value, Value, 
 
 
 def _store_pixels(code: Code, channels: Sequence[Value], out: Value) -> None:
-    """16 pixels, 48 bytes, out of three vectors of 16 bytes."""
-    # Each third of the output takes its bytes from all three channels: every channel is moved to its places, with 0
-    # (lane 16 of the two vectors) in those of the others, and the three are or-ed together.
+    """32 pixels, 96 bytes, out of three vectors of 32 bytes."""
+    # Each third of 16 pixels' 48 bytes takes them from all three channels: every channel is moved to its places, with
+    # 0 (lane 32 of the two vectors) in those of the others, and the three are or-ed together; both halves at once.
     zero = constant(I8, [0] * CHUNK)
     for third in range(3):
-        places = [divmod(16 * third + i, 3) for i in range(16)]
+        places = [(half, *divmod(16 * third + i, 3)) for half in (0, 16) for i in range(16)]
         moved = [
-            code.shuffle(levels, zero, [pixel if which == channel else CHUNK for pixel, which in places])
+            code.shuffle(levels, zero, [half + pixel if which == channel else CHUNK for half, pixel, which in places])
             for channel, levels in enumerate(channels)
         ]
-        code.store(code.b.or_(code.b.or_(moved[0], moved[1]), moved[2]), code.at(out, 16 * third))
+        both = code.b.or_(code.b.or_(moved[0], moved[1]), moved[2])
+        for half in range(2):
+            part = code.shuffle(both, both, range(16 * half, 16 * half + 16))
+            code.store(part, code.at(out, 48 * half + 16 * third))
 
 
-@instruction(types.void, _ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS, two_versions=True)
+def _to_rgb(code: Code, out: Value, y: Value, cb: _Halves, cr: _Halves) -> None:
+    """32 pixels RGB; libjpeg's ``ycc_rgb_convert``."""
+    luma = code.halves(_bytes(code, y, CHUNK))
+    halves = [_colours(code, *samples) for samples in zip(luma, cb, cr, strict=True)]
+    _store_pixels(code, [code.saturated(*channel) for channel in zip(*halves, strict=True)], out)
+
+
+@instruction(types.void, *[_ADDRESS] * 4, two_versions=True)
 def to_rgb(code: Code, out: Value, y: Value, cb: Value, cr: Value) -> None:
-    """16 pixels RGB, 48 bytes at ``out``, from 16 samples each of Y, Cb and Cr; libjpeg's ``ycc_rgb_convert``."""
-    middle = constant(I16, [128] * CHUNK)
-    chroma = (code.b.sub(_chunk(code, address), middle) for address in (cb, cr))
-    channels = _colours(code, _chunk(code, y), *chroma)
-    _store_pixels(code, [code.bytes_of(levels) for levels in channels], out)
+    """32 pixels RGB, 96 bytes at ``out``, from 32 samples each of Y, Cb and Cr. All are addresses."""
+    _to_rgb(code, out, y, *(_centred(code, code.halves(_bytes(code, chroma, CHUNK))) for chroma in (cb, cr)))
+
+
+@instruction(types.void, *[_ADDRESS] * 4, two_versions=True)
+def to_rgb_422(code: Code, out: Value, y: Value, cb: Value, cr: Value) -> None:
+    """The same from 16 samples each of Cb and Cr; one before and one behind them are read as well."""
+    _to_rgb(code, out, y, *(_doubled_row(code, chroma) for chroma in (cb, cr)))
+
+
+@instruction(types.void, *[_ADDRESS] * 6, two_versions=True)
+def to_rgb_420(code: Code, out: Value, y: Value, cb: Value, cr: Value, far_cb: Value, far_cr: Value) -> None:
+    """The same of 4:2:0, from the nearest and the next nearest row of chroma."""
+    _to_rgb(code, out, y, *(_doubled_both(code, near, far) for near, far in ((cb, far_cb), (cr, far_cr))))
 
 
 @instruction(types.void, _ADDRESS, _ADDRESS)
 def grey_to_rgb(code: Code, out: Value, y: Value) -> None:
-    """16 pixels RGB, 48 bytes at ``out``, from 16 samples of Y alone."""
-    _store_pixels(code, [code.load(y, ir.VectorType(I8, CHUNK))] * 3, out)
+    """32 pixels RGB, 96 bytes at ``out``, from 32 samples of Y alone."""
+    _store_pixels(code, [_bytes(code, y, CHUNK)] * 3, out)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ffdr.codec.dct.colour import CHUNK, double_both, double_row, grey_to_rgb, to_rgb
+from ffdr.codec.dct.colour import CHUNK, grey_to_rgb, to_rgb, to_rgb_420, to_rgb_422
 from ffdr.jit.kernel import bytes_at, inlined_kernel, kernel
 
 # The rows, for an image of at most ``width`` columns, row_stride(width) bytes each. Samples of the wanted blocks only,
@@ -18,7 +18,7 @@ from ffdr.jit.kernel import bytes_at, inlined_kernel, kernel
 #     luma      32 rows     ssssssssssssssssss........      two MCU rows; 4:4:4 and 4:2:2 fill 8 of them
 #     ring of   24 rows     ...............<ssssssss>..     three block rows of Cb: block row k at k % 3
 #     chroma    24 rows     ...............<ssssssss>..     and of Cr
-#     doubled    2 rows     ssssssssssssssssss........      Cb and Cr upsampled under the one row of pixels being made
+#     repeated   2 rows     ssssssssssssssssss........      Cb and Cr under one row of pixels of a very narrow image
 #
 # s: samples; <: a copy of the image's first sample, at MARGIN - 1; >: one of its last, where libjpeg's filter reads
 # one sample too far. A row of pixels of 4:2:0 takes the two nearest rows of chroma. Under a whole MCU row those lie in
@@ -28,9 +28,9 @@ from ffdr.jit.kernel import bytes_at, inlined_kernel, kernel
 # images bring it afterwards, and use the first of the two.
 #
 # Why nothing is written or read beyond its row: of a row of n ≤ width samples, whole blocks are stored in pairs (less
-# than n + 16 bytes), and vectors of 32 upsampled or 16 coloured ones (less than n + 32); chroma begins at MARGIN, and
-# pixels at most 8 samples behind where the first wanted block does. Together that stays below the 4 × CHUNK bytes that
-# a row has to spare. A JPEG's MCUs are stored whole: one may begin 8 samples of chroma (16 of Y) before the first
+# than n + 16 bytes), and vectors of 32 are read (less than n + 32); chroma begins at MARGIN, and pixels at most 8
+# samples behind where the first wanted block does. Together that stays below the 2 × CHUNK bytes that a row has to
+# spare. A JPEG's MCUs are stored whole: one may begin 8 samples of chroma (16 of Y) before the first
 # wanted sample, which takes 8 bytes more.
 MARGIN = 16
 """Bytes left of the first sample of a row of chroma, the last one for the sample that lies outside of the image."""
@@ -38,9 +38,9 @@ RING = 3
 """Block rows of chroma that are kept: the one under the pixels, those above and below."""
 LUMA_ROWS, CHROMA_ROWS = 32, 8 * RING
 _ROWS = LUMA_ROWS + 2 * CHROMA_ROWS + 2
-"""Y, both rings, a row each of upsampled Cb and Cr."""
-CANVAS_SLACK = 64
-"""Bytes behind the pixels that are written to as well: the last row's last vector makes up to 15 pixels too many."""
+"""Y, both rings, a row each of repeated Cb and Cr."""
+CANVAS_SLACK = 96
+"""Bytes behind the pixels that are written to as well: the last row's last vector makes up to 31 pixels too many."""
 FANCY_WIDTH = 3
 """libjpeg repeats samples of chroma instead of interpolating them where a row has fewer."""
 
@@ -65,8 +65,8 @@ class Rows(NamedTuple):
     rings: int
     """Cb's, then Cr's"""
     ring_bytes: int
-    doubled: int
-    """a row of upsampled Cb, then one of Cr"""
+    repeated: int
+    """a row of Cb, then one of Cr"""
     stride: int
     """bytes from row to row of samples"""
 
@@ -74,7 +74,7 @@ class Rows(NamedTuple):
 @kernel
 def row_stride(width: int) -> int:
     """Bytes from row to row of samples."""
-    return (np.int64(width) + 15) // 16 * 16 + 4 * CHUNK
+    return (np.int64(width) + 15) // 16 * 16 + 2 * CHUNK
 
 
 @kernel
@@ -119,35 +119,26 @@ def _repeat(target: int, source: int, count: int) -> None:
 
 
 @inlined_kernel
-def _upsample(sampling: Sampling, stride: int, target: int, ring: int, y: int, width: int) -> None:
-    """A row of chroma for the row y of pixels: ``width`` samples. ring: from the first pixel's column on."""
-    here = y >> 1 if sampling.v == 2 else y
-    near = ring + here % CHROMA_ROWS * stride
-    if sampling.chroma_width < FANCY_WIDTH:
-        _repeat(target, near, width)
-        return
-    other = clamp(here + (1 if y & 1 else -1), sampling.chroma_height)
-    far = ring + other % CHROMA_ROWS * stride
-    for at in range(0, (width + 1) >> 1, CHUNK):
-        if sampling.v == 2:
-            double_both(target + 2 * at, near + at, far + at)
-        else:
-            double_row(target + 2 * at, near + at)
-
-
-@inlined_kernel
 def make_row(sampling: Sampling, rows: Rows, fast: bool, out: int, y: int, luma: int, chroma: int, width: int) -> None:
-    """Row y of pixels, and up to 15 more. luma: the row's first sample; chroma: the first pixel's column in Cb's
+    """Row y of pixels, and up to 31 more. luma: the row's first sample; chroma: the first pixel's column in Cb's
     ring."""
-    cb, cr = rows.doubled, rows.doubled + rows.stride
-    if sampling.h == 2:
-        _upsample(sampling, rows.stride, cb, chroma, y, width)
-        _upsample(sampling, rows.stride, cr, chroma + rows.ring_bytes, y, width)
-    else:
-        cb = chroma + y % CHROMA_ROWS * rows.stride
-        cr = cb + rows.ring_bytes
+    here = y >> 1 if sampling.v == 2 else y
+    cb = chroma + here % CHROMA_ROWS * rows.stride
+    cr = cb + rows.ring_bytes
+    h = sampling.h
+    if h == 2 and sampling.chroma_width < FANCY_WIDTH:
+        _repeat(rows.repeated, cb, width)
+        _repeat(rows.repeated + rows.stride, cr, width)
+        h, cb, cr = np.int64(1), rows.repeated, rows.repeated + rows.stride
+    other = clamp(here + (1 if y & 1 else -1), sampling.chroma_height)
+    far = chroma + other % CHROMA_ROWS * rows.stride - cb
     for at in range(0, width, CHUNK):
+        pixels, samples, half = out + 3 * at, luma + at, at >> 1
         if sampling.planes == 1:
-            grey_to_rgb(out + 3 * at, luma + at)
+            grey_to_rgb(pixels, samples)
+        elif h == 1:
+            to_rgb(fast, pixels, samples, cb + at, cr + at)
+        elif sampling.v == 1:
+            to_rgb_422(fast, pixels, samples, cb + half, cr + half)
         else:
-            to_rgb(fast, out + 3 * at, luma + at, cb + at, cr + at)
+            to_rgb_420(fast, pixels, samples, cb + half, cr + half, cb + far + half, cr + far + half)
