@@ -7,8 +7,10 @@ the bounds of all arrays or refused.
 from __future__ import annotations
 
 import numpy as np
+from numba import types
 
 from ffdr.augment.geometry import MAX_SIDE
+from ffdr.augment.types import VIEW_TYPE
 from ffdr.augment.view import (
     CENTER,
     EFFECTS,
@@ -25,6 +27,7 @@ from ffdr.augment.view import (
     ViewRecord,
 )
 from ffdr.jit.kernel import kernel
+from ffdr.jit.unit import unit
 
 OK = 0
 BAD_SIZE = 1
@@ -93,7 +96,7 @@ def _check_ops(view: ViewRecord) -> int:
     return OK
 
 
-@kernel
+@unit(types.int64, VIEW_TYPE, types.int64, types.int64, types.int64, types.int64)
 def check_view(view: ViewRecord, width: int, height: int, out_h: int, out_w: int) -> int:
     """Whether a view (``VIEW_DTYPE``) can be replayed on an image of width × height pixels: ``OK`` or why not."""
     shortest = min(min(np.int64(width), np.int64(height)), min(np.int64(out_h), np.int64(out_w)))

@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numba import types
 
 from ffdr.augment.draw_effects import (
     AUGMENTED,
@@ -37,9 +38,10 @@ from ffdr.augment.draw_effects import (
 )
 from ffdr.augment.geometry import whole_pixels
 from ffdr.augment.ops.magnitude import SHARPNESS, SHEAR_X
-from ffdr.augment.packed import PackedPolicy, pack_policy
+from ffdr.augment.packed import NUMBERS, POLICY, PackedPolicy, pack_policy
 from ffdr.augment.policy import AUGMENTS, CROPS, Policy
 from ffdr.augment.random import CUTMIX_SHARE, MIX, MIXUP_WEIGHT, PARTNER_VIEW, VIEW, below, beta, uniform
+from ffdr.augment.types import EFFECTS, INDEX, MIX_TYPE, VIEW_TYPE
 from ffdr.augment.view import (
     FLIP,
     FRACTION,
@@ -53,7 +55,12 @@ from ffdr.augment.view import (
     blank_effects,
     record_dtype,
 )
+from ffdr.jit.arguments import ADDRESS, array_of
 from ffdr.jit.kernel import kernel
+from ffdr.jit.unit import unit
+
+_SIZES = array_of(types.int32, 2, writable=False)
+_VIEWS, _MIXES, _EFFECTS = array_of(VIEW_TYPE, 2), array_of(MIX_TYPE, 1), array_of(EFFECTS.dtype, 3)
 
 _TRIES = 10
 """Boxes tried before giving up, as in torchvision."""
@@ -207,7 +214,7 @@ def _clear_view(view: ViewRecord) -> None:
     view.erase_x = view.erase_y = view.erase_w = view.erase_h = 0
 
 
-@kernel
+@unit(types.void, POLICY, NUMBERS, types.int64, types.int64, VIEW_TYPE)
 def _draw_view(policy: PackedPolicy, numbers: np.ndarray, width: int, height: int, view: ViewRecord) -> None:
     """One view of an image of width × height pixels into a record, whatever it held."""
     _clear_view(view)
@@ -233,7 +240,7 @@ def _draw_cut(share: float, numbers: np.ndarray, mix: MixRecord) -> None:
         mix.cut_x, mix.cut_y, mix.cut_w, mix.cut_h = x0, y0, x1 - x0, y1 - y0
 
 
-@kernel
+@unit(types.boolean, POLICY, NUMBERS, ADDRESS, types.int64, types.int64, types.int64, MIX_TYPE)
 def _draw_mix(
     policy: PackedPolicy, numbers: np.ndarray, seed: np.uint64, epoch: int, image: int, images: int, mix: MixRecord
 ) -> bool:
@@ -253,7 +260,7 @@ def _draw_mix(
     return True
 
 
-@kernel
+@unit(types.void, POLICY, ADDRESS, INDEX, INDEX, _SIZES, _VIEWS, _MIXES, _EFFECTS)
 def draw_batch(
     policy: PackedPolicy,
     seed: np.uint64,

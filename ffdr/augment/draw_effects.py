@@ -7,13 +7,16 @@ them: the records of policies without effects are what they were before there we
 from __future__ import annotations
 
 import numpy as np
+from numba import types
 
 from ffdr.augment.ops.effects import BLUR, BRIGHTNESS, GRAYSCALE, SOLARIZE
-from ffdr.augment.packed import PackedPolicy
+from ffdr.augment.packed import NUMBERS, POLICY, PackedPolicy
 from ffdr.augment.policy import AUGMENTS
 from ffdr.augment.random import below
+from ffdr.augment.types import EFFECTS
 from ffdr.augment.view import FACTOR_ONE, HUE_TURN, MOST_EFFECTS, SIGMA_ONE
 from ffdr.jit.kernel import kernel
+from ffdr.jit.unit import unit
 
 # Numbers of the draws in the streams VIEW and PARTNER_VIEW.
 FIRST_NUMBER = 55
@@ -77,7 +80,7 @@ def _draw_jitter(policy: PackedPolicy, numbers: np.ndarray, effects: np.ndarray,
     return count
 
 
-@kernel
+@unit(types.void, POLICY, NUMBERS, EFFECTS)
 def draw_effects(policy: PackedPolicy, numbers: np.ndarray, effects: np.ndarray) -> None:
     """The effects of a view, three-augment's, colour jitter, greyscale, blur, solarise, into (``MOST_EFFECTS``,)
     ``EFFECT_DTYPE``, whatever it held.

@@ -9,9 +9,13 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numba import types
 
+from ffdr.augment.types import REGION, VIEW_TYPE
 from ffdr.augment.view import CENTER, FRACTION, PLACED, ViewRecord
+from ffdr.jit.arguments import named
 from ffdr.jit.kernel import kernel
+from ffdr.jit.unit import unit
 
 MAX_SIDE = 65535
 """Longest side of an image or an output; beyond it whole pixels could not be told apart in a fraction."""
@@ -35,6 +39,9 @@ class AxisPlan(NamedTuple):
     first: int
     low: int
     high: int
+
+
+PLAN = named(AxisPlan)
 
 
 @kernel
@@ -109,7 +116,7 @@ def resized_sides(share: int, width: int, height: int, resolution: int) -> tuple
     return np.int64(np.float64(short * np.int64(width)) / np.float64(height)), short
 
 
-@kernel
+@unit(types.UniTuple(PLAN, 2), VIEW_TYPE, types.int64, types.int64, types.int64, types.int64)
 def axis_plans(view: ViewRecord, width: int, height: int, out_h: int, out_w: int) -> tuple[AxisPlan, AxisPlan]:
     """Plans (horizontal, vertical) of a view (``VIEW_DTYPE``) of an image of width × height pixels.
 
@@ -165,7 +172,7 @@ def _needed(plan: AxisPlan, count: int, length: int) -> tuple[int, int]:
     return from_, min(max(to, from_ + 1), np.int64(length))
 
 
-@kernel
+@unit(REGION, VIEW_TYPE, types.int64, types.int64, types.int64, types.int64)
 def view_region(view: ViewRecord, width: int, height: int, out_h: int, out_w: int) -> tuple[int, int, int, int]:
     """The pixels (x0, y0, x1, y1), ends excluded, of the image that a view (``VIEW_DTYPE``) reads.
 

@@ -6,10 +6,12 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import types
 
 from ffdr.augment.autoaugment import BINS as AUTOAUGMENT_BINS
 from ffdr.augment.autoaugment import sub_policies
 from ffdr.augment.policy import AUGMENTS, CROPS, Policy
+from ffdr.jit.arguments import array_of, named
 
 
 class PackedPolicy(NamedTuple):
@@ -47,6 +49,11 @@ class PackedPolicy(NamedTuple):
     has_effects: bool
     draws_more: bool
     """whether the numbers of ``draw_effects`` are drawn, too"""
+
+
+POLICY = named(PackedPolicy, table=array_of(types.float64, 3))
+NUMBERS = array_of(types.float64, 1)
+"""What a view is drawn from."""
 
 
 def pack_policy(policy: Policy) -> PackedPolicy:

@@ -8,9 +8,13 @@ works for any K and needs no memory: a position is followed through the rounds.
 from __future__ import annotations
 
 import numpy as np
+from numba import types
 
 from ffdr.augment.random import PICK, philox
-from ffdr.jit.kernel import inlined_kernel, kernel
+from ffdr.augment.types import INDEX
+from ffdr.jit.arguments import ADDRESS, array_of
+from ffdr.jit.kernel import inlined_kernel
+from ffdr.jit.unit import unit
 
 _ROUNDS = 32
 """Rounds of the shuffle. The distance of one position from uniform is about 2**-(rounds / 2)."""
@@ -39,7 +43,7 @@ def _shuffled(x: np.uint64, round_: int, seed: np.uint64, cycle: np.uint64, imag
     return x ^ ((x ^ partner) & (_ZERO - coin))
 
 
-@kernel
+@unit(types.void, ADDRESS, INDEX, INDEX, types.int64, array_of(types.uint64, 1))
 def pick_views(seed: np.uint64, epochs: np.ndarray, images: np.ndarray, K: int, picked: np.ndarray) -> None:
     """Index in [0, K) of the view that each of ``images`` shows in the epoch beside it: into picked, (B,) uint64.
 

@@ -8,6 +8,7 @@ Nothing is drawn and nothing is allocated here; equal inputs give equal bytes on
 from __future__ import annotations
 
 import numpy as np
+from numba import types
 
 from ffdr.augment.check import BAD_SIZE, OK, SHORT_SCRATCH, STATUS_TEXT, WRONG_REGION, check_effects, check_view
 from ffdr.augment.geometry import output_span, view_region
@@ -17,9 +18,12 @@ from ffdr.augment.ops.effects import apply_effect, effect_count
 from ffdr.augment.ops.magnitude import OpStep
 from ffdr.augment.picture import ImagePart, Output
 from ffdr.augment.resize import ALIGNMENT, padded, resize_bytes, resize_view
+from ffdr.augment.types import EFFECTS, MIX_TYPE, PART, PICTURE, SCRATCH, VIEW_TYPE
 from ffdr.augment.view import EFFECT_DTYPE, FRACTION, MOST_EFFECTS, WIDE, MixRecord, ViewRecord, blank_effects
+from ffdr.jit.arguments import ADDRESS
 from ffdr.jit.kernel import address_of, bytes_at, kernel
 from ffdr.jit.pixels import BYTES, mix_bytes
+from ffdr.jit.unit import unit
 
 _MIX_BITS = 15
 
@@ -92,14 +96,14 @@ def apply_ops(
         place += 1
 
 
-@kernel
+@unit(types.int64, PART, VIEW_TYPE, EFFECTS, PICTURE, SCRATCH, ADDRESS)
 def replay_view(
     part: ImagePart,
     view: ViewRecord,
     effects: np.ndarray,
     out: np.ndarray,
     scratch: np.ndarray,
-    laps: np.ndarray | None,
+    laps: np.uint64,
 ) -> int:
     """Make a view of an image.
 
@@ -122,7 +126,7 @@ def replay_view(
     scratch
         uint8, at least ``scratch_bytes`` long; its contents have no meaning.
     laps
-        See ``lap``.
+        Address of laps, see ``lap``; or 0.
 
     Returns
     -------
@@ -178,7 +182,7 @@ def visible(mix: MixRecord) -> tuple[bool, bool]:
     return 255 * first >= half, 255 * second >= half or mix.cut_h != 0
 
 
-@kernel
+@unit(types.int64, PICTURE, PICTURE, MIX_TYPE)
 def mix_into(out: np.ndarray, partner: np.ndarray, mix: MixRecord) -> int:
     """Mix the partner's view into an image's: mixup, then the cutmix box.
 
@@ -240,7 +244,7 @@ def render(
         out = np.empty((out_h, out_w, 3), np.uint8)
         scratch = np.empty(scratch_bytes(width, height, out_h, out_w), np.uint8)
         part = ImagePart(np.ascontiguousarray(image), 0, 0, width, height)
-        status = replay_view(part, record, row, out, scratch, None)
+        status = replay_view(part, record, row, out, scratch, 0)
     if status != OK:
         raise ValueError(f"view cannot be replayed: {STATUS_TEXT[status]}")
     return out

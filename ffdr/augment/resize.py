@@ -13,13 +13,26 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import types
 
 from ffdr.augment.geometry import axis_plans
 from ffdr.augment.picture import ImagePart, Output
-from ffdr.augment.taps import Taps, build_taps, double_weights, most_spread, most_weights, spread_weights, tap_count
+from ffdr.augment.taps import (
+    TAPS,
+    Taps,
+    build_taps,
+    double_weights,
+    most_spread,
+    most_weights,
+    spread_weights,
+    tap_count,
+)
+from ffdr.augment.types import OUTPUT, PART, REGION, VIEW_TYPE
 from ffdr.augment.view import FLIP, VERTICAL_FLIP, ViewRecord
+from ffdr.jit.arguments import ADDRESS, named
 from ffdr.jit.kernel import address_of, bytes_at, int16_at, int32_at, kernel
 from ffdr.jit.simd import GROUP, LANES, blend_columns, blend_rows
+from ffdr.jit.unit import unit
 
 FAST_TAPS = 16
 """Widest filter, in source pixels, that the vector code takes."""
@@ -69,6 +82,10 @@ class _Scratch(NamedTuple):
     last: np.uint64
     """uint8, an output row with slack"""
     end: np.uint64
+
+
+_RESIZED = named(_Source), TAPS, TAPS, OUTPUT, named(_Scratch)
+"""What both paths of the resize take."""
 
 
 @kernel
@@ -184,7 +201,7 @@ def _prepare_fast(across: Taps, down: Taps, out: Output, spread: np.uint64) -> N
         across.starts[i] = 0
 
 
-@kernel
+@unit(types.void, *_RESIZED)
 def _resize_fast(source: _Source, across: Taps, down: Taps, out: Output, scratch: _Scratch) -> None:
     """The vector path: filters of at most ``FAST_TAPS`` pixels.
 
@@ -244,7 +261,7 @@ def _blend_row_exact(source: _Source, start: int, weights: np.ndarray, place: in
             row[i] += np.int32(np.int32(pixels[i]) * weight)  # at most 255 << 22 in all
 
 
-@kernel
+@unit(types.void, *_RESIZED)
 def _resize_exact(source: _Source, across: Taps, down: Taps, out: Output, scratch: _Scratch) -> None:
     """The path of wide filters: 22-bit weights, sums in 32 bits down and 64 bits across."""
     taps, starts, weights = across
@@ -267,7 +284,7 @@ def _resize_exact(source: _Source, across: Taps, down: Taps, out: Output, scratc
             target[begin + 2] = blue >> (2 * _EXACT_BITS)
 
 
-@kernel
+@unit(types.void, PART, REGION, VIEW_TYPE, OUTPUT, ADDRESS)
 def resize_view(part: ImagePart, region: tuple, view: ViewRecord, out: Output, scratch_address: np.uint64) -> None:
     """Crop, resize and flip.
 

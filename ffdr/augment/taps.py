@@ -19,10 +19,13 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numba import types
 
-from ffdr.augment.geometry import AxisPlan, filter_scale, tap_range
+from ffdr.augment.geometry import PLAN, AxisPlan, filter_scale, tap_range
+from ffdr.jit.arguments import array_of, named
 from ffdr.jit.kernel import kernel
 from ffdr.jit.simd import GROUP
+from ffdr.jit.unit import unit
 
 _PAIR = 8 * GROUP
 """int16 that ``blend_columns`` loads for each pair of taps."""
@@ -37,6 +40,9 @@ class Taps(NamedTuple):
     """(at least outputs,) int32 first pixel of each output, counted from the first one that is there"""
     weights: np.ndarray
     """(outputs × taps,) int32"""
+
+
+TAPS = named(Taps, starts=array_of(types.int32, 1), weights=array_of(types.int32, 1))
 
 
 @kernel
@@ -61,7 +67,7 @@ def _weight(x: int, middle: float, inverse: float, high: int) -> float:
     return max(0.0, 1.0 - abs(x - middle) * inverse) if x < high else 0.0
 
 
-@kernel
+@unit(types.void, PLAN, types.int64, types.int64, types.int64, types.int64, types.boolean, TAPS)
 def build_taps(plan: AxisPlan, count: int, offset: int, available: int, one: int, flip: bool, table: Taps) -> None:
     """Fill the filter of an axis of ``count`` outputs; each one's weights sum to ``one``.
 

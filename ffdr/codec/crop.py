@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from numba import types
+
+from ffdr.jit.arguments import array_of, named
+
 
 class Crop(NamedTuple):
     """A rectangle of pixels, at least one, inside a stored image; all in pixels of the whole image.
@@ -16,3 +20,10 @@ class Crop(NamedTuple):
     top: int
     width: int
     height: int
+
+
+# Numba's types of what the decoders take.
+CROP = named(Crop)
+REGION = types.UniTuple(types.int64, 4)
+BYTES = array_of(types.uint8, 1, writable=False)
+MEMORY = array_of(types.uint8, 1)

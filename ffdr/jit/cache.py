@@ -40,8 +40,9 @@ class KernelFile(IndexDataCacheFile):
     """
 
     def save(self, key: Any, data: Any) -> None:
-        """Keep a compilation, and drop those of earlier sources."""
-        self._save_data(self._name(key), data)
+        """Keep a compilation, and drop those of earlier sources; on a full disk the next process compiles it again."""
+        with suppress(OSError):
+            self._save_data(self._name(key), data)
         for path in Path(self._cache_path).glob(f"{self._base}.*.nbc"):
             if not path.name.startswith(self._prefix):
                 with suppress(OSError):  # another process was quicker
@@ -53,6 +54,15 @@ class KernelFile(IndexDataCacheFile):
             return self._load_data(self._name(key))
         except FileNotFoundError:
             return None
+
+    def holds(self, key: Any) -> bool:
+        """Whether there is a compilation."""
+        return Path(self._data_path(self._name(key))).exists()
+
+    @property
+    def lock_path(self) -> str:
+        """A file for those who compile the present sources to lock."""
+        return self._data_path(f"{self._prefix}.lock")
 
     @property
     def _base(self) -> str:

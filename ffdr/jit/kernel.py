@@ -34,9 +34,17 @@ def kernel(function: Callable[..., Any], parallel: bool = False, inlined: bool =
     Numba's disk cache only looks at the file that a function stands in, although the machine code contains everything
     the function calls. Here it belongs to the sources of the rooms whose kernels others call, and of the function's
     own, so an upgrade or an edit never runs stale code.
+
+    parallel: its ``prange`` loops run in Numba's threads. inlined: see ``inlined_kernel``.
     """
-    njit = numba.njit(
-        nogil=True, cache=True, error_model="numpy", fastmath=False, parallel=parallel, forceinline=inlined
+    njit = numba.njit(  # type: ignore[call-overload] # it knows of no no_cfunc_wrapper
+        nogil=True,
+        cache=True,
+        error_model="numpy",
+        fastmath=False,
+        parallel=parallel,
+        forceinline=inlined,
+        no_cfunc_wrapper=True,  # nothing calls kernels as C functions, and making such a wrapper takes time
     )
     try:
         compiled = njit(function)
@@ -50,9 +58,6 @@ def kernel(function: Callable[..., Any], parallel: bool = False, inlined: bool =
     keep_well(compiled, _SHARED[:2] if own.is_relative_to(_AUGMENT) else [*dict.fromkeys([*_SHARED, own])])
     return compiled
 
-
-parallel_kernel = functools.partial(kernel, parallel=True)
-"""The same for a kernel whose ``prange`` loops run in Numba's threads."""
 
 _one_caller = threading.Lock()
 

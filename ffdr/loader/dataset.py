@@ -187,5 +187,6 @@ class ReinforcedDataset(Dataset[Item]):
             replayer = self._idle[resolution].pop()
         except (KeyError, IndexError):
             replayer = Replayer(self.images, resolution, threads=1)
+            replayer.prepare(self._source, in_threads=False)
         yield replayer
         self._idle.setdefault(resolution, []).append(replayer)  # not after an error: it goes

@@ -139,6 +139,7 @@ class BatchStream(OneProcess):
         self.check_process()
         gpu = device if device is not None and device.type == "cuda" else None
         with self.lock:
+            self.replayer.prepare(self.replay.views)
             self.end(RuntimeError("this pass was ended by a newer one over the same loader, which reads one at a time"))
             if self.buffers is None:
                 self.buffers = self._allocate(gpu)

@@ -11,17 +11,23 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numba import prange
+from numba import prange, types
 
 from ffdr.augment.draw import draw_batch, pack_policy
+from ffdr.augment.ops.apply import apply_op
+from ffdr.augment.ops.effects import apply_effect
 from ffdr.augment.pick import pick_views
 from ffdr.augment.policy import Policy
 from ffdr.augment.random import SHARE, uniform
+from ffdr.augment.replay import mix_into
+from ffdr.augment.types import EFFECTS, INDEX, MIX_TYPE, VIEW_TYPE
 from ffdr.augment.view import EFFECTS_DTYPE, FRACTION, MIX_DTYPE, VIEW_DTYPE, center_view, share_of_first
 from ffdr.beton.header import UNUSED
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.records import Records, record_of
-from ffdr.jit.kernel import address_of, bytes_at, kernel, numba_threads, parallel_kernel
+from ffdr.jit.arguments import ADDRESS, array_of, named
+from ffdr.jit.kernel import address_of, bytes_at, numba_threads
+from ffdr.jit.unit import Unit, unit
 from ffdr.util.errors import UserError
 
 _HALF = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
@@ -63,6 +69,10 @@ class ViewSource(Protocol):
     """Whether an image may be mixed with another one."""
     num_views: int | None
     """K, views per image before one comes again; None: each epoch draws its own."""
+    units: tuple[Unit, ...]
+    """What fills a batch."""
+    unused: frozenset[Unit]
+    """Parts of a replay that no view of this source has."""
 
     def fill(self, epochs: np.ndarray, index: np.ndarray, batch: ViewBatch) -> None:
         """Fill the records and targets of the images ``index`` in ``epochs``, (B,) int64 each; whatever they held."""
@@ -78,6 +88,8 @@ class FixedView:
     entries = 1
     has_mixes = False
     num_views: int | None = 1
+    units: tuple[Unit, ...] = ()
+    unused = frozenset({apply_op, apply_effect, mix_into})
 
     def __init__(self, images: ImageBeton, center: float) -> None:
         self.images = images
@@ -114,6 +126,9 @@ class DrawnViews:
         self.seed = seed
         self.images = images
         self.policy = pack_policy(policy)
+        self.units: tuple[Unit, ...] = (draw_batch,)
+        has_ops = policy.randaugment > 0 and policy.ops > 0
+        self.unused = _unused(has_ops, policy.has_effects, policy.mixes)
 
     def fill(self, epochs: np.ndarray, index: np.ndarray, batch: ViewBatch) -> None:
         """Draw them."""
@@ -142,6 +157,8 @@ class StoredViews:
         self.entries = reinforced.header.topk
         self.has_mixes = reinforced.header.mixes
         self.num_views: int | None = reinforced.header.views
+        self.units: tuple[Unit, ...] = (pick_views, _read_stored)
+        self.unused = _unused(True, bool(reinforced.header.effects), self.has_mixes)
 
     def fill(self, epochs: np.ndarray, index: np.ndarray, batch: ViewBatch) -> None:
         """Read them. Raises as ``read_batch``."""
@@ -194,6 +211,8 @@ class SomeStored:
         self.entries = max(stored.entries, drawn.entries)
         self.has_mixes = stored.has_mixes or drawn.has_mixes
         self.num_views = stored.num_views
+        self.units: tuple[Unit, ...] = (_choose_stored, *stored.units, *drawn.units)
+        self.unused = stored.unused & drawn.unused
 
     def fill(self, epochs: np.ndarray, index: np.ndarray, batch: ViewBatch) -> None:
         """Each from its source; entries that it has fewer of are unused."""
@@ -229,7 +248,12 @@ def _filled(source: FixedView | DrawnViews, epoch: int, image: int) -> ViewBatch
     return batch
 
 
-@kernel
+def _unused(has_ops: bool, has_effects: bool, has_mixes: bool) -> frozenset[Unit]:
+    parts = {apply_op: has_ops, apply_effect: has_effects, mix_into: has_mixes}
+    return frozenset(part for part, is_used in parts.items() if not is_used)
+
+
+@unit(types.void, ADDRESS, INDEX, INDEX, types.float64, array_of(types.boolean, 1))
 def _choose_stored(seed: np.uint64, epochs: np.ndarray, index: np.ndarray, share: float, is_stored: np.ndarray) -> None:
     """Which images of ``index`` show a stored view in their epoch: into is_stored, bool (B,)."""
     for i in range(len(index)):
@@ -250,7 +274,21 @@ class _StoredViews(NamedTuple):
     num_classes: int
 
 
-@parallel_kernel
+_FILE = array_of(types.uint8, 1, writable=False)
+_PLACES = array_of(types.uint64, 1, writable=False)
+_STORED = named(_StoredViews, file=_FILE, view_ptr=_PLACES, logit_ptr=_PLACES)
+_BATCH = named(
+    ViewBatch,
+    views=array_of(VIEW_TYPE, 2),
+    mixes=array_of(MIX_TYPE, 1),
+    effects=array_of(EFFECTS.dtype, 3),
+    ids=array_of(types.int32, 2),
+    log_probs=array_of(types.float32, 2),
+)
+_HALVES = array_of(types.float32, 1)
+
+
+@unit(types.int64, _STORED, INDEX, INDEX, _BATCH, _HALVES, parallel=True)
 def _read_stored(
     stored: _StoredViews, index: np.ndarray, picked: np.ndarray, batch: ViewBatch, half: np.ndarray
 ) -> int:

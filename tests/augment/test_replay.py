@@ -33,7 +33,7 @@ def replay(image, views, row, column, size=SIZE):
     height, width, _ = image.shape
     out = np.empty((*size, 3), np.uint8)
     scratch = np.full(scratch_bytes(width, height, *size), 0xA5, np.uint8)
-    assert replay_view(ImagePart(image, 0, 0, width, height), views[row, column], NONE, out, scratch, None) == OK
+    assert replay_view(ImagePart(image, 0, 0, width, height), views[row, column], NONE, out, scratch, 0) == OK
     return out
 
 

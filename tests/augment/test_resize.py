@@ -190,7 +190,7 @@ def test_only_the_named_region_is_read():
         part = ImagePart(np.ascontiguousarray(image[y0:y1, x0:x1]), x0, y0, width, height)
         out = np.empty((*size, 3), np.uint8)
         scratch = np.empty(scratch_bytes(width, height, *size), np.uint8)
-        assert replay_view(part, views[0, 0], NONE, out, scratch, None) == OK
+        assert replay_view(part, views[0, 0], NONE, out, scratch, 0) == OK
         assert np.array_equal(out, render(image, views[0, 0], size))
 
 

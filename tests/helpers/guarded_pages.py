@@ -54,7 +54,7 @@ def main(seed, count):
         out = target.take(3 * size[0] * size[1], at_end).reshape(*size, 3)
         partner = other.take(3 * size[0] * size[1], at_end).reshape(*size, 3)
         scratch = room.take(scratch_bytes(width, height, *size), at_end)
-        replay_view(ImagePart(pixels, 0, 0, width, height), views[0, 0], effects, out, scratch, None)
+        replay_view(ImagePart(pixels, 0, 0, width, height), views[0, 0], effects, out, scratch, 0)
         mixes[0] = np.frombuffer(rng.bytes(14), MIX_DTYPE)[0]
         mixes["partner"] = 1
         if check_mix(mixes[0], 2) == OK:

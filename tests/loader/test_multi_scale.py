@@ -51,10 +51,10 @@ def test_nothing_is_allocated_or_compiled_per_batch(digits):
     several = loader(digits, policy=PLAIN, batches_ahead=1)
     read(several, 0)
     stream = several._stream
-    before = stream.buffers, stream.replayer, len(samples.replay_batch.signatures)
+    before = stream.buffers, stream.replayer, len(samples.replay_batch.kernel.signatures)
     sides = {images.shape[-1] for images, _, _ in read(several, 1)}
     assert sides == {*SIDES}
-    assert (stream.buffers, stream.replayer, len(samples.replay_batch.signatures)) == before
+    assert (stream.buffers, stream.replayer, len(samples.replay_batch.kernel.signatures)) == before
     assert stream.buffers.pixels.shape == (3, 4, 65, 65, 3)
 
 

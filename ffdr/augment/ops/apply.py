@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import types
 
 from ffdr.augment.ops import magnitude as m
 from ffdr.augment.ops.blur import blur_bytes
@@ -22,9 +23,12 @@ from ffdr.augment.ops.tone import (
 )
 from ffdr.augment.ops.warp import translate, warp, warp_bytes
 from ffdr.augment.picture import Output, copy_small, room_for
+from ffdr.augment.types import OUTPUT
 from ffdr.augment.view import DEFAULT_BINS, OP_NUMBER
+from ffdr.jit.arguments import ADDRESS, named
 from ffdr.jit.kernel import address_of, kernel
 from ffdr.jit.pixels import BYTES
+from ffdr.jit.unit import unit
 
 IMAGE_SLACK = 64
 """Bytes behind an image that an operation may overwrite when it reads that image."""
@@ -39,7 +43,7 @@ def op_bytes(out_w: int) -> int:
     return BYTES + max(work, equalize_bytes(), blur_bytes(out_w))
 
 
-@kernel
+@unit(types.void, named(OpStep), ADDRESS, OUTPUT, ADDRESS)
 def apply_op(step: OpStep, source: np.uint64, out: Output, scratch: np.uint64) -> None:
     """One operation other than Identity, from a picture at address ``source`` to another one of the same size.
 

@@ -18,9 +18,11 @@ from numba import types
 from numba.core import cgutils
 
 from ffdr.augment.view import SIGMA_ONE, SIGMA_SIDE
+from ffdr.jit.arguments import ADDRESS
 from ffdr.jit.instructions import copy_bytes
 from ffdr.jit.ir import F32, I8, I16, I32, I64, Code, Value, instruction
 from ffdr.jit.kernel import float32_at, kernel, uint64_at
+from ffdr.jit.unit import unit
 
 _LANES = 32
 """Bytes of a row that vector code makes at a time."""
@@ -148,7 +150,7 @@ def _blur_across(row: np.uint64, weights: np.uint64, taps: int, target: np.uint6
         i += _LANES
 
 
-@kernel
+@unit(types.void, types.int64, ADDRESS, ADDRESS, types.int64, types.int64, ADDRESS)
 def blur(value: int, source: np.uint64, target: np.uint64, out_h: int, out_w: int, scratch: np.uint64) -> None:
     """Blur one picture to another one of the same size.
 

@@ -17,9 +17,12 @@ Images are flat uint8 RGB at an address; source and target may be the same.
 from __future__ import annotations
 
 import numpy as np
+from numba import types
 
+from ffdr.jit.arguments import ADDRESS
 from ffdr.jit.instructions import fused
-from ffdr.jit.kernel import bytes_at, inlined_kernel, kernel
+from ffdr.jit.kernel import bytes_at, inlined_kernel
+from ffdr.jit.unit import unit
 
 _ZERO, _ONE, _TWO, _FOUR, _SIX = (np.float32(value) for value in (0.0, 1.0, 2.0, 4.0, 6.0))
 _TOP, _TO_BYTE = np.float32(255.0), np.float32(255.999)
@@ -71,7 +74,7 @@ def _turned(red: np.int32, green: np.int32, blue: np.int32, turn: np.float32) ->
     return new_red, new_green, new_blue
 
 
-@kernel
+@unit(types.void, types.float64, ADDRESS, ADDRESS, types.int64)
 def hue(turn: float, source: np.uint64, target: np.uint64, pixels: int) -> None:
     """Turn the hues of ``pixels`` pixels by ``turn`` of the colour circle, -0.5 to 0.5."""
     by = np.float32(turn)

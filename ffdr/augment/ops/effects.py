@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import types
 
 from ffdr.augment.ops.blur import blur
 from ffdr.augment.ops.colour import hue
 from ffdr.augment.ops.tone import brightness, color, contrast, grayscale, solarize
 from ffdr.augment.picture import Output, copy_small, room_for
+from ffdr.augment.types import OUTPUT
 from ffdr.augment.view import EFFECT_NUMBER, FACTOR_ONE, HUE_TURN, MOST_EFFECTS
+from ffdr.jit.arguments import ADDRESS
 from ffdr.jit.kernel import kernel
+from ffdr.jit.unit import unit
 
 BRIGHTNESS = EFFECT_NUMBER["Brightness"]
 CONTRAST = EFFECT_NUMBER["Contrast"]
@@ -29,7 +33,7 @@ def effect_count(effects: np.ndarray) -> int:
     return count
 
 
-@kernel
+@unit(types.void, types.int64, types.int64, ADDRESS, OUTPUT, ADDRESS)
 def apply_effect(kind: int, value: int, source: np.uint64, out: Output, scratch: np.uint64) -> None:
     """One effect other than None, from a picture at address ``source`` to another one of the same size.
 

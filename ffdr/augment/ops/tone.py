@@ -11,7 +11,9 @@ many bytes behind its end are read, with no effect.
 from __future__ import annotations
 
 import numpy as np
+from numba import types
 
+from ffdr.jit.arguments import ADDRESS
 from ffdr.jit.instructions import copy_bytes
 from ffdr.jit.kernel import address_of, bytes_at, float32_at, int32_at, kernel
 from ffdr.jit.pixels import (
@@ -28,6 +30,7 @@ from ffdr.jit.pixels import (
     stretch_pixels,
     sum_grey,
 )
+from ffdr.jit.unit import unit
 
 _RED, _GREEN, _BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
 _TOP = np.float32(255.0)
@@ -61,13 +64,13 @@ def _blend(ratio: np.float32, rest: np.float32, source: np.uint64, target: np.ui
         i += BYTES
 
 
-@kernel
+@unit(types.void, types.float64, ADDRESS, ADDRESS, types.int64)
 def brightness(factor: float, source: np.uint64, target: np.uint64, count: int) -> None:
     """Every one of ``count`` bytes times ``factor``."""
     _blend(np.float32(factor), np.float32(0.0), source, target, count)
 
 
-@kernel
+@unit(types.void, types.float64, ADDRESS, ADDRESS, types.int64)
 def color(factor: float, source: np.uint64, target: np.uint64, pixels: int) -> None:
     """Blend with the grey image, ``pixels`` pixels."""
     ratio, rest = np.float32(factor), np.float32(1.0 - factor)
@@ -78,7 +81,7 @@ def color(factor: float, source: np.uint64, target: np.uint64, pixels: int) -> N
         i += _GROUP_BYTES
 
 
-@kernel
+@unit(types.void, ADDRESS, ADDRESS, types.int64)
 def grayscale(source: np.uint64, target: np.uint64, pixels: int) -> None:
     """The grey image, in all three channels."""
     from_, to = bytes_at(source, 3 * pixels), bytes_at(target, 3 * pixels)
@@ -105,7 +108,7 @@ def _mean_grey(source: np.uint64, pixels: int) -> np.float32:
     return np.float32(np.float32(total) / np.float32(pixels))
 
 
-@kernel
+@unit(types.void, types.float64, ADDRESS, ADDRESS, types.int64)
 def contrast(factor: float, source: np.uint64, target: np.uint64, pixels: int) -> None:
     """Blend with the mean of the grey image."""
     rest = np.float32(1.0 - factor) * _mean_grey(source, pixels)
@@ -147,7 +150,7 @@ def _blend_with_itself(
         to[i] = _clamped(ratio * own + rest * own)
 
 
-@kernel
+@unit(types.void, types.float64, ADDRESS, ADDRESS, types.int64, types.int64, ADDRESS)
 def sharpness(factor: float, source: np.uint64, target: np.uint64, out_h: int, out_w: int, scratch: np.uint64) -> None:
     """Blend with the blurred image; images of at most 2 pixels on a side are only copied."""
     ratio, rest = np.float32(factor), np.float32(1.0 - factor)
@@ -167,7 +170,7 @@ def sharpness(factor: float, source: np.uint64, target: np.uint64, out_h: int, o
     _blend_with_itself(ratio, rest, from_, to, count - stride - 3, count)
 
 
-@kernel
+@unit(types.void, types.int64, ADDRESS, ADDRESS, types.int64)
 def posterize(bits: int, source: np.uint64, target: np.uint64, count: int) -> None:
     """Keep the upper ``bits`` bits (0 to 8) of every byte."""
     mask = np.uint8((0xFF00 >> bits) & 0xFF)
@@ -176,7 +179,7 @@ def posterize(bits: int, source: np.uint64, target: np.uint64, count: int) -> No
         to[i] = from_[i] & mask
 
 
-@kernel
+@unit(types.void, types.float64, ADDRESS, ADDRESS, types.int64)
 def solarize(threshold: float, source: np.uint64, target: np.uint64, count: int) -> None:
     """Invert the bytes that reach ``threshold``, 0 to 255."""
     whole = np.uint8(np.ceil(threshold))  # a whole level reaches the threshold where it reaches the next whole level
@@ -212,7 +215,7 @@ def _stretch(low: np.uint8, high: np.uint8) -> tuple:
     return np.float32(low), (np.float32(1.0) / span) * _TOP
 
 
-@kernel
+@unit(types.void, ADDRESS, ADDRESS, types.int64, ADDRESS)
 def autocontrast(source: np.uint64, target: np.uint64, pixels: int, scratch: np.uint64) -> None:
     """Stretch every channel to the full range."""
     ranges, extremes = float32_at(scratch, 6), bytes_at(scratch + np.uint64(24), 2 * RANGE_BYTES)
@@ -267,7 +270,7 @@ def _level_table(counts: np.ndarray, channel: int, pixels: int, table: np.ndarra
         below += counts[channel * 256 + level]
 
 
-@kernel
+@unit(types.void, ADDRESS, ADDRESS, types.int64, ADDRESS)
 def equalize(source: np.uint64, target: np.uint64, pixels: int, scratch: np.uint64) -> None:
     """Flatten the histogram of every channel."""
     counts = int32_at(scratch, _LANES * 768)

@@ -14,11 +14,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numba import types
 
 from ffdr.augment.ops.magnitude import ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X
+from ffdr.jit.arguments import ADDRESS
 from ffdr.jit.instructions import copy_bytes
 from ffdr.jit.kernel import bytes_at, float32_at, kernel
 from ffdr.jit.pixels import GROUP, find_offsets, gather_pixels
+from ffdr.jit.unit import unit
 
 
 @kernel
@@ -79,7 +82,7 @@ def _fill_grid(terms: tuple, out_h: int, out_w: int, grid: np.ndarray) -> None:
         grid[place], grid[place + GROUP] = position * a, position * d
 
 
-@kernel
+@unit(types.void, types.int64, types.float64, ADDRESS, ADDRESS, types.int64, types.int64, ADDRESS)
 def warp(
     op: int, size: float, source: np.uint64, target: np.uint64, out_h: int, out_w: int, scratch: np.uint64
 ) -> None:
@@ -103,7 +106,7 @@ def warp(
             copy_bytes(to, spare, stride)
 
 
-@kernel
+@unit(types.void, types.int64, types.float64, ADDRESS, ADDRESS, types.int64, types.int64)
 def translate(op: int, size: float, source: np.uint64, target: np.uint64, out_h: int, out_w: int) -> None:
     """TranslateX or TranslateY by whole pixels, the fraction cut off as torchvision does; black moves in."""
     shift = np.int64(size)

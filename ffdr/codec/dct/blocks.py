@@ -10,12 +10,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import types
 
 from ffdr.codec.dct.coding import LARGEST, Coding, payload
 from ffdr.codec.dct.format import BIASES, COEFFICIENT_BITS, ENTRIES, HEAD_BIAS, LOW_GROUPS, TABLE_SHAPE, WIDTHS
 from ffdr.codec.dct.idct import ENTRY_BYTES, TYPE_BYTES, Pair, fill_pair, pair_1, pair_2, pair_4, pair_8, unpack_dc
+from ffdr.jit.arguments import array_of, named
 from ffdr.jit.instructions import byte_at, short_at, signed_short_at
 from ffdr.jit.kernel import address_of, inlined_kernel, kernel
+from ffdr.jit.unit import unit
 
 # A codebook entry, as the decoder keeps it; four groups, in types and places:
 #
@@ -52,12 +55,12 @@ def make_tables(coding: Coding | None, fast: bool = True) -> DecodingTables:
     if coding is None:
         return DecodingTables(_type_table(), entries, np.zeros((0, TABLE_SHAPE[1]), np.uint16), ENTRIES, fast)
     chroma_low, chroma_high = coding.chroma[:, :LOW_GROUPS], coding.chroma[:, LOW_GROUPS:]
-    for start, types in ((_LOW, coding.low), (_HIGH, coding.high), (_CHROMA, chroma_low), (_CHROMA_HIGH, chroma_high)):
+    for start, kinds in ((_LOW, coding.low), (_HIGH, coding.high), (_CHROMA, chroma_low), (_CHROMA_HIGH, chroma_high)):
         rows = entries[start : start + ENTRIES]
-        rows[:, :8] = (types.astype("<u2") * TYPE_BYTES).view(np.uint8)
-        rows[:, 9:12] = np.cumsum(WIDTHS[types], axis=1)[:, :3]
-        rows[:, _BYTES] = payload(types)
-        rows[:, _USED] = ((types != 0) * np.arange(1, 5)).max(axis=1)
+        rows[:, :8] = (kinds.astype("<u2") * TYPE_BYTES).view(np.uint8)
+        rows[:, 9:12] = np.cumsum(WIDTHS[kinds], axis=1)[:, :3]
+        rows[:, _BYTES] = payload(kinds)
+        rows[:, _USED] = ((kinds != 0) * np.arange(1, 5)).max(axis=1)
     entries[_LOW : _LOW + ENTRIES, _HAS_HIGH] = np.arange(ENTRIES) >= coding.first_with_high
     entries[_CHROMA : _CHROMA + ENTRIES, _HAS_HIGH] = chroma_high.any(axis=1)
     quants = np.ascontiguousarray(coding.quant.reshape(-1, TABLE_SHAPE[1]))
@@ -74,6 +77,10 @@ def _type_table() -> np.ndarray:
         for at, values in ((16, up), (32, np.full(8, 1 << width)), (48, np.full(8, bias))):
             table[type_, at : at + 16] = (values & 0xFFFF).astype("<u2").view(np.uint8)
     return table
+
+
+_TABLE = array_of(types.uint8, 2)
+TABLES = named(DecodingTables, types=_TABLE, entries=_TABLE, quants=array_of(types.uint16, 2))
 
 
 class TableAddresses(NamedTuple):
@@ -229,7 +236,7 @@ def _decode_pair(pair: Pair, fast: bool) -> None:
         pair_8(fast, pair)
 
 
-@kernel
+@unit(types.boolean, named(BlockRow, columns=named(Columns)), named(TableAddresses), types.boolean)
 def decode_row(row: BlockRow, tables: TableAddresses, fast: bool) -> bool:
     """Samples of the wanted blocks of a row, and of one more if their number is odd. Returns whether it fits."""
     parts = _open_row(row, tables.first_with_high)

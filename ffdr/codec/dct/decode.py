@@ -13,9 +13,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import types
 
-from ffdr.codec.crop import Crop
+from ffdr.codec.crop import BYTES, CROP, MEMORY, REGION, Crop
 from ffdr.codec.dct.blocks import (
+    TABLES,
     BlockRow,
     Columns,
     DecodingTables,
@@ -40,6 +42,7 @@ from ffdr.codec.dct.pixels import (
 )
 from ffdr.jit.instructions import byte_at, short_at, word_at
 from ffdr.jit.kernel import address_of, kernel
+from ffdr.jit.unit import unit
 
 _HEADER = RECORD_DTYPE.itemsize
 _QUANT_BYTES = 2 * TABLE_SHAPE[0] * TABLE_SHAPE[1]
@@ -204,7 +207,7 @@ def _decode_region(decoder: _Decoder, region: tuple[int, int, int, int], out: in
     return True
 
 
-@kernel
+@unit(types.Tuple([types.boolean, CROP]), BYTES, types.int64, types.int64, REGION, TABLES, MEMORY, MEMORY)
 def decode_coefficients(
     data: np.ndarray,
     width: int,

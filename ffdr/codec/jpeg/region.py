@@ -17,8 +17,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import types
 
-from ffdr.codec.crop import Crop
+from ffdr.codec.crop import BYTES, CROP, MEMORY, REGION, Crop
 from ffdr.codec.dct.idct import SAFE, LoosePair, fill_block, loose_1, loose_2, loose_4, loose_8
 from ffdr.codec.dct.pixels import (
     FANCY_WIDTH,
@@ -57,6 +58,7 @@ from ffdr.codec.jpeg.stored import (
 from ffdr.codec.jpeg.tables import TABLES_BYTES, Tables, read_tables
 from ffdr.jit.instructions import long_at, put_long, put_short, short_at, signed_short_at
 from ffdr.jit.kernel import address_of, inlined_kernel, kernel
+from ffdr.jit.unit import unit
 
 # The scratch memory: rows of samples as ``dct/pixels.py`` lays them out, the image's tables, and
 #
@@ -256,7 +258,9 @@ def _is_safe(seen: int) -> bool:
     return word & _UNSAFE == 0
 
 
-@kernel
+@unit(
+    types.Tuple([types.boolean, CROP]), BYTES, types.int64, types.int64, REGION, types.boolean, MEMORY, MEMORY, MEMORY
+)
 def decode_segments(
     data: np.ndarray,
     width: int,

@@ -23,8 +23,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import types
 
-from ffdr.codec.crop import Crop
+from ffdr.codec.crop import BYTES, CROP, MEMORY, REGION, Crop
 from ffdr.codec.jpeg.markers import EOI, RST0
 from ffdr.codec.jpeg.segments import MCU
 from ffdr.codec.jpeg.stored import (
@@ -41,6 +42,7 @@ from ffdr.codec.jpeg.stored import (
 )
 from ffdr.jit.instructions import copy_bytes
 from ffdr.jit.kernel import address_of, kernel
+from ffdr.jit.unit import unit
 
 # Of what is stored (``stored.py``) this is made, for the last two segments of rows 0 and 1:
 #
@@ -101,7 +103,7 @@ def _copy_rows(data: np.ndarray, table: RowTable, rows: Range, columns: Range, o
     return written.bytes
 
 
-@kernel
+@unit(types.Tuple([types.int64, CROP]), BYTES, types.int64, types.int64, REGION, MEMORY)
 def splice(
     data: np.ndarray, width: int, height: int, region: tuple[int, int, int, int], out: np.ndarray
 ) -> tuple[int, Crop]:

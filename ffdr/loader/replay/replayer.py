@@ -16,20 +16,27 @@ from ffdr.beton.layout import DCT, JPG
 from ffdr.beton.read import ImageBeton
 from ffdr.beton.records import Records
 from ffdr.codec.dct.blocks import make_tables
+from ffdr.codec.dct.decode import decode_coefficients
 from ffdr.codec.dct.decode import scratch_bytes as coefficient_scratch_bytes
 from ffdr.codec.dct.pixels import CANVAS_SLACK
 from ffdr.codec.jpeg.entropy import CLEAN_SLACK
 from ffdr.codec.jpeg.libjpeg import FUNCTION, make_handles
-from ffdr.codec.jpeg.region import segments_scratch_bytes
+from ffdr.codec.jpeg.region import decode_segments, segments_scratch_bytes
+from ffdr.codec.jpeg.splice import splice
 from ffdr.jit.kernel import numba_threads
+from ffdr.jit.prepare import prepare
+from ffdr.jit.unit import Unit, called_by
 from ffdr.loader.replay.samples import Scratch, Stored, Workspace, replay_batch, replay_group, time_batch
 from ffdr.loader.replay.status import ReplayError
+from ffdr.loader.views import ViewSource
 from ffdr.util.arguments import integer
 from ffdr.util.errors import UserError
 from ffdr.util.machine import machine_memory
 from ffdr.util.process import OneProcess
 from ffdr.util.text import byte_size
 
+_DECODERS = {JPG: {decode_segments, splice}, DCT: {decode_coefficients}}
+"""By mode of images, what no others need."""
 MAX_RESOLUTION = 26_754
 """Side of the largest square view below 2 GiB, which is as far as the kernels count."""
 
@@ -66,6 +73,7 @@ class Replayer(OneProcess):
             for mode, bytes_for in ((is_jpeg, segments_scratch_bytes), (is_dct, coefficient_scratch_bytes))
         )
         scratch = int(scratch_bytes(int(widths.max()), int(heights.max()), resolution, resolution))
+        self._is_prepared = False
         self._check_memory(largest + longest + sample_bytes + scratch)
         self._workspace: Workspace = (
             make_handles(threads, self),
@@ -76,15 +84,32 @@ class Replayer(OneProcess):
             np.zeros((threads, *self.shape), np.uint8),
         )
 
+    def prepare(self, views: ViewSource | None = None, in_threads: bool = True) -> None:
+        """Load the kernels for these images, compiling those that are not on the disk.
+
+        Parts of them that are not prepared are when they are first needed, one by one.
+
+        Args:
+            views: whose kernels are prepared, too, and whose views are all that is replayed; None: any views.
+            in_threads: for whole batches; False: for one view at a time.
+        """
+        self._is_prepared = True
+        unused = {unit for mode, units in _DECODERS.items() if mode not in self.images.modes for unit in units}
+        roots: list[Unit] = [replay_batch if in_threads else replay_group]
+        if views is not None:
+            unused |= views.unused
+            roots += views.units
+        prepare(called_by(roots, unused))
+
     @property
     def memory_bytes(self) -> int:
         """Bytes of the scratch memory."""
         return sum(part.nbytes for part in self._workspace)
 
-    def _first_scratch(self, laps: np.ndarray | None) -> Scratch:
-        """For the calling thread alone."""
+    def _first_scratch(self, laps: int) -> Scratch:
+        """For the calling thread alone. laps: the address of some, or 0."""
         handles, canvas, jpeg, samples, replay, partner = self._workspace
-        return Scratch(handles[0], canvas[0], jpeg[0], samples[0], replay[0], partner[:1], laps)
+        return Scratch(handles[0], canvas[0], jpeg[0], samples[0], replay[0], partner[:1], np.uint64(laps))
 
     def _check_memory(self, per_thread: int) -> None:
         """Refuse images too large for this machine: of one colour, one of gigabytes has a JPEG of a few megabytes."""
@@ -118,6 +143,8 @@ class Replayer(OneProcess):
         """
         _check_groups(spans, views_per_image)
         self.check_process()
+        if not self._is_prepared:
+            self.prepare()
         self.images.file.check_size()
         status = np.zeros(len(spans), np.int32)
         set_num_threads(self.threads)  # of the calling thread; Numba keeps it per thread
@@ -147,7 +174,7 @@ class Replayer(OneProcess):
         _check_groups(spans, views_per_image)
         self.images.file.check_size()
         laps, status = new_laps(), np.zeros(len(spans), np.int32)
-        time_batch(self._stored, spans, records, self._first_scratch(laps), status, views_per_image)
+        time_batch(self._stored, spans, records, self._first_scratch(laps.ctypes.data), status, views_per_image)
         self._check_status(spans, status)
         return dict(zip(STAGES, (laps[: len(STAGES)] / 1e9).tolist(), strict=True))
 
@@ -160,10 +187,12 @@ class Replayer(OneProcess):
             ReplayError: it could not be replayed.
             UserError: the file has become shorter.
         """
+        if not self._is_prepared:
+            self.prepare(in_threads=False)
         self.images.file.check_size()
         out, status = np.empty((1, *self.shape), np.uint8), np.zeros(1, np.int32)
         spans = self.spans(np.array([image]))
-        replay_group(self._stored, spans, records, out, self._first_scratch(None), status)
+        replay_group(self._stored, spans, records, out, self._first_scratch(0), status)
         self._check_status(spans, status)
         return out[0]
 

@@ -27,22 +27,25 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
+from numba import prange, types
 
 from ffdr.augment.check import OK, check_mix, check_view
 from ffdr.augment.geometry import view_region
 from ffdr.augment.laps import DECODE, MIX, OTHER, lap
 from ffdr.augment.picture import ImagePart
 from ffdr.augment.replay import mix_into, replay_view, visible
+from ffdr.augment.types import EFFECTS, MIX_TYPE, REGION, VIEW_TYPE
 from ffdr.beton.layout import DCT, JPG, RAW
 from ffdr.beton.records import Records
-from ffdr.codec.crop import Crop
-from ffdr.codec.dct.blocks import DecodingTables
+from ffdr.codec.crop import BYTES, CROP, MEMORY, Crop
+from ffdr.codec.dct.blocks import TABLES, DecodingTables
 from ffdr.codec.dct.decode import decode_coefficients
 from ffdr.codec.jpeg.libjpeg import decompress, frame_size
 from ffdr.codec.jpeg.region import decode_segments
 from ffdr.codec.jpeg.splice import splice
-from ffdr.jit.kernel import address_of, bytes_at, kernel, parallel_kernel, take_number
+from ffdr.jit.arguments import array_of, named
+from ffdr.jit.kernel import address_of, bytes_at, kernel, take_number
+from ffdr.jit.unit import unit
 from ffdr.loader.replay.status import BAD_COEFFICIENTS, BAD_JPEG, BAD_RAW_SIZE
 
 
@@ -57,9 +60,9 @@ class Stored(NamedTuple):
     """(N,) uint64"""
     data_size: np.ndarray
     """(N,) uint64"""
-    base: int
+    base: np.uint64
     """address of the file's first byte in memory"""
-    decompress: int
+    decompress: np.uint64
     """address of libjpeg-turbo's function: an argument, because compiled code outlives the process"""
     types: np.ndarray
     """this and the next four: ``DecodingTables``, flat, because Numba hands no nested tuples to its threads"""
@@ -95,7 +98,8 @@ class Scratch(NamedTuple):
     """(bytes,) uint8 for replay_view"""
     partner: np.ndarray
     """(1, H, W, 3) uint8, the partner's view"""
-    laps: np.ndarray | None
+    laps: np.uint64
+    """address of ``new_laps``, or 0"""
 
 
 Workspace = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -103,6 +107,25 @@ Workspace = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np
 
 Region = tuple[int, int, int, int]
 """Pixels (x0, y0, x1, y1) of an image, ends excluded."""
+
+# Numba's types of these.
+STATUS = array_of(types.int32, 1)
+SPANS = array_of(types.uint64, 2, writable=False)
+PICTURES = array_of(types.uint8, 4)
+RECORDS = named(Records, views=array_of(VIEW_TYPE, 2), mixes=array_of(MIX_TYPE, 1), effects=array_of(EFFECTS.dtype, 3))
+STORED = named(
+    Stored,
+    modes=BYTES,
+    sizes=array_of(types.int32, 2, writable=False),
+    data_ptr=array_of(types.uint64, 1, writable=False),
+    data_size=array_of(types.uint64, 1, writable=False),
+    types=TABLES.types[0],
+    entries=TABLES.types[1],
+    quants=TABLES.types[2],
+)
+SCRATCH = named(Scratch, canvas=MEMORY, jpeg=MEMORY, samples=MEMORY, replay=MEMORY, partner=PICTURES)
+_EACH = array_of(types.uint8, 2)
+WORKSPACE = types.Tuple([array_of(types.uint64, 1), _EACH, _EACH, _EACH, _EACH, PICTURES])
 
 OWN, PARTNER = np.int64(0), np.int64(1)
 """Whose view in ``Records.views`` and ``Records.effects``."""
@@ -129,7 +152,7 @@ def _check_stored(mode: int, data: np.ndarray, width: int, height: int) -> int:
     return OK
 
 
-@kernel
+@unit(types.Tuple([types.int64, CROP]), STORED, types.int64, BYTES, types.int64, types.int64, REGION, SCRATCH)
 def _decode_region(
     stored: Stored, mode: int, data: np.ndarray, width: int, height: int, region: Region, scratch: Scratch
 ) -> tuple[int, Crop]:
@@ -178,7 +201,7 @@ def _common_region(
     return together if apart >= _area(together) else (x0, y0, x0, y0)
 
 
-@kernel
+@unit(types.void, STORED, named(Span), RECORDS, types.int64, PICTURES, SCRATCH, STATUS)
 def _replay_views(
     stored: Stored, span: Span, records: Records, whose: int, out: np.ndarray, scratch: Scratch, status: np.ndarray
 ) -> None:
@@ -220,7 +243,7 @@ def _replay_views(
                 asked = zero, zero, zero, zero
 
 
-@kernel
+@unit(types.void, STORED, SPANS, RECORDS, PICTURES, SCRATCH, STATUS)
 def replay_group(
     stored: Stored, spans: np.ndarray, records: Records, out: np.ndarray, scratch: Scratch, status: np.ndarray
 ) -> None:
@@ -252,7 +275,7 @@ def replay_group(
                 lap(scratch.laps, MIX)
 
 
-@parallel_kernel
+@unit(types.void, STORED, SPANS, RECORDS, PICTURES, WORKSPACE, STATUS, types.int64, parallel=True)
 def replay_batch(
     stored: Stored,
     spans: np.ndarray,
@@ -269,7 +292,7 @@ def replay_batch(
     handles, canvas, jpeg, samples, replay, partner = workspace
     for thread in prange(len(handles)):
         t = np.int64(thread)  # unsigned here, signed elsewhere: Numba would compile all below for either
-        scratch = Scratch(handles[t], canvas[t], jpeg[t], samples[t], replay[t], partner[t : t + 1], None)
+        scratch = Scratch(handles[t], canvas[t], jpeg[t], samples[t], replay[t], partner[t : t + 1], np.uint64(0))
         place = address_of(counter)
         at = take_number(place) * size
         while at < len(spans):
