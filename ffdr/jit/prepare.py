@@ -30,6 +30,14 @@ _MOST_HELPERS = 7
 _alone = threading.Lock()
 
 
+def _be_alone() -> None:
+    global _alone
+    _alone = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_be_alone)
+
+
 def prepare(units: Sequence[Unit]) -> None:
     """Load units, compiling those that are not on the disk; one line on standard error says so.
 
@@ -81,6 +89,7 @@ def _claim(unit: Unit, wait: bool = False) -> Iterator[bool]:
             file = held.enter_context(Path(unit.lock_path).open("ab"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                held.callback(fcntl.flock, file, fcntl.LOCK_UN)  # which its end is not while a fork has it open
             except BlockingIOError:
                 claimed = False
         yield claimed

@@ -42,6 +42,13 @@ _LATER = 0.1
 """Seconds until an interrupt that came in the midst of a kernel is raised."""
 _by_slot: dict[int, Unit] = {}
 
+# A fork waits for what another thread compiles, whose lock would stay locked in it.
+os.register_at_fork(
+    before=global_compiler_lock.acquire,
+    after_in_parent=global_compiler_lock.release,
+    after_in_child=global_compiler_lock.release,
+)
+
 
 class Unit:
     """A compiled function of one signature, for kernels and for Python.
@@ -76,6 +83,10 @@ class Unit:
         """The same from Python."""
         self.load()
         return self.kernel(*map(as_type, self.kind.args, arguments))
+
+    def __reduce__(self) -> str:
+        """Copied and pickled as its name in its module, like any function."""
+        return self.py_func.__name__
 
     @property
     def is_loaded(self) -> bool:

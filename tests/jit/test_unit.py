@@ -1,14 +1,19 @@
 """Units are called by address, whoever calls first; they are prepared by several processes, or at least by this one."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+import warnings
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 from numba import prange, types
+from numba.core.compiler_lock import global_compiler_lock
 
 from ffdr.jit import prepare as preparing
 from ffdr.jit.arguments import ADDRESS, array_of, named
@@ -209,3 +214,25 @@ def test_an_interrupt_ends_the_helpers(monkeypatch):
         preparing._compile([weigh] * 4)
     assert ended == ["killed", "waited for"]
     prepare([weigh])  # the lock is free again
+
+
+def test_a_fork_waits_for_what_another_thread_compiles():
+    """Else its locks would stay locked in there."""
+    compiling = threading.Event()
+
+    def compile_slowly():
+        with preparing._alone, global_compiler_lock:
+            compiling.set()
+            time.sleep(0.5)
+
+    thread = threading.Thread(target=compile_slowly)
+    thread.start()
+    compiling.wait()
+    with warnings.catch_warnings(action="ignore"):  # Python's own, of threads and forks
+        child = os.fork()
+    if not child:
+        signal.alarm(20)
+        with preparing._alone, global_compiler_lock:
+            os._exit(0)
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
