@@ -26,6 +26,8 @@ from ffdr.jit.pixels import BYTES, mix_bytes
 from ffdr.jit.unit import unit
 
 _MIX_BITS = 15
+_KERNELS_WANT = ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE")
+"""Of arrays; views into a file are neither."""
 
 
 @kernel
@@ -236,14 +238,14 @@ def render(
     out_h, out_w = (resolution, resolution) if isinstance(resolution, int) else resolution
     height, width, _ = image.shape
     record = np.asarray(view)[()]
-    row = np.ascontiguousarray(blank_effects(1)[0, 0] if effects is None else effects)
+    row = np.require(blank_effects(1)[0, 0] if effects is None else effects, requirements=_KERNELS_WANT)
     if row.shape != (MOST_EFFECTS,) or row.dtype != EFFECT_DTYPE:
         raise ValueError(f"effects: {MOST_EFFECTS} of EFFECT_DTYPE wanted, got {row.dtype} {row.shape}")
     status = check_view(record, width, height, out_h, out_w)
     if status == OK:
         out = np.empty((out_h, out_w, 3), np.uint8)
         scratch = np.empty(scratch_bytes(width, height, out_h, out_w), np.uint8)
-        part = ImagePart(np.ascontiguousarray(image), 0, 0, width, height)
+        part = ImagePart(np.require(image, requirements=_KERNELS_WANT), 0, 0, width, height)
         status = replay_view(part, record, row, out, scratch, 0)
     if status != OK:
         raise ValueError(f"view cannot be replayed: {STATUS_TEXT[status]}")

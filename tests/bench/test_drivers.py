@@ -39,7 +39,7 @@ def images(photos):
 def clock(images, tmp_path, monkeypatch):
     """Of all images, in batches of 8, by this policy."""
     monkeypatch.setattr("ffdr.bench.loading.pipelines.BATCH", 8)
-    return lambda policy: StageClock(images, reinforce_untaught(images.path, tmp_path / "r.beton", policy, 4), R)
+    return lambda policy: StageClock(images.path, reinforce_untaught(images.path, tmp_path / "r.beton", policy, 4), R)
 
 
 @pytest.mark.parametrize("policy", [Policy(erase=1.0), Policy(mixup=1.0, cutmix=1.0)], ids=["plain", "mixing"])
@@ -50,35 +50,36 @@ def test_each_stage_of_a_replay_is_timed(clock, policy):
     elapsed = time.perf_counter() - begin
     clock()
     assert np.shape(clock.laps) == (2, len(STAGES))
-    assert sum(clock.laps[0]) * len(clock.index) < elapsed
+    spans, records = clock.epoch(0)
+    assert sum(clock.laps[0]) * len(spans) < elapsed
     spent = dict(zip(STAGES, clock.laps[0], strict=True))
     assert min(spent[stage] for stage in ("decode", "resize", "operations", "erase")) > 0
     assert (spent["mix"] > 0) == policy.mixes
-    assert not np.array_equal(clock.records(0)[0], clock.records(1)[0])  # each epoch has views of its own
+    assert not np.array_equal(records.views, clock.epoch(1)[1].views)  # each epoch has views of its own
 
 
 def test_a_view_that_cannot_be_replayed_is_not_timed(clock):
     clock = clock(Policy())
-    records = clock.records(0)
+    spans, records = clock.epoch(0)
     records.views["op0"][3] = 14
-    with pytest.raises(ReplayError, match="sample 3: operation number"):
-        clock.replayer.time_stages(clock.replayer.spans(clock.index), records)
+    with pytest.raises(ReplayError, match=f"sample {spans[3, 0]}: operation number"):
+        clock.replayer.time_stages(spans, records)
 
 
 def test_segments_and_whole_images_decode(images, clock):
     clock = clock(Policy())
-    scratch, spans = drivers.Scratch(images, R), clock.replayer.spans(clock.index)
-    views = clock.records(0).views
+    scratch = drivers.Scratch(images, R)
+    spans, records = clock.epoch(0)
+    views = records.views
     segments, whole = (drivers.collect(images, scratch, spans, kind) for kind in (views, None))
     assert drivers.decode_all(scratch.decoder, *segments, scratch.canvas) == 0
     assert segments[1][:, 1].sum() < 0.8 * whole[1][:, 1].sum()
     assert drivers.decode_all_segments(spans, images.sizes, views, R, *scratch.decoding) == 0
-    assert whole[1][:, 1:].tolist() == [[images.data_size[i], *images.sizes[i]] for i in clock.index]
+    assert whole[1][:, 1:].tolist() == [[images.data_size[i], *images.sizes[i]] for i in spans[:, 0]]
     assert drivers.decode_all(scratch.decoder, *whole, scratch.canvas) == 0
-    width, height = images.sizes[-1]
-    assert np.array_equal(
-        scratch.canvas[: width * height * 3].reshape(height, width, 3), decode_image(images, len(images) - 1)
-    )
+    last = int(spans[-1, 0])
+    width, height = images.sizes[last]
+    assert np.array_equal(scratch.canvas[: width * height * 3].reshape(height, width, 3), decode_image(images, last))
     segments[0][segments[1][3, 0]] = 0  # no start-of-image marker
     assert drivers.decode_all(scratch.decoder, *segments, scratch.canvas) == 1
 
