@@ -56,6 +56,7 @@ from ffdr.codec.jpeg.stored import (
     row_bytes,
 )
 from ffdr.codec.jpeg.tables import TABLES_BYTES, Tables, read_tables
+from ffdr.jit.arguments import named
 from ffdr.jit.instructions import long_at, put_long, put_short, short_at, signed_short_at
 from ffdr.jit.kernel import address_of, inlined_kernel, kernel
 from ffdr.jit.unit import unit
@@ -101,6 +102,10 @@ class _Wanted(NamedTuple):
     top: bool
     """whether pixels of the MCUs' upper blocks of Y are wanted"""
     bottom: bool
+
+
+_DECODER = named(_Decoder, tables=named(Tables), sampling=named(Sampling), rows=named(Rows))
+_WANTED = named(_Wanted, chroma=named(Range), luma=named(Range))
 
 
 @inlined_kernel
@@ -152,7 +157,7 @@ def _decode_pair(decoder: _Decoder, bits: Bits, which: int, out_a: int, out_b: i
     return bits, sound
 
 
-@kernel
+@unit(types.boolean, _DECODER, types.int64, types.int64, types.int64, _WANTED, types.int64)
 def _decode_mcus(decoder: _Decoder, mcu_row: int, first: int, count: int, wanted: _Wanted, size: int) -> bool:
     """Samples of the MCUs ``first`` and following of a row, whose segment's ``size`` bytes lie in ``clean``.
 

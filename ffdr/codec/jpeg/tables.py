@@ -8,12 +8,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import types
 
+from ffdr.codec.crop import BYTES
 from ffdr.codec.dct.format import ZIGZAG
 from ffdr.codec.jpeg import markers
 from ffdr.codec.jpeg.stored import big_endian
+from ffdr.jit.arguments import named
 from ffdr.jit.instructions import byte_at, put_short, short_at
 from ffdr.jit.kernel import address_of, int32_at, kernel
+from ffdr.jit.unit import unit
 
 LOOKUP_BITS = 10
 LARGEST, PLACES, SYMBOLS = 1 << LOOKUP_BITS, (1 << LOOKUP_BITS) + 17, (1 << LOOKUP_BITS) + 2 * 17
@@ -207,7 +211,7 @@ def _choose(data: np.ndarray, frame: int, scan: int, lookups: int, quants: int, 
     )
 
 
-@kernel
+@unit(named(Tables), BYTES, types.int64, types.int64)
 def read_tables(data: np.ndarray, frame: int, start: int) -> Tables:
     """The tables of a stored JPEG.
 
