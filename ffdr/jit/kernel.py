@@ -21,6 +21,7 @@ from numba import types
 
 from ffdr.jit.cache import keep_well, private_folder
 from ffdr.jit.ir import I8, I64, Code, Value, instruction
+from ffdr.jit.part import PartCompiler
 
 _PACKAGE = Path(__file__).parents[1]
 _AUGMENT = _PACKAGE / "augment"
@@ -35,17 +36,18 @@ def kernel(function: Callable[..., Any], parallel: bool = False, inlined: bool =
     the function calls. Here it belongs to the sources of the rooms whose kernels others call, and of the function's
     own, so an upgrade or an edit never runs stale code.
 
-    parallel: its ``prange`` loops run in Numba's threads. inlined: see ``inlined_kernel``.
+    Kernels that call it get its ``part`` (``part.py``), which is compiled with the same options.
+
+    parallel: its ``prange`` loops run in Numba's threads; it is called from Python. inlined: see ``inlined_kernel``.
     """
-    njit = numba.njit(  # type: ignore[call-overload] # it knows of no no_cfunc_wrapper
-        nogil=True,
-        cache=True,
-        error_model="numpy",
-        fastmath=False,
-        parallel=parallel,
-        forceinline=inlined,
-        no_cfunc_wrapper=True,  # nothing calls kernels as C functions, and making such a wrapper takes time
-    )
+    options = {
+        "nogil": True,
+        "error_model": "numpy",
+        "fastmath": False,
+        "forceinline": inlined,
+        "no_cfunc_wrapper": True,  # nothing calls kernels as C functions, and making such a wrapper takes time
+    }
+    njit = numba.njit(cache=True, parallel=parallel, **options)  # type: ignore[call-overload] # no no_cfunc_wrapper
     try:
         compiled = njit(function)
     except RuntimeError as error:
@@ -54,6 +56,9 @@ def kernel(function: Callable[..., Any], parallel: bool = False, inlined: bool =
         # That of all kernels from now on.
         numba.config.CACHE_DIR = private_folder()  # type: ignore[attr-defined] # Numba sets its names at run time
         compiled = njit(function)
+    if not parallel:
+        part = numba.njit(no_cpython_wrapper=True, pipeline_class=PartCompiler, **options)  # type: ignore[call-overload]
+        compiled.part = part(function)
     own = Path(function.__code__.co_filename).parent
     keep_well(compiled, _SHARED[:2] if own.is_relative_to(_AUGMENT) else [*dict.fromkeys([*_SHARED, own])])
     return compiled
