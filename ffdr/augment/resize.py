@@ -31,7 +31,7 @@ from ffdr.augment.types import OUTPUT, PART, REGION, VIEW_TYPE
 from ffdr.augment.view import FLIP, VERTICAL_FLIP, ViewRecord
 from ffdr.jit.arguments import ADDRESS, named
 from ffdr.jit.kernel import address_of, bytes_at, int16_at, int32_at, kernel
-from ffdr.jit.simd import GROUP, LANES, blend_columns, blend_rows
+from ffdr.jit.simd import GROUP, LANES, blend_columns, blend_four_columns, blend_rows
 from ffdr.jit.unit import unit
 
 FAST_TAPS = 16
@@ -169,19 +169,19 @@ def _filter_row(row: np.uint64, starts: np.uint64, weights: np.uint64, pairs: in
     end = out + np.uint64(3 * count)
     if pairs == 1:
         while out < end:
-            blend_columns(out, row, starts, weights, 1)
+            blend_columns(True, out, row, starts, weights, 1)
             out += step
             starts += group
             weights += np.uint64(16 * GROUP)
     elif pairs == 2:
         while out < end:
-            blend_columns(out, row, starts, weights, 2)
+            blend_four_columns(True, out, row, starts, weights)
             out += step
             starts += group
             weights += np.uint64(32 * GROUP)
     else:
         while out < end:
-            blend_columns(out, row, starts, weights, pairs)
+            blend_columns(True, out, row, starts, weights, pairs)
             out += step
             starts += group
             weights += np.uint64(16 * GROUP * pairs)
@@ -210,12 +210,12 @@ def _resize_fast(source: _Source, across: Taps, down: Taps, out: Output, scratch
         source rows                      blended row, int16            output row, uint8
         start_y + 0  ████████████ ─┐
         start_y + 1  ████████████ ─┼─►  ▒▒▒▒▒▒▒▒▒▒▒▒ slack  ─────►  ░░░░░░░░ noise
-        start_y + 2  ████████████ ─┘    weights_y, 32 bytes          spread, 4 pixels
+        start_y + 2  ████████████ ─┘    weights_y, 32 bytes          spread, 8 pixels
                                         at a time                    at a time
 
     Vertical first: the rows lie in memory as vectors load them, and what is filtered across is one short row in the
     first-level cache. Both steps write whole vectors. A source row is never read behind its end, since the last block
-    of ``_blend_row`` overlaps the one before it; an output row is written with up to 3 pixels and 4 bytes of noise
+    of ``_blend_row`` overlaps the one before it; an output row is written with up to 7 pixels and 4 bytes of noise
     behind it, which the next rows overwrite. The last rows, with nothing behind them, are made in scratch and copied:
     the bytes behind ``out`` may be another thread's.
     """

@@ -126,22 +126,28 @@ def most_spread(out_length: int) -> int:
 def spread_weights(table: Taps, count: int, target: np.ndarray) -> None:
     """The weights of ``count`` outputs in the order that ``blend_columns`` loads, int16.
 
-    One load serves a pair of taps (a, b) of a group of four outputs, and each weight stands beside red, green and blue
-    of its pixel and an unused lane::
+    Four loads serve a pair of taps (a, b) of a group of eight outputs, and each weight stands beside red, green and
+    blue of its pixel and an unused lane::
 
-        group 0, pair 0: | a b a b a b a b | a b a b a b a b | a b ... | a b ... |   outputs 0, 1, 2, 3
+        group 0, pair 0: | a b a b a b a b | a b a b a b a b | a b ... | a b ...   outputs 0, 4, 1, 5, 2, 6, 3, 7
         group 0, pair 1: | c d c d c d c d | ...
         group 1, pair 0: ...
+
+    Where there are two pairs, as ``blend_four_columns`` does::
+
+        group 0: | a b a b a b a b   c d c d c d c d | a b ...   c d ... | ...     outputs 0 to 7
 
     A missing last tap, and outputs missing from the last group, weigh 0.
     """
     taps, _, weights = table
-    pairs = (taps + 1) // 2
+    pairs, half = (taps + 1) // 2, GROUP // 2
     for i in range(np.uint64(most_spread(count) * pairs)):
         target[i] = 0
+    pair = 8 if pairs == 2 else _PAIR
     for i in range(count):
-        place = i // GROUP * pairs * _PAIR + i % GROUP * 8
+        lane = i % GROUP * 16 if pairs == 2 else i % half * 16 + i % GROUP // half * 8
+        place = i // GROUP * pairs * _PAIR + lane
         for tap in range(taps):
             weight = np.int16(weights[i * taps + tap])
             for copy in range(4):
-                target[place + tap // 2 * _PAIR + 2 * copy + tap % 2] = weight
+                target[place + tap // 2 * pair + 2 * copy + tap % 2] = weight

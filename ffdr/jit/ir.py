@@ -95,14 +95,17 @@ class Code:
         low = [16 * (i % 2) + i // 2 + start for start in (0, 8) for i in range(8)]
         return self.shuffle(first, second, low), self.shuffle(first, second, [lane + 4 for lane in low])
 
-    def sums(self, pairs: Value, a: int, b: int) -> Value:
-        """a × first + b × second of 8 pairs of int16, int32."""
-        factors = constant(I16, [a, b] * 8)
+    def products(self, pairs: Value, factors: Value) -> Value:
+        """Sums of the two products of 8 pairs of int16 with as many factors, int32."""
         if self.fast:
             return self.call("llvm.x86.avx2.pmadd.wd", ir.VectorType(I32, 8), pairs, factors)
-        product = self.b.mul(self.extended(pairs, I32), constant(I32, [a, b] * 8))
+        product = self.b.mul(self.extended(pairs, I32), self.extended(factors, I32))
         even, odd = (self.shuffle(product, product, range(i, 16, 2)) for i in range(2))
         return self.b.add(even, odd)
+
+    def sums(self, pairs: Value, a: int, b: int) -> Value:
+        """a × first + b × second of 8 pairs of int16, int32."""
+        return self.products(pairs, constant(I16, [a, b] * 8))
 
     def narrow(self, low: Value, high: Value) -> Value:
         """Two vectors of 8 int32, as ``pairs`` orders them, to 16 int16 with saturation."""
