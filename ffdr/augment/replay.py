@@ -7,6 +7,8 @@ Nothing is drawn and nothing is allocated here; equal inputs give equal bytes on
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numba import types
 
@@ -26,8 +28,8 @@ from ffdr.jit.pixels import BYTES, mix_bytes
 from ffdr.jit.unit import unit
 
 _MIX_BITS = 15
-_KERNELS_WANT = ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE")
-"""Of arrays; views into a file are neither."""
+_KERNELS_WANT: Final = ("C", "A", "W")
+"""Contiguous, aligned, writable arrays; views into a file may be none of these."""
 
 
 @kernel
