@@ -61,6 +61,7 @@ SLOW = ("reinforce", "train")
 ELSEWHERE = {
     "bench": "its files lie in a temporary folder, which nobody else may enter",
     "models": "so does its link",
+    "jit": "its locks lie beside compiled code, which whoever writes there could replace; they stay empty",
 }
 """Who may open files to write to beside ``util/opening.py``."""
 
