@@ -214,7 +214,7 @@ def mix_into(out: np.ndarray, partner: np.ndarray, mix: MixRecord) -> int:
         # Vector code takes less than the whole weight, which has no place in 16 bits with a sign.
         blocks = out.size // BYTES if weight != 0 else np.int64(0)
         for at in range(0, blocks * BYTES, BYTES):
-            mix_bytes(True, to + np.uint64(at), from_ + np.uint64(at), rest)
+            mix_bytes(to + np.uint64(at), from_ + np.uint64(at), rest)
         for i in range(np.uint64(blocks * BYTES), np.uint64(out.size)):
             total = np.int32(np.int32(first[i]) * weight) + np.int32(np.int32(second[i]) * rest)
             first[i] = np.uint8(np.int32(total + half) >> np.int32(_MIX_BITS))

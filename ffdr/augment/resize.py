@@ -169,19 +169,19 @@ def _filter_row(row: np.uint64, starts: np.uint64, weights: np.uint64, pairs: in
     end = out + np.uint64(3 * count)
     if pairs == 1:
         while out < end:
-            blend_columns(True, out, row, starts, weights, 1)
+            blend_columns(out, row, starts, weights, 1)
             out += step
             starts += group
             weights += np.uint64(16 * GROUP)
     elif pairs == 2:
         while out < end:
-            blend_four_columns(True, out, row, starts, weights)
+            blend_four_columns(out, row, starts, weights)
             out += step
             starts += group
             weights += np.uint64(32 * GROUP)
     else:
         while out < end:
-            blend_columns(True, out, row, starts, weights, pairs)
+            blend_columns(out, row, starts, weights, pairs)
             out += step
             starts += group
             weights += np.uint64(16 * GROUP * pairs)

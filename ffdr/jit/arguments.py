@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -32,27 +32,39 @@ def _number(hint: Any) -> types.Type:
     return _FIELDS[hint]
 
 
-def as_type(kind: Any, value: Any) -> Any:
-    """A value that Numba types as ``kind``: numbers are converted, arrays locked; in tuples, too.
+def converter(kind: Any) -> Callable[[Any], Any]:
+    """What makes values such that Numba types them as ``kind``: numbers are converted, arrays locked; in tuples, too.
 
-    Raises:
-        TypeError: an array that is not C-contiguous.
+    Made once per argument, because a kernel is called for every batch. The function raises TypeError for an array that
+    is not C-contiguous.
     """
     if isinstance(kind, types.Boolean):
-        return bool(value)
+        return bool
     if isinstance(kind, types.Number):
-        return np.dtype(str(kind)).type(value)
+        return np.dtype(str(kind)).type
     if isinstance(kind, types.BaseTuple):
-        return _as_tuple(kind, value)
+        return _tuple_converter(kind)
     if isinstance(kind, types.Array):
-        if not value.flags.c_contiguous:
-            raise TypeError(f"a C-contiguous array wanted, got one of strides {value.strides}")
-        if not kind.mutable and value.flags.writeable:
-            value = value.view()
-            value.flags.writeable = False
-    return value
+        return _contiguous if kind.mutable else _locked
+    return lambda value: value
 
 
-def _as_tuple(kind: Any, value: Sequence[Any]) -> tuple[Any, ...]:
-    values = [as_type(part, item) for part, item in zip(kind.types, value, strict=True)]
-    return kind.instance_class(*values) if hasattr(kind, "instance_class") else tuple(values)
+def _tuple_converter(kind: Any) -> Callable[[Any], Any]:
+    parts = [converter(part) for part in kind.types]
+    join = kind.instance_class._make if hasattr(kind, "instance_class") else tuple
+    return lambda values: join([convert(value) for convert, value in zip(parts, values, strict=True)])
+
+
+def _contiguous(array: np.ndarray) -> np.ndarray:
+    if not array.flags.c_contiguous:
+        raise TypeError(f"a C-contiguous array wanted, got one of strides {array.strides}")
+    return array
+
+
+def _locked(array: np.ndarray) -> np.ndarray:
+    flags = array.flags
+    if flags.c_contiguous and not flags.writeable:
+        return array
+    locked = _contiguous(array).view()
+    locked.flags.writeable = False
+    return locked

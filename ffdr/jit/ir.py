@@ -2,7 +2,8 @@
 
 LLVM turns portable IR into whatever the processor has (AVX2 and AVX-512 on x86, NEON on ARM, scalar code elsewhere),
 with the same results everywhere. A few instructions of x86-64 with AVX2 it does not find by itself; what needs them is
-emitted in two versions of equal results. Nothing is aligned or checked: callers prove that addresses are right. All
+written twice, with equal results. Which one is emitted follows from the processor that Numba compiles for, as
+NUMBA_CPU_NAME may say, too. Nothing is aligned or checked: callers prove that addresses are right. All
 integer arithmetic wraps around, so any bytes give some result.
 """
 
@@ -12,7 +13,6 @@ from collections.abc import Callable, Sequence
 from inspect import Parameter, Signature, signature
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from llvmlite.ir import Value  # what an instruction computes, while its code is being emitted
 from numba import types
@@ -20,7 +20,6 @@ from numba.extending import intrinsic
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32 = ir.FloatType()
-HAS_AVX2 = bool(llvm.get_host_cpu_features().get("avx2"))
 
 
 def constant(element: ir.Type, values: Sequence[int]) -> ir.Constant:
@@ -29,10 +28,10 @@ def constant(element: ir.Type, values: Sequence[int]) -> ir.Constant:
 
 
 class Code:
-    """Appends to a function. ``b`` is LLVM's builder; ``fast`` says which version is being emitted."""
+    """Appends to a function. ``b`` is LLVM's builder; ``has_avx2``: where the code will run."""
 
-    def __init__(self, builder: ir.IRBuilder, fast: bool) -> None:
-        self.b, self.fast = builder, fast and HAS_AVX2
+    def __init__(self, builder: ir.IRBuilder, has_avx2: bool) -> None:
+        self.b, self.has_avx2 = builder, has_avx2
 
     def at(self, address: Value, offset: int | Value) -> Value:
         """address + offset."""
@@ -82,7 +81,7 @@ class Code:
 
     def rounded_product(self, value: Value, factor: Value) -> Value:
         """Products of 16 int16 lanes over 32768, rounded to the nearest; not of −32768 by itself."""
-        if self.fast:
+        if self.has_avx2:
             return self.call("llvm.x86.avx2.pmul.hr.sw", value.type, value, factor)
         count = value.type.count
         product = self.b.mul(self.extended(value, I32), self.extended(factor, I32))
@@ -97,7 +96,7 @@ class Code:
 
     def products(self, pairs: Value, factors: Value) -> Value:
         """Sums of the two products of 8 pairs of int16 with as many factors, int32."""
-        if self.fast:
+        if self.has_avx2:
             return self.call("llvm.x86.avx2.pmadd.wd", ir.VectorType(I32, 8), pairs, factors)
         product = self.b.mul(self.extended(pairs, I32), self.extended(factors, I32))
         even, odd = (self.shuffle(product, product, range(i, 16, 2)) for i in range(2))
@@ -109,7 +108,7 @@ class Code:
 
     def narrow(self, low: Value, high: Value) -> Value:
         """Two vectors of 8 int32, as ``pairs`` orders them, to 16 int16 with saturation."""
-        if self.fast:
+        if self.has_avx2:
             return self.call("llvm.x86.avx2.packssdw", ir.VectorType(I16, 16), low, high)
         half = ir.VectorType(I16, 8)
         low, high = (self.b.trunc(self.clamp(part, -(1 << 15), (1 << 15) - 1), half) for part in (low, high))
@@ -124,7 +123,7 @@ class Code:
 
     def saturated(self, first: Value, second: Value) -> Value:
         """Two vectors of 16 int16 to 32 uint8, within each half those of the first before those of the second."""
-        if self.fast:
+        if self.has_avx2:
             return self.call("llvm.x86.avx2.packuswb", ir.VectorType(I8, 32), first, second)
         order = [*range(8), *range(16, 24), *range(8, 16), *range(24, 32)]
         return self.shuffle(self.bytes_of(first), self.bytes_of(second), order)
@@ -140,47 +139,29 @@ class Code:
         return self.b.trunc(self.clamp(value, 0, 255), ir.VectorType(I8, value.type.count))
 
 
-def instruction(
-    result: types.Type, *arguments: types.Type, two_versions: bool = False
-) -> Callable[[Callable[..., Value]], Callable[..., Any]]:
+def instruction(result: types.Type, *arguments: types.Type) -> Callable[[Callable[..., Value]], Callable[..., Any]]:
     """Turn a function that emits code into one that kernels call; the code becomes part of the caller's.
 
     The function takes a ``Code`` and the arguments as values, and returns the result, or None for ``types.void``.
 
     Args:
-        result: Numba's type of the result; of two versions void.
+        result: Numba's type of the result.
         arguments: Numba's types of what a kernel passes, which is converted to them.
-        two_versions: emit it twice. Kernels then pass a bool in front: whether to run the version for AVX2, which
-            where there is none is the portable one as well.
     """
 
     def make(emit: Callable[..., Value]) -> Callable[..., Any]:
         def generate(context: Any, builder: ir.IRBuilder, _: Any, values: Sequence[Value]) -> Value:
-            done = None
-            if two_versions:
-                _emit_both(builder, values[0], lambda code: emit(code, *values[1:]))
-            else:
-                done = emit(Code(builder, False), *values)
+            *_, features = context.codegen().magic_tuple()
+            done = emit(Code(builder, "+avx2" in features.split(",")), *values)
             return context.get_dummy_value() if done is None else done
 
         def typed(typing_context: Any, *_: types.Type) -> tuple:
-            return result(*[types.boolean] * two_versions, *arguments), generate
+            return result(*arguments), generate
 
-        names = ["typing_context", *["fast"] * two_versions, *list(signature(emit).parameters)[1:]]
+        names = ["typing_context", *list(signature(emit).parameters)[1:]]
         typed.__name__, typed.__doc__ = emit.__name__, emit.__doc__
         shown = Signature([Parameter(name, Parameter.POSITIONAL_ONLY) for name in names])
         typed.__signature__ = shown  # type: ignore[attr-defined] # Numba takes the kernel's arguments for its own *_
         return intrinsic(typed)
 
     return make
-
-
-def _emit_both(builder: ir.IRBuilder, fast: Value, emit: Callable[[Code], Value]) -> None:
-    if not HAS_AVX2:
-        emit(Code(builder, False))
-        return
-    with builder.if_else(fast) as (then, otherwise):
-        with then:
-            emit(Code(builder, True))
-        with otherwise:
-            emit(Code(builder, False))

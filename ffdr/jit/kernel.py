@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba import types
+from numba.core.errors import TypingError
+from numba.extending import intrinsic
 
 from ffdr.jit.cache import keep_well, private_folder
 from ffdr.jit.ir import I8, I64, Code, Value, instruction
@@ -103,6 +106,12 @@ def bytes_at(address: np.uint64, count: int) -> np.ndarray:
 
 
 @kernel
+def picture_at(address: np.uint64, height: int, width: int) -> np.ndarray:
+    """A uint8 array (height, width, 3) over foreign memory."""
+    return numba.carray(_pointer(np.uint64(address)), (height, width, 3), np.uint8)
+
+
+@kernel
 def int16_at(address: np.uint64, count: int) -> np.ndarray:
     """An int16 array (count,) over foreign memory."""
     return numba.carray(_pointer(np.uint64(address)), (count,), np.int16)
@@ -126,7 +135,15 @@ def uint64_at(address: np.uint64, count: int) -> np.ndarray:
     return numba.carray(_pointer(np.uint64(address)), (count,), np.uint64)
 
 
-@kernel
-def address_of(array: np.ndarray) -> np.uint64:
-    """Address of the first element of a C-contiguous array; other arrays are refused when the caller is compiled."""
-    return np.uint64(array.reshape(array.size).ctypes.data)
+def _address_of(typing_context: Any, array: Any) -> tuple[Any, Callable[..., Value]]:
+    if not isinstance(array, types.Array) or array.layout != "C":
+        raise TypingError(f"address_of: {array} is not a C-contiguous array")
+
+    def generate(context: Any, builder: ir.IRBuilder, _: Any, values: Sequence[Value]) -> Value:
+        return builder.ptrtoint(context.make_array(array)(context, builder, values[0]).data, I64)
+
+    return types.uint64(array), generate
+
+
+address_of = cast("Callable[[np.ndarray], np.uint64]", intrinsic(_address_of))
+"""Address of the first element of a C-contiguous array; other arrays are refused when the caller is compiled."""

@@ -123,7 +123,7 @@ def _collected(code: Code, parts: Sequence[Value]) -> Value:
     return code.saturated(code.narrow(a, b), code.narrow(c, d))
 
 
-@instruction(types.void, _ADDRESS, _ADDRESS, types.float32, types.float32, two_versions=True)
+@instruction(types.void, _ADDRESS, _ADDRESS, types.float32, types.float32)
 def blend_bytes(code: Code, out: Value, source: Value, ratio: Value, rest: Value) -> None:
     """``ratio`` times each of 32 bytes and ``rest``, each step rounded, cut to whole levels and clamped."""
     b = code.b
@@ -134,7 +134,7 @@ def blend_bytes(code: Code, out: Value, source: Value, ratio: Value, rest: Value
     code.store(_collected(code, [b.fadd(_scaled(code, factor, part), term) for part in parts]), out)
 
 
-@instruction(types.void, _ADDRESS, _ADDRESS, types.int16, two_versions=True)
+@instruction(types.void, _ADDRESS, _ADDRESS, types.int16)
 def mix_bytes(code: Code, first: Value, second: Value, weight: Value) -> None:
     """Move 32 bytes towards others, by ``weight``, 0 to 32767, in 1/32768; rounded to the nearest, half up."""
     b = code.b
@@ -171,7 +171,7 @@ def _grey(code: Code, channels: Sequence[Value]) -> Value:
     return b.fptosi(b.fadd(b.fadd(red, green), blue), _EIGHT_INTS)
 
 
-@instruction(types.void, _ADDRESS, _ADDRESS, types.float32, types.float32, two_versions=True)
+@instruction(types.void, _ADDRESS, _ADDRESS, types.float32, types.float32)
 def blend_with_grey(code: Code, out: Value, source: Value, ratio: Value, rest: Value) -> None:
     """Eight pixels: ``ratio`` times each channel and ``rest`` times the pixel's grey, each step rounded."""
     b = code.b
@@ -192,7 +192,7 @@ def sum_grey(code: Code, source: Value, groups: Value) -> Value:
     return b.zext(code.call("llvm.vector.reduce.add.v8i32", I32, b.load(total)), I64)
 
 
-@instruction(types.void, _ADDRESS, _ADDRESS, _ADDRESS, two_versions=True)
+@instruction(types.void, _ADDRESS, _ADDRESS, _ADDRESS)
 def stretch_pixels(code: Code, out: Value, source: Value, ranges: Value) -> None:
     """Eight pixels, each channel (level - zero) * scale. ranges: address of three zeros and three scales, float32."""
     b = code.b
@@ -225,7 +225,7 @@ def add_three(code: Code, out: Value, above: Value, middle: Value, below: Value)
     code.store(code.b.add(code.b.add(rows[0], rows[1]), rows[2]), out)
 
 
-@instruction(types.void, _ADDRESS, _ADDRESS, _ADDRESS, types.float32, types.float32, two_versions=True)
+@instruction(types.void, _ADDRESS, _ADDRESS, _ADDRESS, types.float32, types.float32)
 def sharpen_bytes(code: Code, out: Value, source: Value, sums: Value, ratio: Value, rest: Value) -> None:
     """16 bytes: ``ratio`` times each, and ``rest`` times the blur of its 3 × 3 neighbours, of weights 1 and 5.
 

@@ -69,7 +69,7 @@ def _store_outputs(code: Code, sums: Sequence[Value], target: Value) -> None:
         code.store(part, code.at(target, 3 * _HALF * side))
 
 
-@instruction(types.void, types.uint64, types.uint64, types.uint64, types.uint64, types.int64, two_versions=True)
+@instruction(types.void, types.uint64, types.uint64, types.uint64, types.uint64, types.int64)
 def blend_columns(code: Code, target: Value, row: Value, starts: Value, weights: Value, pairs: Value) -> None:
     """Eight neighbouring output pixels from a row of int16 RGB pixels, 24 bytes; writes 28 bytes at ``target``.
 
@@ -93,7 +93,7 @@ def blend_columns(code: Code, target: Value, row: Value, starts: Value, weights:
     _store_outputs(code, [b.load(total) for total in totals], target)
 
 
-@instruction(types.void, types.uint64, types.uint64, types.uint64, types.uint64, two_versions=True)
+@instruction(types.void, types.uint64, types.uint64, types.uint64, types.uint64)
 def blend_four_columns(code: Code, target: Value, row: Value, starts: Value, weights: Value) -> None:
     """``blend_columns`` of two pairs of taps, with fewer loads, of which there are more than of anything else.
 

@@ -33,7 +33,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.dispatcher import Dispatcher
 from numba.core.typing.templates import infer, infer_global, make_intrinsic_template
 
-from ffdr.jit.arguments import as_type
+from ffdr.jit.arguments import converter
 from ffdr.jit.ir import I64
 from ffdr.jit.kernel import kernel
 
@@ -70,6 +70,7 @@ class Unit:
         functools.update_wrapper(self, function)
         self.py_func = function
         self.kernel, self.kind = kernel(function, parallel=parallel), kind
+        self._converters = [converter(argument) for argument in kind.args]
         self.name = f"{function.__module__}:{function.__name__}"
         self._slot = ctypes.c_uint64(0)
         place = ctypes.addressof(self._slot)
@@ -82,7 +83,7 @@ class Unit:
     def __call__(self, *arguments: Any) -> Any:
         """The same from Python."""
         self.load()
-        return self.kernel(*map(as_type, self.kind.args, arguments))
+        return self.kernel(*[convert(value) for convert, value in zip(self._converters, arguments, strict=True)])
 
     def __reduce__(self) -> str:
         """Copied and pickled as its name in its module, like any function."""

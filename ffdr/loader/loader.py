@@ -12,7 +12,6 @@ from ffdr.augment.policy import Policy
 from ffdr.loader.device import Transfer
 from ffdr.loader.order import EpochOrder, OrderSettings, Place
 from ffdr.loader.protocol import Batch
-from ffdr.loader.replay.replayer import Replayer
 from ffdr.loader.settings import (
     DeviceSettings,
     StreamSettings,
@@ -224,13 +223,6 @@ class ReinforcedLoader(OneProcess):
             UserError: no pixel at all, or too many.
         """
         self._stream.set_resolution(resolution)
-
-    def replay_with(self, replayer: Replayer) -> None:
-        """Let another replayer of these images make the views of the coming passes: for benches.
-
-        Of the same resolution; ``set_resolution`` makes a usual one again.
-        """
-        self._stream.replay.replayer = replayer
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, equal on all ranks: seed, order, epoch, batches handed out in it, views of a batch

@@ -26,6 +26,7 @@ from ffdr.beton.header import UNUSED
 from ffdr.beton.read import ImageBeton, ReinforcedBeton
 from ffdr.beton.records import Records, record_of
 from ffdr.jit.arguments import ADDRESS, array_of, named
+from ffdr.jit.instructions import copy_bytes
 from ffdr.jit.kernel import address_of, bytes_at, numba_threads
 from ffdr.jit.unit import Unit, unit
 from ffdr.util.errors import UserError
@@ -98,9 +99,7 @@ class FixedView:
     def fill(self, epochs: np.ndarray, index: np.ndarray, batch: ViewBatch) -> None:
         """The same in every epoch."""
         batch.views[:, 0] = self.view
-        batch.mixes[:] = 0
-        batch.mixes["partner"] = index
-        batch.mixes["mixup"] = FRACTION
+        _leave_unmixed(batch.mixes, index)
         batch.effects[:] = 0
         batch.ids[:, 0] = self.images.labels[index]
         batch.log_probs[:, 0] = 0.0
@@ -175,9 +174,13 @@ class StoredViews:
         stored = _StoredViews(
             file.memmap, file.view_ptr, file.logit_ptr, self.has_mixes, bool(header.effects), header.num_classes
         )
+        if not self.has_mixes:
+            _leave_unmixed(batch.mixes, index)
+        fits = np.empty(len(index), np.bool_)
         with numba_threads():
-            bad = _read_stored(stored, index, picked, batch, _HALF)
-        if bad >= 0:
+            _read_stored(stored, index, picked, batch, _HALF, fits)
+        if not fits.all():
+            bad = int(fits.argmin())
             raise UserError(
                 f"{file.path}: sample {index[bad]}, view {picked[bad]}: a stored class id is not below "
                 f"{header.num_classes} or a log-probability is not a finite number up to 0"
@@ -241,6 +244,13 @@ class SomeStored:
         return is_stored
 
 
+def _leave_unmixed(mixes: np.ndarray, index: np.ndarray) -> None:
+    """The mixing records, (B,), of images that are not mixed."""
+    mixes[:] = 0
+    mixes["partner"] = index
+    mixes["mixup"] = FRACTION
+
+
 def _filled(source: FixedView | DrawnViews, epoch: int, image: int) -> ViewBatch:
     """A batch of one from a source that never uses threads."""
     batch = ViewBatch.blank(1, source.entries)
@@ -285,15 +295,16 @@ _BATCH = named(
     ids=array_of(types.int32, 2),
     log_probs=array_of(types.float32, 2),
 )
-_HALVES = array_of(types.float32, 1)
 
 
-@unit(types.int64, _STORED, INDEX, INDEX, _BATCH, _HALVES, parallel=True)
-def _read_stored(
-    stored: _StoredViews, index: np.ndarray, picked: np.ndarray, batch: ViewBatch, half: np.ndarray
-) -> int:
-    """Copy records and logits out of the file (parallel, because a cold page costs a disk read). Returns the row of
-    a bad entry, or −1.
+_ROWS = _STORED, INDEX, INDEX, _BATCH, array_of(types.float32, 1)
+
+
+@unit(types.boolean, *_ROWS, types.int64)
+def _read_row(
+    stored: _StoredViews, index: np.ndarray, picked: np.ndarray, batch: ViewBatch, half: np.ndarray, i: int
+) -> bool:
+    """Copy a record and its targets out of the file to row ``i`` of the batch. Returns whether the targets are such.
 
     An image's views and logits lie in the file as::
 
@@ -303,34 +314,42 @@ def _read_stored(
     half: (65536,) float32, the value of every float16.
     """
     file, view_ptr, logit_ptr, has_mixes, has_effects, num_classes = stored
-    mixes, ids, log_probs = batch.mixes, batch.ids, batch.log_probs
-    views = bytes_at(address_of(batch.views), 2 * _VIEW * len(index)).reshape((len(index), 2, _VIEW))
-    mix_bytes = bytes_at(address_of(mixes), _MIX * len(index)).reshape((len(index), _MIX))
-    effects = bytes_at(address_of(batch.effects), 2 * _EFFECTS * len(index)).reshape((len(index), 2 * _EFFECTS))
-    entries = ids.shape[1]
+    ids, log_probs = batch.ids, batch.log_probs
+    begin, row, view = address_of(file), np.uint64(i), np.uint64(picked[i])
+    views = address_of(batch.views) + row * np.uint64(2 * _VIEW)
+    effects = address_of(batch.effects) + row * np.uint64(2 * _EFFECTS)
     plain = 2 * _VIEW + _MIX if has_mixes else _VIEW  # bytes before the effects
     behind = 0 if not has_effects else 2 * _EFFECTS if has_mixes else _EFFECTS
-    bad = np.int64(-1)
+    source = begin + view_ptr[index[i]] + view * np.uint64(plain + behind)
+    copy_bytes(views, source, _VIEW)
+    if has_mixes:
+        copy_bytes(address_of(batch.mixes) + row * np.uint64(_MIX), source + np.uint64(_VIEW), _MIX)
+        copy_bytes(views + np.uint64(_VIEW), source + np.uint64(_VIEW + _MIX), _VIEW)
+    copy_bytes(effects, source + np.uint64(plain), behind)
+    rest = bytes_at(effects + np.uint64(behind), 2 * _EFFECTS - behind)
+    for k in range(len(rest)):
+        rest[k] = 0
+    entries = ids.shape[1]
+    numbers = bytes_at(begin + logit_ptr[index[i]] + view * np.uint64(4 * entries), 4 * entries)
+    fits = True
+    for t in range(entries):
+        tail = 2 * (entries + t)
+        ids[i, t] = np.int32(numbers[2 * t]) | np.int32(numbers[2 * t + 1]) << 8
+        log_probs[i, t] = half[np.int32(numbers[tail]) | np.int32(numbers[tail + 1]) << 8]
+        # Not finite fails both comparisons.
+        fits &= ids[i, t] < num_classes and -65504.0 <= log_probs[i, t] <= 0.0
+    return fits
+
+
+@unit(types.void, *_ROWS, array_of(types.boolean, 1), parallel=True)
+def _read_stored(
+    stored: _StoredViews,
+    index: np.ndarray,
+    picked: np.ndarray,
+    batch: ViewBatch,
+    half: np.ndarray,
+    fits: np.ndarray,
+) -> None:
+    """All rows, whether they fit to ``fits``, (B,) bool; in threads, because a cold page costs a disk read."""
     for i in prange(len(index)):
-        at = np.int64(view_ptr[index[i]]) + picked[i] * (plain + behind)
-        views[i, 0, :] = file[at : at + _VIEW]
-        if has_mixes:
-            mix_bytes[i, :] = file[at + _VIEW : at + _VIEW + _MIX]
-            views[i, 1, :] = file[at + _VIEW + _MIX : at + plain]
-        else:
-            mix_bytes[i, :] = 0
-            mixes[i]["partner"] = index[i]
-            mixes[i]["mixup"] = FRACTION
-        effects[i, :behind] = file[at + plain : at + plain + behind]
-        effects[i, behind:] = 0
-        at = np.int64(logit_ptr[index[i]]) + picked[i] * entries * 4
-        wrong = np.int64(-1)
-        for t in range(entries):
-            ids[i, t] = np.int32(file[at + 2 * t]) | np.int32(file[at + 2 * t + 1]) << 8
-            tail = at + 2 * entries + 2 * t
-            log_probs[i, t] = half[np.int32(file[tail]) | np.int32(file[tail + 1]) << 8]
-            # Not finite fails both comparisons.
-            if ids[i, t] >= num_classes or not (-65504.0 <= log_probs[i, t] <= 0.0):
-                wrong = i
-        bad = max(bad, wrong)
-    return bad
+        fits[i] = _read_row(stored, index, picked, batch, half, np.int64(i))

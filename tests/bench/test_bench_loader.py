@@ -17,9 +17,9 @@ from ffdr.augment.policy import Policy
 from ffdr.bench.corpus import reinforce_untaught
 from ffdr.bench.loading import loader, pipelines
 from ffdr.bench.loading.chunks import chunk_loader, has_litdata, write_chunks
-from ffdr.bench.loading.loader import REST, bench_loader, stage_costs
+from ffdr.bench.loading.loader import IMPORT, REST, bench_loader, stage_costs
 from ffdr.bench.loading.peers import PublishedDataset, has_spdl, replay, spdl_batch
-from ffdr.bench.loading.startup import start_seconds
+from ffdr.bench.loading.startup import import_seconds, start_seconds
 from ffdr.bench.timing import Timing
 from ffdr.beton.pixels import decode_image
 from ffdr.beton.read import ImageBeton
@@ -58,6 +58,7 @@ def stored(tmp_path_factory):
         patch.setattr(pipelines, "make_corpus", checked)
         seconds = count(1)
         patch.setattr(loader, "start_seconds", lambda *_: next(seconds))
+        patch.setattr(loader, "import_seconds", lambda _: 0.5)
         bench_loader(BenchOptions(images=70, repeats=3, resolution=R, json=str(out)))
     for name in ("loader.png", "loader_bytes.png"):
         assert out.with_name(name).stat().st_size > 10_000
@@ -109,7 +110,7 @@ def test_stages_add_up_to_the_loader_s_time(stored):
 def test_the_summary_is_taken_from_the_figures(stored):
     figures, text = stored
     summary = figures["summary"]
-    assert len(summary) == 33
+    assert len(summary) == 34
     assert all(f"| {name} " in text for name in summary)
     assert summary["full policy : stock FFCV's crop and flip"] == figures["pipelines"][pipelines.DR]["times_stock"]
     for peer, is_installed in pipelines.PEERS.items():
@@ -122,6 +123,7 @@ def test_the_summary_is_taken_from_the_figures(stored):
     assert outside == pytest.approx(1 - np.array(decode))
     starts = {name: summary[f"seconds to the first batch, {name}"]["values"] for name in figures["start_seconds"]}
     forms = ("", "coefficients, ")
+    assert starts.pop(IMPORT) == [0.5] * 3
     assert [starts[f"{form}first start"] for form in forms] == [[1], [5]]
     assert [starts[f"{form}second start"] for form in forms] == [[2, 3, 4], [6, 7, 8]]
     sizes = figures["stored_bytes"]
@@ -226,6 +228,6 @@ def test_litdata_shows_the_photographs(photos, tmp_path):
 
 def test_a_start_is_timed_in_a_process_of_its_own(photos, tmp_path):
     reinforced = reinforce_untaught(photos, tmp_path / "r.beton", Policy(), 2)
-    assert 0.5 < start_seconds(photos, reinforced, 8, R) < 300
+    assert 0.5 < import_seconds("torch") < start_seconds(photos, reinforced, 8, R) < 300
     with pytest.raises(subprocess.CalledProcessError):
         start_seconds(tmp_path / "no.beton", reinforced, 8, R)

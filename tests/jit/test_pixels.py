@@ -1,4 +1,4 @@
-"""Vector code of the operations on pictures: both versions give what NumPy's float32 arithmetic gives."""
+"""Vector code of the operations on pictures: it gives what NumPy's float32 arithmetic gives."""
 
 import numpy as np
 import pytest
@@ -33,28 +33,28 @@ def grey(pixels):
 
 
 @kernel
-def _blend(fast, out, source, ratio, rest):
-    blend_bytes(fast, address_of(out), address_of(source), ratio, rest)
+def _blend(out, source, ratio, rest):
+    blend_bytes(address_of(out), address_of(source), ratio, rest)
 
 
 @kernel
-def _blend_grey(fast, out, source, ratio, rest):
-    blend_with_grey(fast, address_of(out), address_of(source), ratio, rest)
+def _blend_grey(out, source, ratio, rest):
+    blend_with_grey(address_of(out), address_of(source), ratio, rest)
 
 
 @kernel
-def _mix(fast, first, second, weight):
-    mix_bytes(fast, address_of(first), address_of(second), weight)
+def _mix(first, second, weight):
+    mix_bytes(address_of(first), address_of(second), weight)
 
 
 @kernel
-def _stretch(fast, out, source, ranges):
-    stretch_pixels(fast, address_of(out), address_of(source), address_of(ranges))
+def _stretch(out, source, ranges):
+    stretch_pixels(address_of(out), address_of(source), address_of(ranges))
 
 
 @kernel
-def _sharpen(fast, out, source, sums, ratio, rest):
-    sharpen_bytes(fast, address_of(out), address_of(source), address_of(sums) + np.uint64(6), ratio, rest)
+def _sharpen(out, source, sums, ratio, rest):
+    sharpen_bytes(address_of(out), address_of(source), address_of(sums) + np.uint64(6), ratio, rest)
 
 
 @kernel
@@ -67,47 +67,43 @@ def _find_range(extremes, source, blocks):
     find_range(address_of(extremes), address_of(source), blocks)
 
 
-def made(function, fast, *arguments, count):
+def made(function, *arguments, count):
     """What it writes; nothing behind that."""
     out = np.full(64, 77, np.uint8)
-    function(fast, out, *arguments)
+    function(out, *arguments)
     assert (out[count:] == 77).all()
     return out[:count]
 
 
-@pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize(("ratio", "rest"), RATIOS)
-def test_blends(fast, ratio, rest):
+def test_blends(ratio, rest):
     ratio, rest = np.float32(ratio), np.float32(rest)
     expected = levels(ratio * BYTES[:32].astype(np.float32) + rest)
-    assert np.array_equal(made(_blend, fast, BYTES, ratio, rest, count=32), expected)
+    assert np.array_equal(made(_blend, BYTES, ratio, rest, count=32), expected)
     rest /= np.float32(255)
     expected = levels(ratio * PIXELS + (rest * grey(PIXELS))[:, None])
-    assert np.array_equal(made(_blend_grey, fast, BYTES, ratio, rest, count=24), expected)
+    assert np.array_equal(made(_blend_grey, BYTES, ratio, rest, count=24), expected)
 
 
-@pytest.mark.parametrize("fast", [False, True])
-def test_mixing(fast):
+def test_mixing():
     """Every pair of levels, with weights that have ties."""
     first, second = (side.ravel() for side in np.mgrid[:256, :256])
     for weight in (0, 1, 64, 8192, 16384, 16385, 21845, 32704, 32767):
         expected = (first * (32768 - weight) + second * weight + 16384) >> 15
         out, other = first.astype(np.uint8), second.astype(np.uint8)
         for at in range(0, 1 << 16, 32):
-            _mix(fast, out[at:], other[at:], weight)
+            _mix(out[at:], other[at:], weight)
         assert np.array_equal(out, expected), weight
 
 
-@pytest.mark.parametrize("fast", [False, True])
-def test_ranges(fast):
+def test_ranges():
     ranges = np.array([[3, 17, 100], [255 / 252, 1.9, 255 / 11]], np.float32)
     expected = levels((PIXELS - ranges[0]) * ranges[1])
-    assert np.array_equal(made(_stretch, fast, BYTES, ranges.ravel(), count=24), expected)
+    assert np.array_equal(made(_stretch, BYTES, ranges.ravel(), count=24), expected)
 
 
-@pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize(("ratio", "rest"), RATIOS)
-def test_blurs_of_every_total(fast, ratio, rest):
+def test_blurs_of_every_total(ratio, rest):
     """Sums of three rows of three bytes each, and four times the middle: all totals from 0 to 13 * 255."""
     ratio, rest = np.float32(ratio), np.float32(rest / 255)
     for total in range(0, 13 * 255 + 1, SUMS):
@@ -120,7 +116,7 @@ def test_blurs_of_every_total(fast, ratio, rest):
         for lane in range(SUMS):
             alone = np.zeros_like(sums)
             alone[3 + lane] = sums[3 + lane]
-            out = made(_sharpen, fast, middle.astype(np.uint8), alone, ratio, rest, count=SUMS)
+            out = made(_sharpen, middle.astype(np.uint8), alone, ratio, rest, count=SUMS)
             assert out[lane] == expected[lane], wanted[lane]
 
 

@@ -94,7 +94,7 @@ def test_what_is_not_called_is_not_compiled():
 
 def test_units_below_units_and_kernels_are_found():
     names = [found.name.partition(":")[2] for found in called_by([replay_batch])]
-    assert names[:2] == ["replay_batch", "replay_group"]
+    assert names[:3] == ["replay_batch", "_replay_share", "replay_group"]
     assert {"decode_row", "splice", "hue", "build_taps"} < set(names)
     decoder = next(found for found in called_by([replay_batch]) if found.name.endswith(":decode_coefficients"))
     left = called_by([replay_batch], without={decoder})

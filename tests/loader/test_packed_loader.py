@@ -15,9 +15,7 @@ from ffdr.beton.read import ImageBeton
 from ffdr.cli import main
 from ffdr.config.files import InspectOptions, TranscodeOptions, VerifyOptions
 from ffdr.inspect.run import inspect
-from ffdr.loader.replay.replayer import Replayer
 from ffdr.loader.replay.status import ReplayError
-from ffdr.loader.views import DrawnViews, ViewBatch
 from ffdr.write.copy.transcode import transcode
 from ffdr.write.verify import verify
 
@@ -67,20 +65,6 @@ def test_reinforcements_stay_valid_at_every_resolution(photos, packed, reinforce
     for loader in loaders:
         loader.set_resolution(96)
     check_equal(*loaders)
-
-
-def test_other_processors_see_the_same(packed):
-    beton = ImageBeton.open(packed)
-    index = np.arange(len(beton))
-    batch = ViewBatch.blank(len(beton), 1)
-    DrawnViews(PLAIN, 0, beton).fill(np.zeros_like(index), index, batch)
-    pixels = []
-    for portable in (False, True):
-        replayer = Replayer(beton, 80, threads=1, portable=portable)
-        out = np.empty((len(beton), *replayer.shape), np.uint8)
-        replayer(replayer.spans(index), batch.records, out)
-        pixels.append(out)
-    assert np.array_equal(*pixels)
 
 
 def test_single_images_are_those_of_the_jpegs(photos, packed):

@@ -26,7 +26,7 @@ from ffdr.augment.picture import Output, copy_small, room_for
 from ffdr.augment.types import OUTPUT
 from ffdr.augment.view import DEFAULT_BINS, OP_NUMBER
 from ffdr.jit.arguments import ADDRESS, named
-from ffdr.jit.kernel import address_of, kernel
+from ffdr.jit.kernel import kernel
 from ffdr.jit.pixels import BYTES
 from ffdr.jit.unit import unit
 
@@ -91,6 +91,6 @@ def augment(image: np.ndarray, op: str, level: int = 0, bins: int = DEFAULT_BINS
     source = np.empty(image.size + IMAGE_SLACK, np.uint8)
     source[: image.size] = image.reshape(-1)
     scratch = np.empty(op_bytes(width), np.uint8)
-    step, target = OpStep(OP_NUMBER[op], level, bins, wide), Output(address_of(out), height, width)
-    apply_op(step, address_of(source), target, address_of(scratch))
+    step, target = OpStep(OP_NUMBER[op], level, bins, wide), Output(np.uint64(out.ctypes.data), height, width)
+    apply_op(step, source.ctypes.data, target, scratch.ctypes.data)
     return out

@@ -60,7 +60,7 @@ def _blend(ratio: np.float32, rest: np.float32, source: np.uint64, target: np.ui
     last, i = max(count - BYTES, 0), np.int64(0)
     while i < count:
         at = np.uint64(min(i, last))
-        blend_bytes(True, target + at, source + at, ratio, rest)
+        blend_bytes(target + at, source + at, ratio, rest)
         i += BYTES
 
 
@@ -77,7 +77,7 @@ def color(factor: float, source: np.uint64, target: np.uint64, pixels: int) -> N
     last, i = 3 * max(pixels - GROUP, 0), np.int64(0)
     while i < 3 * pixels:
         at = np.uint64(min(i, last))
-        blend_with_grey(True, target + at, source + at, ratio, rest)
+        blend_with_grey(target + at, source + at, ratio, rest)
         i += _GROUP_BYTES
 
 
@@ -136,7 +136,7 @@ def _sharpen_row(
     i = np.int64(0)
     while i < stride:
         at = np.uint64(min(i, last))
-        sharpen_bytes(True, target + at, source + at, sums + at + at, ratio, rest)
+        sharpen_bytes(target + at, source + at, sums + at + at, ratio, rest)
         i += SUMS
 
 
@@ -228,7 +228,7 @@ def autocontrast(source: np.uint64, target: np.uint64, pixels: int, scratch: np.
     last, i = 3 * max(pixels - GROUP, 0), np.int64(0)
     while i < 3 * pixels:
         at = np.uint64(min(i, last))
-        stretch_pixels(True, target + at, source + at, scratch)
+        stretch_pixels(target + at, source + at, scratch)
         i += _GROUP_BYTES
 
 

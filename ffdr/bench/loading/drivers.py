@@ -59,7 +59,7 @@ def decode_all_segments(
         data = bytes_at(spans[i, 1], np.int64(spans[i, 2]))
         width, height = np.int64(sizes[spans[i, 0], 0]), np.int64(sizes[spans[i, 0], 1])
         region = view_region(views[i, 0], width, height, resolution, resolution)
-        done, _ = decode_segments(data, width, height, region, True, clean, memory, canvas)
+        done, _ = decode_segments(data, width, height, region, clean, memory, canvas)
         failed += np.int64(not done)
     return failed
 

@@ -18,7 +18,8 @@ import numpy as np
 from ffdr.augment.laps import STAGES
 from ffdr.bench.loading import pipelines as p
 from ffdr.bench.loading.charts import plot_bytes, plot_loader
-from ffdr.bench.loading.startup import start_seconds
+from ffdr.bench.loading.portable import portable_pass
+from ffdr.bench.loading.startup import import_seconds, start_seconds
 from ffdr.bench.loading.stock import QUALITY
 from ffdr.bench.results import Report, Summary, Table, bench, rounds
 from ffdr.bench.statistics import Estimate
@@ -35,6 +36,7 @@ SAMPLE = 256
 """Images that codebooks are learned from, as ``ffdr write`` does."""
 _SECOND = 3
 """How often a second start is timed."""
+IMPORT = "of which importing PyTorch"
 REST = "the rest"
 """Order, records, targets, queues, Python."""
 PLAIN, AS_STOCK = "JPEG : the same without markers and table", "JPEG : as stock FFCV stores them"
@@ -91,8 +93,8 @@ def bench_loader(options: BenchOptions, folder: Path) -> Report:
 def measure(corpus: p.Corpus, repeats: int, resolution: int, folder: Path) -> LoadingResults:
     """All that is measured on a corpus; compiled kernels of the starts go into the folder."""
     clocks = p.stage_clocks(corpus, resolution)
-    with single_threaded_libraries():
-        timings = time_in_turn(p.pipelines(corpus, resolution, clocks), repeats)
+    with single_threaded_libraries(), portable_pass(corpus.coefficients, corpus.full, resolution) as portable:
+        timings = time_in_turn(p.pipelines(corpus, resolution, clocks, portable), repeats)
     stages = {name: stage_costs(timings[name], np.array(clock.laps[-repeats:])) for name, clock in clocks.items()}
     timings = {name: timing for name, timing in timings.items() if not name.startswith(p.STAGES_OF)}
     start = start_times(corpus, resolution, folder)
@@ -100,8 +102,9 @@ def measure(corpus: p.Corpus, repeats: int, resolution: int, folder: Path) -> Lo
 
 
 def start_times(corpus: p.Corpus, resolution: int, folder: Path) -> dict[str, Estimate]:
-    """Seconds from import to first batch with an empty cache of compiled kernels, and with what that left there."""
-    times = {}
+    """Seconds from import to first batch with an empty cache of compiled kernels, and with what that left there; and
+    how many of them any program needs that imports PyTorch."""
+    times = {IMPORT: Estimate.of([import_seconds("torch") for _ in range(_SECOND)])}
     for form, beton in (("", corpus.jpg), ("coefficients, ", corpus.coefficients)):
         cache = folder / f"kernels for {beton.stem}"
         first, *second = (start_seconds(beton, corpus.full, p.BATCH, resolution, cache) for _ in range(1 + _SECOND))

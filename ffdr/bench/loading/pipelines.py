@@ -189,10 +189,12 @@ def stage_clocks(corpus: Corpus, resolution: int) -> dict[str, StageClock]:
     }
 
 
-def pipelines(corpus: Corpus, resolution: int, clocks: dict[str, StageClock]) -> dict[str, Workload]:
+def pipelines(
+    corpus: Corpus, resolution: int, clocks: dict[str, StageClock], portable: EpochPass
+) -> dict[str, Workload]:
     """All of them by name, and ``clocks`` too, which run beside the loaders of the same name.
 
-    Of ``PEERS`` only what is installed, two threads only where there are two cores.
+    portable: of ``portable_pass``. Of ``PEERS`` only what is installed, two threads only where there are two cores.
     """
     images = ImageBeton.open(corpus.jpg)
     # FFCV first: see stock_loader.
@@ -201,6 +203,7 @@ def pipelines(corpus: Corpus, resolution: int, clocks: dict[str, StageClock]) ->
         passes[name] = partial(exhaust, stock_loader(beton, BATCH, resolution, CROP_FLIP))
         passes[name]()
     passes |= {name: partial(exhaust, loader) for name, loader in _loaders(corpus, resolution).items()}
+    passes[PORTABLE] = portable
     passes[TORCHVISION_CROPS] = torchvision_pass(corpus.photos, BATCH, resolution, CROP_FLIP)
     passes[TORCHVISION] = torchvision_pass(corpus.photos, BATCH, resolution, FULL)
     passes[PUBLISHED] = published_pass(corpus.photos, corpus.published, BATCH, resolution)
@@ -222,16 +225,19 @@ def pipelines(corpus: Corpus, resolution: int, clocks: dict[str, StageClock]) ->
     }
 
 
+make_loader = partial(
+    ReinforcedLoader,
+    batch_size=BATCH,
+    dtype=torch.uint8,
+    drop_last=True,
+    workers=1,
+    reuse_buffers=True,  # as FFCV's own loader hands out its buffers
+)
+"""ffdr's loader as it is timed: ``make_loader(images, reinforced, resolution=224)``."""
+
+
 def _loaders(corpus: Corpus, resolution: int) -> dict[str, ReinforcedLoader]:
-    make = partial(
-        ReinforcedLoader,
-        batch_size=BATCH,
-        resolution=resolution,
-        dtype=torch.uint8,
-        drop_last=True,
-        workers=1,
-        reuse_buffers=True,  # as FFCV's own loader hands out its buffers
-    )
+    make = partial(make_loader, resolution=resolution)
     loaders = {
         ERM: make(corpus.jpg, policy=FULL),
         ERM_CROPS: make(corpus.jpg, policy=CROP_FLIP),
@@ -247,10 +253,7 @@ def _loaders(corpus: Corpus, resolution: int) -> dict[str, ReinforcedLoader]:
         COEFFICIENTS_MIXED: make(corpus.coefficients, corpus.mixing),
         COEFFICIENTS_MIXED_PAIRS: make(corpus.coefficients, corpus.mixing, views_per_image=2),
         COEFFICIENTS_EVALUATION: make(corpus.coefficients),
-        PORTABLE: make(corpus.coefficients, corpus.full),
     }
-    slow = Replayer(ImageBeton.open(corpus.coefficients), resolution, threads=1, portable=True)
-    loaders[PORTABLE].replay_with(slow)  # no user would choose it, so there is no option
     if len(os.sched_getaffinity(0)) > 1:
         loaders[TWO] = make(corpus.jpg, corpus.full, workers=2)
         loaders[COEFFICIENTS_TWO] = make(corpus.coefficients, corpus.full, workers=2)

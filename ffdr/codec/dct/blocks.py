@@ -45,15 +45,13 @@ class DecodingTables(NamedTuple):
     quants: np.ndarray
     """(3 Q, 64) uint16"""
     first_with_high: int
-    fast: bool
-    """whether to unpack with AVX2, where there is such; the samples are the same"""
 
 
-def make_tables(coding: Coding | None, fast: bool = True) -> DecodingTables:
+def make_tables(coding: Coding | None) -> DecodingTables:
     """The decoder's tables of a coding; None: of a file without coefficient images."""
     entries = np.zeros((_EMPTY + 1, ENTRY_BYTES), np.uint8)
     if coding is None:
-        return DecodingTables(_type_table(), entries, np.zeros((0, TABLE_SHAPE[1]), np.uint16), ENTRIES, fast)
+        return DecodingTables(_type_table(), entries, np.zeros((0, TABLE_SHAPE[1]), np.uint16), ENTRIES)
     chroma_low, chroma_high = coding.chroma[:, :LOW_GROUPS], coding.chroma[:, LOW_GROUPS:]
     for start, kinds in ((_LOW, coding.low), (_HIGH, coding.high), (_CHROMA, chroma_low), (_CHROMA_HIGH, chroma_high)):
         rows = entries[start : start + ENTRIES]
@@ -64,7 +62,7 @@ def make_tables(coding: Coding | None, fast: bool = True) -> DecodingTables:
     entries[_LOW : _LOW + ENTRIES, _HAS_HIGH] = np.arange(ENTRIES) >= coding.first_with_high
     entries[_CHROMA : _CHROMA + ENTRIES, _HAS_HIGH] = chroma_high.any(axis=1)
     quants = np.ascontiguousarray(coding.quant.reshape(-1, TABLE_SHAPE[1]))
-    return DecodingTables(_type_table(), entries, quants, coding.first_with_high, fast)
+    return DecodingTables(_type_table(), entries, quants, coding.first_with_high)
 
 
 def _type_table() -> np.ndarray:
@@ -152,7 +150,7 @@ def _type_of_width(width: int) -> int:
 
 
 @kernel
-def _decode_dc(row: BlockRow, dc: int, types: int, fast: bool) -> None:
+def _decode_dc(row: BlockRow, dc: int, types: int) -> None:
     """DC of the row's wanted blocks, and of those that share their heads; all DCs begin at ``dc``."""
     # Heads cover eight blocks each, so up to seven DCs are unpacked before the first wanted block and behind the last.
     first, last = row.columns.skipped >> 3, (row.columns.skipped + row.columns.wanted - 1) >> 3
@@ -161,7 +159,7 @@ def _decode_dc(row: BlockRow, dc: int, types: int, fast: bool) -> None:
         width = value & 15
         if head >= first:
             place, type_ = row.dcs + 16 * (head - first), types + TYPE_BYTES * _type_of_width(width)
-            unpack_dc(fast, place, dc, type_, (value >> 4) - HEAD_BIAS)
+            unpack_dc(place, dc, type_, (value >> 4) - HEAD_BIAS)
         dc += width
 
 
@@ -220,29 +218,29 @@ def _groups_of(low: int, high: int) -> int:
 
 
 @inlined_kernel
-def _decode_pair(pair: Pair, fast: bool) -> None:
+def _decode_pair(pair: Pair) -> None:
     """Samples of two blocks, by the cheapest of the transforms that take all of their groups."""
     groups = max(_groups_of(pair.low_a, pair.high_a), _groups_of(pair.low_b, pair.high_b))
     if groups == 0:
         quant = short_at(pair.quant)
         fill_pair(pair.out, pair.stride, _level(pair.dc_a, quant), _level(pair.dc_b, quant))
     elif groups == 1:
-        pair_1(fast, pair)
+        pair_1(pair)
     elif groups == 2:
-        pair_2(fast, pair)
+        pair_2(pair)
     elif groups <= 4:
-        pair_4(fast, pair)
+        pair_4(pair)
     else:
-        pair_8(fast, pair)
+        pair_8(pair)
 
 
-@unit(types.boolean, named(BlockRow, columns=named(Columns)), named(TableAddresses), types.boolean)
-def decode_row(row: BlockRow, tables: TableAddresses, fast: bool) -> bool:
+@unit(types.boolean, named(BlockRow, columns=named(Columns)), named(TableAddresses))
+def decode_row(row: BlockRow, tables: TableAddresses) -> bool:
     """Samples of the wanted blocks of a row, and of one more if their number is odd. Returns whether it fits."""
     parts = _open_row(row, tables.first_with_high)
     if parts.ac == 0:
         return False
-    _decode_dc(row, parts.dc, tables.types, fast)
+    _decode_dc(row, parts.dc, tables.types)
     columns, entries = row.columns, tables.entries
     empty = entries + ENTRY_BYTES * _EMPTY
     codes, dcs = row.start + 2 * ((columns.blocks + 7) >> 3), row.dcs + 2 * (columns.skipped & 7)
@@ -264,6 +262,6 @@ def decode_row(row: BlockRow, tables: TableAddresses, fast: bool) -> bool:
         pair = Pair(
             out, row.stride, a.low, b.low, a.high, b.high, at_a, at_b, dc_a, dc_b, row.quant, tables.types
         )  # fmt: skip
-        _decode_pair(pair, fast)
+        _decode_pair(pair)
         dcs += 4
     return True

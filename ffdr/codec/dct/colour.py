@@ -117,19 +117,19 @@ def _to_rgb(code: Code, out: Value, y: Value, cb: _Halves, cr: _Halves) -> None:
     _store_pixels(code, [code.saturated(*channel) for channel in zip(*halves, strict=True)], out)
 
 
-@instruction(types.void, *[_ADDRESS] * 4, two_versions=True)
+@instruction(types.void, *[_ADDRESS] * 4)
 def to_rgb(code: Code, out: Value, y: Value, cb: Value, cr: Value) -> None:
     """32 pixels RGB, 96 bytes at ``out``, from 32 samples each of Y, Cb and Cr. All are addresses."""
     _to_rgb(code, out, y, *(_centred(code, code.halves(_bytes(code, chroma, CHUNK))) for chroma in (cb, cr)))
 
 
-@instruction(types.void, *[_ADDRESS] * 4, two_versions=True)
+@instruction(types.void, *[_ADDRESS] * 4)
 def to_rgb_422(code: Code, out: Value, y: Value, cb: Value, cr: Value) -> None:
     """The same from 16 samples each of Cb and Cr; one before and one behind them are read as well."""
     _to_rgb(code, out, y, *(_doubled_row(code, chroma) for chroma in (cb, cr)))
 
 
-@instruction(types.void, *[_ADDRESS] * 6, two_versions=True)
+@instruction(types.void, *[_ADDRESS] * 6)
 def to_rgb_420(code: Code, out: Value, y: Value, cb: Value, cr: Value, far_cb: Value, far_cr: Value) -> None:
     """The same of 4:2:0, from the nearest and the next nearest row of chroma."""
     _to_rgb(code, out, y, *(_doubled_both(code, near, far) for near, far in ((cb, far_cb), (cr, far_cr))))

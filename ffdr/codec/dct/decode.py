@@ -121,7 +121,6 @@ class _Decoder(NamedTuple):
     rows: Rows
     dcs: int
     """Address of the int16 DCs of one block row, which lie behind the rows in the scratch memory."""
-    fast: bool
 
 
 @kernel
@@ -143,7 +142,7 @@ def _decode_chroma(decoder: _Decoder, mcu: int, start: int, columns: Columns) ->
         ring = rows.rings + plane * rows.ring_bytes + mcu % RING * 8 * stride
         quant = image.quant + _QUANT_BYTES // 3 * (plane + 1)
         row = BlockRow(start, end, columns, quant, decoder.dcs, ring + MARGIN, stride, False)
-        if end > image.end or not decode_row(row, decoder.tables, decoder.fast):
+        if end > image.end or not decode_row(row, decoder.tables):
             return 0
         extend_chroma(ring, stride, image.sampling.chroma_width - 8 * columns.skipped)
         start = end
@@ -163,7 +162,7 @@ def _decode_luma(decoder: _Decoder, mcu: int, start: int, columns: Columns, top:
         if first < bottom and first + 8 > top:
             out = rows.luma + 8 * part * stride
             row = BlockRow(start, end, columns, image.quant, decoder.dcs, out, stride, True)
-            if end > image.end or not decode_row(row, decoder.tables, decoder.fast):
+            if end > image.end or not decode_row(row, decoder.tables):
                 return 0
         start = end
     return _skip(image, start, mcu * each + v, (mcu + 1) * each)
@@ -201,7 +200,7 @@ def _decode_region(decoder: _Decoder, region: tuple[int, int, int, int], out: in
         while y < min(bottom, 8 * v * mcu):
             row = luma + (y - 8 * v * (mcu - 1)) * rows.stride
             # From top to bottom: what a row writes behind its last pixel, the next row overwrites.
-            make_row(sampling, rows, decoder.fast, out, y, row, chroma, right - left)
+            make_row(sampling, rows, out, y, row, chroma, right - left)
             out += 3 * (right - left)
             y += 1
     return True
@@ -236,7 +235,7 @@ def decode_coefficients(
     done = image.fits and scratch.size >= scratch_bytes(width)
     if done:
         rows = lay_out_rows(np.int64(address_of(scratch)), width)
-        decoder = _Decoder(image, addresses, rows, np.int64(address_of(scratch)) + rows_bytes(width), tables.fast)
+        decoder = _Decoder(image, addresses, rows, np.int64(address_of(scratch)) + rows_bytes(width))
         done = _decode_region(decoder, (left, top, right, bottom), np.int64(address_of(canvas)))
     return done, Crop(left, top, right - left, bottom - top)
 

@@ -54,7 +54,7 @@ _PASS1, _PASS2 = 11, 18
 
 def _load_group(code: Code, type_: Value, payload: Value) -> Value:
     """8 int16 whose values begin at the bytes that the type names; junk above and below them."""
-    if not code.fast:
+    if not code.has_avx2:
         lanes = ir.Constant(ir.VectorType(I16, 8), ir.Undefined)
         for lane in range(8):
             place = code.at(payload, code.number(code.at(type_, 2 * lane), I8))
@@ -292,7 +292,7 @@ _PAIR = types.NamedUniTuple(types.int64, len(Pair._fields), Pair)
 
 
 def _pair_instruction(count: int) -> Callable[..., None]:
-    @instruction(types.void, _PAIR, two_versions=True)
+    @instruction(types.void, _PAIR)
     def decode_pair(code: Code, packed: Value) -> None:
         b, pair = code.b, Pair(*cgutils.unpack_tuple(code.b, packed))
         payloads, lows = (pair.payload_a, pair.payload_b), (pair.low_a, pair.low_b)
@@ -313,7 +313,7 @@ def _pair_instruction(count: int) -> Callable[..., None]:
 
 
 pair_1, pair_2, pair_4, pair_8 = map(_pair_instruction, (1, 2, 4, 8))
-"""Decode two blocks that have nothing behind their first 1, 2, 4 or 8 groups: ``pair_8(fast, pair)``."""
+"""Decode two blocks that have nothing behind their first 1, 2, 4 or 8 groups: ``pair_8(pair)``."""
 
 
 class LoosePair(NamedTuple):
@@ -339,7 +339,7 @@ _LOOSE_PAIR = types.NamedUniTuple(types.int64, len(LoosePair._fields), LoosePair
 
 
 def _loose_pair_instruction(count: int) -> Callable[..., None]:
-    @instruction(types.void, _LOOSE_PAIR, two_versions=True)
+    @instruction(types.void, _LOOSE_PAIR)
     def transform_pair(code: Code, packed: Value) -> None:
         pair, sixteen = LoosePair(*cgutils.unpack_tuple(code.b, packed)), ir.VectorType(I16, 16)
         rows: list[Any] = [None] * 8
@@ -359,10 +359,10 @@ def _loose_pair_instruction(count: int) -> Callable[..., None]:
 
 
 loose_1, loose_2, loose_4, loose_8 = map(_loose_pair_instruction, (1, 2, 4, 8))
-"""Samples of two blocks that have nothing behind zig-zag rank 8, 16, 32 or 63: ``loose_8(fast, pair)``."""
+"""Samples of two blocks that have nothing behind zig-zag rank 8, 16, 32 or 63: ``loose_8(pair)``."""
 
 
-@instruction(types.void, *[types.int64] * 4, two_versions=True)
+@instruction(types.void, *[types.int64] * 4)
 def unpack_dc(code: Code, out: Value, payload: Value, type_: Value, base: Value) -> None:
     """DC of eight blocks, 8 int16 at ``out``: ``base`` plus unsigned values of the width that the type has.
 

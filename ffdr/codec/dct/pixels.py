@@ -119,26 +119,42 @@ def _repeat(target: int, source: int, count: int) -> None:
 
 
 @inlined_kernel
-def make_row(sampling: Sampling, rows: Rows, fast: bool, out: int, y: int, luma: int, chroma: int, width: int) -> None:
+def _row_of(chroma: int, line: int, stride: int) -> int:
+    """Where a line of chroma is, from the column ``chroma`` of its ring on."""
+    return chroma + line % CHROMA_ROWS * stride
+
+
+@inlined_kernel
+def make_row_420(sampling: Sampling, rows: Rows, out: int, y: int, luma: int, chroma: int, width: int) -> None:
+    """``make_row`` of 4:2:0, of an image wide enough for interpolation."""
+    here = y >> 1
+    other = clamp(here + (1 if y & 1 else -1), sampling.chroma_height)
+    cb = _row_of(chroma, here, rows.stride)
+    cr, far = cb + rows.ring_bytes, _row_of(chroma, other, rows.stride) - cb
+    for at in range(0, width, CHUNK):
+        half = at >> 1
+        to_rgb_420(out + 3 * at, luma + at, cb + half, cr + half, cb + far + half, cr + far + half)
+
+
+@inlined_kernel
+def make_row(sampling: Sampling, rows: Rows, out: int, y: int, luma: int, chroma: int, width: int) -> None:
     """Row y of pixels, and up to 31 more. luma: the row's first sample; chroma: the first pixel's column in Cb's
     ring."""
-    here = y >> 1 if sampling.v == 2 else y
-    cb = chroma + here % CHROMA_ROWS * rows.stride
-    cr = cb + rows.ring_bytes
-    h = sampling.h
-    if h == 2 and sampling.chroma_width < FANCY_WIDTH:
-        _repeat(rows.repeated, cb, width)
-        _repeat(rows.repeated + rows.stride, cr, width)
-        h, cb, cr = np.int64(1), rows.repeated, rows.repeated + rows.stride
-    other = clamp(here + (1 if y & 1 else -1), sampling.chroma_height)
-    far = chroma + other % CHROMA_ROWS * rows.stride - cb
-    for at in range(0, width, CHUNK):
-        pixels, samples, half = out + 3 * at, luma + at, at >> 1
-        if sampling.planes == 1:
-            grey_to_rgb(pixels, samples)
-        elif h == 1:
-            to_rgb(fast, pixels, samples, cb + at, cr + at)
-        elif sampling.v == 1:
-            to_rgb_422(fast, pixels, samples, cb + half, cr + half)
-        else:
-            to_rgb_420(fast, pixels, samples, cb + half, cr + half, cb + far + half, cr + far + half)
+    is_narrow = sampling.h == 2 and sampling.chroma_width < FANCY_WIDTH
+    if sampling.planes == 1:
+        for at in range(0, width, CHUNK):
+            grey_to_rgb(out + 3 * at, luma + at)
+    elif sampling.v == 2 and not is_narrow:
+        make_row_420(sampling, rows, out, y, luma, chroma, width)
+    else:
+        cb = _row_of(chroma, y >> 1 if sampling.v == 2 else y, rows.stride)
+        cr = cb + rows.ring_bytes
+        if is_narrow:
+            _repeat(rows.repeated, cb, width)
+            _repeat(rows.repeated + rows.stride, cr, width)
+            cb, cr = rows.repeated, rows.repeated + rows.stride
+        for at in range(0, width, CHUNK):
+            if sampling.h == 1 or is_narrow:
+                to_rgb(out + 3 * at, luma + at, cb + at, cr + at)
+            else:
+                to_rgb_422(out + 3 * at, luma + at, cb + (at >> 1), cr + (at >> 1))

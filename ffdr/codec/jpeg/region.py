@@ -30,7 +30,7 @@ from ffdr.codec.dct.pixels import (
     clamp,
     extend_chroma,
     lay_out_rows,
-    make_row,
+    make_row_420,
     rows_bytes,
 )
 from ffdr.codec.jpeg.entropy import (
@@ -91,7 +91,6 @@ class _Decoder(NamedTuple):
     predicted: int
     clean: int
     clean_bytes: int
-    fast: bool
 
 
 class _Wanted(NamedTuple):
@@ -119,13 +118,13 @@ def _transform(decoder: _Decoder, pair: LoosePair, rank: int, dc_a: int, dc_b: i
             fill_block(pair.out_a if block == 0 else pair.out_b, pair.stride, level)
             put_short(np.int64(0), pair.coefficients + 16 * block)
     elif rank <= 8:
-        loose_1(decoder.fast, pair)
+        loose_1(pair)
     elif rank <= 16:
-        loose_2(decoder.fast, pair)
+        loose_2(pair)
     elif rank <= 32:
-        loose_4(decoder.fast, pair)
+        loose_4(pair)
     else:
-        loose_8(decoder.fast, pair)
+        loose_8(pair)
 
 
 @inlined_kernel
@@ -247,7 +246,7 @@ def _decode_rows(
             while y < ready:
                 # From top to bottom: what a row writes behind its last pixel, the next row overwrites.
                 samples = luma_column + y % (2 * MCU) * rows.stride
-                make_row(sampling, rows, decoder.fast, out, y, samples, chroma_column, right - left)
+                make_row_420(sampling, rows, out, y, samples, chroma_column, right - left)
                 out += 3 * (right - left)
                 y += 1
         start += row_bytes(data, table, mcu_row)
@@ -263,15 +262,12 @@ def _is_safe(seen: int) -> bool:
     return word & _UNSAFE == 0
 
 
-@unit(
-    types.Tuple([types.boolean, CROP]), BYTES, types.int64, types.int64, REGION, types.boolean, MEMORY, MEMORY, MEMORY
-)
+@unit(types.Tuple([types.boolean, CROP]), BYTES, types.int64, types.int64, REGION, MEMORY, MEMORY, MEMORY)
 def decode_segments(
     data: np.ndarray,
     width: int,
     height: int,
     region: tuple[int, int, int, int],
-    fast: bool,
     clean: np.ndarray,
     scratch: np.ndarray,
     canvas: np.ndarray,
@@ -282,7 +278,6 @@ def decode_segments(
         data: (bytes,) uint8, C-contiguous, the stored JPEG with its table; any bytes.
         width, height: what the image must have, pixels.
         region: pixels (x0, y0, x1, y1), ends excluded, not empty and inside the image.
-        fast: whether to use AVX2, where there is such; the pixels are the same.
         clean: uint8, ``CLEAN_SLACK`` longer than ``data``.
         scratch: uint8, at least ``segments_scratch_bytes(width)``.
         canvas: uint8, enough for all pixels of the crop and ``CANVAS_SLACK``.
@@ -308,6 +303,6 @@ def decode_segments(
     scratch[blocks - start : blocks - start + _BLOCKS + _SEEN + 8] = 0
     seen, sampling = blocks + _BLOCKS, Sampling(2, 2, chroma_width, chroma_height, 3)
     rows, cleared = lay_out_rows(start, width), np.int64(address_of(clean))
-    decoder = _Decoder(tables, sampling, rows, blocks, seen, seen + _SEEN, cleared, np.int64(clean.size), fast)
+    decoder = _Decoder(tables, sampling, rows, blocks, seen, seen + _SEEN, cleared, np.int64(clean.size))
     done = _decode_rows(decoder, data, table, (left, top, right, bottom), np.int64(address_of(canvas)))
     return done and _is_safe(seen), crop

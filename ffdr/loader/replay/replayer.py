@@ -47,22 +47,20 @@ class Replayer(OneProcess):
     Holds all scratch memory: per thread one decoded image of the largest stored size, one JPEG of the most stored
     bytes, the kernels' scratch and one output. Not to be called from two Python threads at once.
 
-    portable: unpack coefficients without AVX2, as other processors do; the pixels are the same.
-
     Raises:
         UserError: a resolution that is none; images too large for the memory of this machine.
     """
 
     noun = "replayer"
 
-    def __init__(self, images: ImageBeton, resolution: int, threads: int, portable: bool = False) -> None:
+    def __init__(self, images: ImageBeton, resolution: int, threads: int) -> None:
         super().__init__()
         resolution = view_side(resolution)
         self.images = images
         self.threads = threads
         self.shape = (resolution, resolution, 3)
         base = np.uint64(images.memmap.ctypes.data)
-        tables = make_tables(images.coding, fast=not portable)
+        tables = make_tables(images.coding)
         self._stored = Stored(images.modes, images.sizes, images.data_ptr, images.data_size, base, FUNCTION, *tables)
         widths, heights = images.sizes.astype(np.int64).T
         is_jpeg, is_dct = images.modes == JPG, images.modes == DCT
@@ -73,7 +71,8 @@ class Replayer(OneProcess):
             for mode, bytes_for in ((is_jpeg, segments_scratch_bytes), (is_dct, coefficient_scratch_bytes))
         )
         scratch = int(scratch_bytes(int(widths.max()), int(heights.max()), resolution, resolution))
-        self._is_prepared = False
+        self._prepared: tuple[ViewSource | None, bool] | None = None
+        """Arguments of the last ``prepare``."""
         self._check_memory(largest + longest + sample_bytes + scratch)
         self._workspace: Workspace = (
             make_handles(threads, self),
@@ -93,13 +92,15 @@ class Replayer(OneProcess):
             views: whose kernels are prepared, too, and whose views are all that is replayed; None: any views.
             in_threads: for whole batches; False: for one view at a time.
         """
-        self._is_prepared = True
+        if self._prepared == (views, in_threads):
+            return
         unused = {unit for mode, units in _DECODERS.items() if mode not in self.images.modes for unit in units}
         roots: list[Unit] = [replay_batch if in_threads else replay_group]
         if views is not None:
             unused |= views.unused
             roots += views.units
         prepare(called_by(roots, unused))
+        self._prepared = views, in_threads
 
     @property
     def memory_bytes(self) -> int:
@@ -143,7 +144,7 @@ class Replayer(OneProcess):
         """
         _check_groups(spans, views_per_image)
         self.check_process()
-        if not self._is_prepared:
+        if self._prepared is None:
             self.prepare()
         self.images.file.check_size()
         status = np.zeros(len(spans), np.int32)
@@ -187,7 +188,7 @@ class Replayer(OneProcess):
             ReplayError: it could not be replayed.
             UserError: the file has become shorter.
         """
-        if not self._is_prepared:
+        if self._prepared is None:
             self.prepare(in_threads=False)
         self.images.file.check_size()
         out, status = np.empty((1, *self.shape), np.uint8), np.zeros(1, np.int32)

@@ -44,7 +44,7 @@ from ffdr.codec.jpeg.libjpeg import decompress, frame_size
 from ffdr.codec.jpeg.region import decode_segments
 from ffdr.codec.jpeg.splice import splice
 from ffdr.jit.arguments import array_of, named
-from ffdr.jit.kernel import address_of, bytes_at, kernel, take_number
+from ffdr.jit.kernel import address_of, bytes_at, kernel, picture_at, take_number
 from ffdr.jit.unit import unit
 from ffdr.loader.replay.status import BAD_COEFFICIENTS, BAD_JPEG, BAD_RAW_SIZE
 
@@ -65,12 +65,10 @@ class Stored(NamedTuple):
     decompress: np.uint64
     """address of libjpeg-turbo's function: an argument, because compiled code outlives the process"""
     types: np.ndarray
-    """this and the next four: ``DecodingTables``, flat, because Numba hands no nested tuples to its threads"""
+    """this and the next three: ``DecodingTables``, flat, because Numba hands no nested tuples to its threads"""
     entries: np.ndarray
     quants: np.ndarray
     first_with_high: int
-    fast: bool
-    """whether to unpack coefficients with AVX2, where there is such"""
 
 
 class Span(NamedTuple):
@@ -162,11 +160,11 @@ def _decode_region(
     """
     canvas, jpeg = scratch.canvas, scratch.jpeg
     if mode == DCT:
-        tables = DecodingTables(stored.types, stored.entries, stored.quants, stored.first_with_high, stored.fast)
+        tables = DecodingTables(stored.types, stored.entries, stored.quants, stored.first_with_high)
         done, crop = decode_coefficients(data, width, height, region, tables, scratch.samples, canvas)
         lap(scratch.laps, DECODE)
         return (OK if done else BAD_COEFFICIENTS), crop
-    done, crop = decode_segments(data, width, height, region, stored.fast, jpeg, scratch.samples, canvas)
+    done, crop = decode_segments(data, width, height, region, jpeg, scratch.samples, canvas)
     failed = np.int32(0)
     if not done:
         size, crop = splice(data, width, height, region, jpeg)
@@ -236,7 +234,7 @@ def _replay_views(
                 status[row] = failed
             if status[row] == OK:
                 source = address_of(data) if mode == RAW else address_of(scratch.canvas)
-                pixels = bytes_at(source, crop.height * crop.width * 3).reshape((crop.height, crop.width, 3))
+                pixels = picture_at(source, crop.height, crop.width)
                 part = ImagePart(pixels, crop.left, crop.top, width, height)
                 status[row] = replay_view(part, view, effects[row, whose], out[row], scratch.replay, scratch.laps)
             else:
@@ -275,7 +273,36 @@ def replay_group(
                 lap(scratch.laps, MIX)
 
 
-@unit(types.void, STORED, SPANS, RECORDS, PICTURES, WORKSPACE, STATUS, types.int64, parallel=True)
+_BATCH = STORED, SPANS, RECORDS, PICTURES, WORKSPACE, STATUS, types.int64
+
+
+@unit(types.void, *_BATCH, types.int64, array_of(types.int64, 1))
+def _replay_share(
+    stored: Stored,
+    spans: np.ndarray,
+    records: Records,
+    out: np.ndarray,
+    workspace: Workspace,
+    status: np.ndarray,
+    size: int,
+    thread: int,
+    counter: np.ndarray,
+) -> None:
+    """What one thread does of a batch. counter: (1,) int64, groups that threads have taken."""
+    views, mixes, effects = records
+    handles, canvas, jpeg, samples, replay, partner = workspace
+    t = thread
+    scratch = Scratch(handles[t], canvas[t], jpeg[t], samples[t], replay[t], partner[t : t + 1], np.uint64(0))
+    place = address_of(counter)
+    at = take_number(place) * size
+    while at < len(spans):
+        rows = slice(at, at + size)
+        some = Records(views[rows], mixes[rows], effects[rows])
+        replay_group(stored, spans[rows], some, out[rows], scratch, status[rows])
+        at = take_number(place) * size
+
+
+@unit(types.void, *_BATCH, parallel=True)
 def replay_batch(
     stored: Stored,
     spans: np.ndarray,
@@ -287,19 +314,10 @@ def replay_batch(
 ) -> None:
     """Each thread owns one row of the workspace and takes the next group of ``size`` rows when it is done with one:
     crops differ in cost, and a batch is only done when its last thread is."""
+    # What is in such a loop, Numba compiles several times, so there is but a call.
     counter = np.zeros(1, np.int64)
-    views, mixes, effects = records
-    handles, canvas, jpeg, samples, replay, partner = workspace
-    for thread in prange(len(handles)):
-        t = np.int64(thread)  # unsigned here, signed elsewhere: Numba would compile all below for either
-        scratch = Scratch(handles[t], canvas[t], jpeg[t], samples[t], replay[t], partner[t : t + 1], np.uint64(0))
-        place = address_of(counter)
-        at = take_number(place) * size
-        while at < len(spans):
-            rows = slice(at, at + size)
-            some = Records(views[rows], mixes[rows], effects[rows])
-            replay_group(stored, spans[rows], some, out[rows], scratch, status[rows])
-            at = take_number(place) * size
+    for thread in prange(len(workspace[0])):
+        _replay_share(stored, spans, records, out, workspace, status, size, np.int64(thread), counter)
 
 
 @kernel

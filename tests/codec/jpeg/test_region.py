@@ -36,17 +36,16 @@ class Decoder:
     """Decodes regions of images of one size, with all memory between forbidden pages."""
 
     def __init__(self, width, height, most_bytes):
-        self.size, self.fast = (width, height), True
+        self.size = width, height
         self.clean = guarded(most_bytes + CLEAN_SLACK, np.uint8)
         self.scratch = guarded(segments_scratch_bytes(width), np.uint8)
         self.canvas = guarded(3 * width * height + CANVAS_SLACK, np.uint8)
 
     def __call__(self, data, region):
         """The region's pixels and some to the left, and where they lie; None if it was handed back."""
-        self.fast = not self.fast
         for memory in (self.clean, self.scratch, self.canvas):
             memory[...] = 0xA5  # what was there before must not matter
-        done, crop = decode_segments(data, *self.size, region, self.fast, self.clean, self.scratch, self.canvas)
+        done, crop = decode_segments(data, *self.size, region, self.clean, self.scratch, self.canvas)
         check_crop(crop, *self.size, region)
         pixels = self.canvas[: 3 * crop.width * crop.height].reshape(crop.height, crop.width, 3)
         return (pixels, crop) if done else None
