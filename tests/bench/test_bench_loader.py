@@ -71,7 +71,7 @@ def test_every_pipeline_is_timed(stored):
     names |= {pipelines.ERM_CROPS, pipelines.DR_FOUR, pipelines.COEFFICIENTS_FOUR}
     names |= {pipelines.COEFFICIENTS_MIXED_PAIRS, pipelines.COEFFICIENTS_EVALUATION}
     names |= {pipelines.STOCK, pipelines.STOCK_ON_OURS, pipelines.TORCHVISION, pipelines.TORCHVISION_CROPS}
-    names |= {pipelines.PUBLISHED, pipelines.DECODE, pipelines.STOCK_HALF, pipelines.PORTABLE}
+    names |= {pipelines.PUBLISHED, pipelines.DECODE, pipelines.STOCK_HALF}
     names |= {pipelines.COEFFICIENTS, pipelines.COEFFICIENTS_CROPS, pipelines.COEFFICIENTS_MIXED}
     found = set(figures["pipelines"])
     assert found - {pipelines.TWO, pipelines.COEFFICIENTS_TWO, *pipelines.PEERS} == names
@@ -110,7 +110,7 @@ def test_stages_add_up_to_the_loader_s_time(stored):
 def test_the_summary_is_taken_from_the_figures(stored):
     figures, text = stored
     summary = figures["summary"]
-    assert len(summary) == 34
+    assert len(summary) == 33
     assert all(f"| {name} " in text for name in summary)
     assert summary["full policy : stock FFCV's crop and flip"] == figures["pipelines"][pipelines.DR]["times_stock"]
     for peer, is_installed in pipelines.PEERS.items():

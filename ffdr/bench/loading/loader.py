@@ -18,7 +18,6 @@ import numpy as np
 from ffdr.augment.laps import STAGES
 from ffdr.bench.loading import pipelines as p
 from ffdr.bench.loading.charts import plot_bytes, plot_loader
-from ffdr.bench.loading.portable import portable_pass
 from ffdr.bench.loading.startup import import_seconds, start_seconds
 from ffdr.bench.loading.stock import QUALITY
 from ffdr.bench.results import Report, Summary, Table, bench, rounds
@@ -93,8 +92,8 @@ def bench_loader(options: BenchOptions, folder: Path) -> Report:
 def measure(corpus: p.Corpus, repeats: int, resolution: int, folder: Path) -> LoadingResults:
     """All that is measured on a corpus; compiled kernels of the starts go into the folder."""
     clocks = p.stage_clocks(corpus, resolution)
-    with single_threaded_libraries(), portable_pass(corpus.coefficients, corpus.full, resolution) as portable:
-        timings = time_in_turn(p.pipelines(corpus, resolution, clocks, portable), repeats)
+    with single_threaded_libraries():
+        timings = time_in_turn(p.pipelines(corpus, resolution, clocks), repeats)
     stages = {name: stage_costs(timings[name], np.array(clock.laps[-repeats:])) for name, clock in clocks.items()}
     timings = {name: timing for name, timing in timings.items() if not name.startswith(p.STAGES_OF)}
     start = start_times(corpus, resolution, folder)
@@ -184,7 +183,6 @@ def summary(results: LoadingResults) -> Summary:
         "coefficients, mixing : full policy": ratio(p.COEFFICIENTS_MIXED, p.COEFFICIENTS),
         "coefficients, mixing, 2 views per decode : 1": ratio(p.COEFFICIENTS_MIXED_PAIRS, p.COEFFICIENTS_MIXED),
         "coefficients, evaluation view : crop and flip": ratio(p.COEFFICIENTS_EVALUATION, p.COEFFICIENTS_CROPS),
-        "coefficients, without AVX2 : stock FFCV's crop and flip": ratio(p.PORTABLE, p.STOCK),
         "coefficients, two threads : one": ratio(p.COEFFICIENTS_TWO, p.COEFFICIENTS),
         **{f"bytes, {name}": Estimate.of([sizes[name]]) for name in (PLAIN, COEFFICIENTS_90, COEFFICIENTS_80)},
         **{f"seconds to the first batch, {name}": seconds for name, seconds in results.start.items()},

@@ -64,7 +64,6 @@ COEFFICIENTS_MIXED = "ffdr DR, full policy, mixup and cutmix, coefficients"
 COEFFICIENTS_MIXED_PAIRS = "ffdr DR, full policy, mixup and cutmix, coefficients, 2 views per decode"
 COEFFICIENTS_EVALUATION = "ffdr evaluation view, coefficients"
 COEFFICIENTS_TWO = "ffdr DR, full policy, coefficients, 2 threads on 2 cores"
-PORTABLE = "ffdr DR, full policy, coefficients, without AVX2"
 DECODE = "bound: decoding the segments alone"
 STOCK = "stock FFCV, crop and flip"
 STOCK_ON_OURS = "stock FFCV, crop and flip, ffdr's file"
@@ -189,12 +188,10 @@ def stage_clocks(corpus: Corpus, resolution: int) -> dict[str, StageClock]:
     }
 
 
-def pipelines(
-    corpus: Corpus, resolution: int, clocks: dict[str, StageClock], portable: EpochPass
-) -> dict[str, Workload]:
+def pipelines(corpus: Corpus, resolution: int, clocks: dict[str, StageClock]) -> dict[str, Workload]:
     """All of them by name, and ``clocks`` too, which run beside the loaders of the same name.
 
-    portable: of ``portable_pass``. Of ``PEERS`` only what is installed, two threads only where there are two cores.
+    Of ``PEERS`` only what is installed, two threads only where there are two cores.
     """
     images = ImageBeton.open(corpus.jpg)
     # FFCV first: see stock_loader.
@@ -203,7 +200,6 @@ def pipelines(
         passes[name] = partial(exhaust, stock_loader(beton, BATCH, resolution, CROP_FLIP))
         passes[name]()
     passes |= {name: partial(exhaust, loader) for name, loader in _loaders(corpus, resolution).items()}
-    passes[PORTABLE] = portable
     passes[TORCHVISION_CROPS] = torchvision_pass(corpus.photos, BATCH, resolution, CROP_FLIP)
     passes[TORCHVISION] = torchvision_pass(corpus.photos, BATCH, resolution, FULL)
     passes[PUBLISHED] = published_pass(corpus.photos, corpus.published, BATCH, resolution)
@@ -225,19 +221,16 @@ def pipelines(
     }
 
 
-make_loader = partial(
-    ReinforcedLoader,
-    batch_size=BATCH,
-    dtype=torch.uint8,
-    drop_last=True,
-    workers=1,
-    reuse_buffers=True,  # as FFCV's own loader hands out its buffers
-)
-"""ffdr's loader as it is timed: ``make_loader(images, reinforced, resolution=224)``."""
-
-
 def _loaders(corpus: Corpus, resolution: int) -> dict[str, ReinforcedLoader]:
-    make = partial(make_loader, resolution=resolution)
+    make = partial(
+        ReinforcedLoader,
+        batch_size=BATCH,
+        resolution=resolution,
+        dtype=torch.uint8,
+        drop_last=True,
+        workers=1,
+        reuse_buffers=True,  # as FFCV's own loader hands out its buffers
+    )
     loaders = {
         ERM: make(corpus.jpg, policy=FULL),
         ERM_CROPS: make(corpus.jpg, policy=CROP_FLIP),
