@@ -44,31 +44,29 @@ def prepare(units: Sequence[Unit]) -> None:
     units: those first whose modules take long to import, which helpers leave to this process.
     """
     missing = [unit for unit in units if not unit.is_loaded and not unit.is_kept]
-    with _alone:
-        if len(missing) >= _WORTH_IT:
-            _compile(missing)
+    with _alone, _helpers(missing if len(missing) >= _WORTH_IT else []):
+        _work(missing)
         for unit in units:
             if not unit.is_loaded:
                 with _claim(unit, wait=True):  # it may be in the midst of being compiled
                     unit.load()
 
 
-def _compile(missing: Sequence[Unit]) -> None:
-    """Compile units in this process and its helpers; none of them is left to be begun."""
+@contextmanager
+def _helpers(missing: Sequence[Unit]) -> Iterator[None]:
+    """Processes that compile units, too. In the end they are killed: there is no more for them to do, or an error."""
     count = min(len(os.sched_getaffinity(0)) - 1, _MOST_HELPERS, len(missing) // 2)
-    seconds = _UNIT_SECONDS * len(missing) / (1 + count)
-    warn(f"ffdr: compiling {len(missing)} kernels, about {seconds:.0f} s; the next start finds them")
+    if missing:
+        seconds = _UNIT_SECONDS * len(missing) / (1 + count)
+        warn(f"ffdr: compiling {len(missing)} kernels, about {seconds:.0f} s; the next start finds them")
     helpers: list[subprocess.Popen[bytes]] = []
     try:
         with suppress(OSError):  # no memory for one, no such program
             helpers += [_start(missing) for _ in range(count)]
-        _work(missing)
-    except BaseException:
-        for helper in helpers:
-            helper.kill()
-        raise
+        yield
     finally:
         for helper in helpers:
+            helper.kill()
             helper.wait()
 
 

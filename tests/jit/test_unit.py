@@ -194,6 +194,17 @@ KernelFile._save_data, opened, Path.open = full, Path.open, refuse
     assert (out, status) == ("16 0\n", 0), said
 
 
+def test_an_interrupt_while_units_are_compiled_leaves_the_lock_free(monkeypatch):
+    def interrupted(units):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparing, "_work", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare([weigh])
+    monkeypatch.undo()
+    prepare([weigh])
+
+
 def test_an_interrupt_ends_the_helpers(monkeypatch):
     ended = []
 
@@ -204,16 +215,11 @@ def test_an_interrupt_ends_the_helpers(monkeypatch):
         def wait(self):
             ended.append("waited for")
 
-    def interrupted(units):
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(preparing, "_start", lambda units: Helper())
-    monkeypatch.setattr(preparing, "_work", interrupted)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
-    with pytest.raises(KeyboardInterrupt):
-        preparing._compile([weigh] * 4)
+    with pytest.raises(KeyboardInterrupt), preparing._helpers([weigh] * 4):
+        raise KeyboardInterrupt
     assert ended == ["killed", "waited for"]
-    prepare([weigh])  # the lock is free again
 
 
 def test_a_fork_waits_for_what_another_thread_compiles():
