@@ -35,7 +35,8 @@ def loader_summary():
     timings = {value: TIMING for name, value in vars(pipelines).items() if name.isupper() and isinstance(value, str)}
     stages = {pipelines.DR: loader.stage_costs(TIMING, np.zeros((3, len(STAGES))))}
     sizes = dict.fromkeys((loader.PLAIN, loader.COEFFICIENTS_90, loader.COEFFICIENTS_80), 1.0)
-    return loader.summary(loader.LoadingResults(timings, stages, sizes, {}, {"second start": ONE}))
+    starts = {f"{form}{start} start": ONE for form in ("", "coefficients, ") for start in ("first", "second")}
+    return loader.summary(loader.LoadingResults(timings, stages, sizes, {}, starts))
 
 
 def kernels_summary():
