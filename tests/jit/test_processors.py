@@ -6,7 +6,12 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-WITH_VECTOR_CODE = ["jit/test_simd.py", "jit/test_pixels.py", "codec/dct/test_decode.py"]
+WITH_VECTOR_CODE = [
+    "jit/test_simd.py",
+    "jit/test_pixels.py",
+    "codec/dct/test_decode.py",
+    "codec/jpeg/test_region.py::test_whatever_the_quality_and_however_smooth",
+]
 PYTEST = """
 import sys, pytest
 from numba.core.registry import cpu_target
